@@ -1,0 +1,249 @@
+"""Settings of each stage: data only, closed (an unknown key is an error), frozen, importable without torch.
+
+A stage receives its whole settings as one of these, as JSON text; that text is what Snakemake compares, so a stage
+cannot read a setting whose change would go unnoticed.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tad.errors import TadError
+from tad.files import canonical
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Settings = dict[str, Any]
+
+
+class Spec(BaseModel):
+    """A frozen, closed group of settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def json_text(self) -> str:
+        """Canonical JSON: equal settings give equal text."""
+        return canonical(self.model_dump(mode="json"))
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Settings from JSON text, or from the JSON or YAML file that `text` names.
+
+        Raises:
+            TadError: names the key, its value and what is allowed.
+        """
+        import yaml
+
+        from tad.files import read_json
+
+        source = "--spec"
+        if not text.lstrip().startswith("{"):
+            source = text
+            value = read_json(Path(text)) if text.endswith(".json") else yaml.safe_load(Path(text).read_text())
+        else:
+            value = yaml.safe_load(text)
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            raise TadError(f"{source}: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """The first problem of a pydantic error in one line: path, message, value."""
+    problem = error.errors()[0]
+    path = ".".join(str(part) for part in problem["loc"]) or "(top)"
+    value = problem.get("input")
+    return f"{path}: {problem['msg']} (got {value!r:.80})"
+
+
+class Plugin(Spec):
+    """A component by module name with all of its settings resolved (see `tad.plugins`)."""
+
+    name: str
+    settings: Settings = {}
+
+
+class ClipSpec(Spec):
+    """Which frames make a clip. `rate` is the policy that turns a video's frames into a sequence of frames."""
+
+    length: Count = Field(description="frames the backbone sees at once")
+    stride: Count = Field(description="frames between the starts of neighbouring clips")
+    policy: Literal["native", "resample"] = Field(
+        description="native: the decoded frames by index; resample: the frame displayed at k / rate seconds"
+    )
+    rate: float = Field(ge=0, description="frames per second of `resample`; 0 with `native`")
+
+    @model_validator(mode="after")
+    def _rate_fits(self) -> Self:
+        if (self.policy == "native") != (self.rate == 0):
+            raise ValueError(f"clip.rate must be 0 with policy native and > 0 with resample, not {self.rate} ({self.policy})")
+        if self.stride > 8 * self.length:
+            raise ValueError(f"clip.stride {self.stride} leaves most frames unseen with clip.length {self.length}")
+        return self
+
+
+class AnnotateSpec(Spec):
+    """Official or own annotations → one checked table."""
+
+    dataset: str
+    format: Plugin
+    exclude: dict[str, str] = Field(default={}, description="video id → why it is left out")
+    on_invalid: Literal["error", "drop"] = Field(
+        default="error", description="instances that cannot be right: stop, or drop them and list them"
+    )
+
+
+class ProbeSpec(Spec):
+    """Videos → manifest."""
+
+    dataset: str
+    reader: Literal["decord", "pyav"] = Field(default="decord", description="used wherever it is right for the file")
+    stall_seconds: Positive = Field(default=60.0, description="a file whose decoding stands still this long is damaged")
+    max_pixels: Count = Field(default=8192 * 8192, description="a header that promises more is refused before decoding")
+
+
+class RecipeSpec(Spec):
+    """Everything that decides a feature's value; its digest is the identity of a feature set."""
+
+    backbone: Plugin
+    clip: ClipSpec
+    dtype: Literal["float16", "float32"] = "float16"
+    on_damaged: Literal["exclude", "error"] = Field(
+        default="exclude", description="damaged videos: left out and listed with their cause, or the run stops"
+    )
+    pretrained_on: str = Field(default="", description="dataset whose train split the workflow trains the backbone on")
+
+
+class PretrainSpec(Spec):
+    """Clip encoder from the train split: TSP's two heads (action class, temporal region)."""
+
+    backbone: Plugin
+    clip: ClipSpec
+    epochs: Count = 8
+    warmup_epochs: float = Field(default=2.0, ge=0)
+    milestones: tuple[int, ...] = (4, 6)
+    decay: Fraction = 0.01
+    batch_size: Count = 32
+    clips_per_segment: Count = 5
+    lr_backbone: float = Field(default=1e-4, ge=0)
+    lr_stem: float = Field(default=0.0, ge=0)
+    lr_heads: Positive = 2e-3
+    momentum: float = 0.9
+    weight_decay: float = 0.005
+    global_feature: Literal["max", "mean", "none"] = "max"
+    hold_out: float = Field(default=0.0, ge=0, lt=1, description="share of train videos kept aside to select the epoch; 0: last epoch")
+    seed: int = 0
+
+
+class ExtractSpec(RecipeSpec):
+    """Frames of one shard → features of its videos."""
+
+    dataset: str
+
+
+class MergeSpec(Spec):
+    """Shards → one index."""
+
+    dataset: str
+    features: str
+    on_damaged: Literal["exclude", "error"] = "exclude"
+
+
+class TrainSpec(Spec):
+    """The recipe of `train`; defaults live in the detector's YAML, section `train`."""
+
+    epochs: Count
+    warmup_epochs: int = Field(ge=0)
+    batch_size: Count
+    lr: Positive
+    eta_min: float = Field(ge=0)
+    weight_decay: float = Field(ge=0)
+    clip_grad: float = Field(ge=0, description="L2 norm; 0: no clipping")
+    ema_decay: float = Field(ge=0, lt=1)
+    max_length: Count = Field(description="snippets of a training window")
+    resize: int = Field(ge=0, description="snippets to which every video is interpolated; 0: its own length")
+    trunc_threshold: Fraction = Field(description="share of an instance that must lie in the window for it to count")
+    crop_ratio: tuple[Fraction, Fraction] = Field(description="random crop of shorter videos, share of their length")
+    trunc_margin: float = Field(ge=0, description="half clips added to the window when overlaps are measured (ActionFormer: 1)")
+    class_agnostic: bool = Field(description="all labels become one: proposals")
+    selection: Literal["last", "held-out", "test"] = Field(
+        description="which epoch's EMA weights are kept; `test` peeks at the test split and map.json says so"
+    )
+    hold_out: float = Field(ge=0, lt=1, description="share of the train videos kept aside for selection held-out")
+    precision: Literal["float32", "bfloat16"]
+    compile: bool
+
+
+class TrainStageSpec(Spec):
+    """What `tad train` receives."""
+
+    run: str
+    dataset: str
+    features: str
+    detector: Plugin
+    train: TrainSpec
+    seed: int
+    exclude: dict[str, str] = {}
+
+
+class DetectSpec(Spec):
+    """Candidates before suppression; section `detect` of the detector's YAML."""
+
+    score_threshold: float = Field(ge=0, lt=1, description="candidates must score more than this")
+    topk: Count = Field(description="candidates kept per level")
+    min_length: float = Field(ge=0, description="grid cells; shorter candidates are dropped")
+    batch_size: Count = 1
+
+
+class DetectStageSpec(Spec):
+    """What `tad detect` receives."""
+
+    run: str
+    dataset: str
+    features: str
+    detector: Plugin
+    detect: DetectSpec
+    split: str = "test"
+    resize: int = 0
+    exclude: dict[str, str] = {}
+
+
+class NmsSpec(Spec):
+    """`suppress`; section `nms` of the detector's YAML."""
+
+    method: Literal["hard", "gaussian", "linear", "vanilla", "none"]
+    sigma: Positive = Field(description="width of the Gaussian decay exp(-tiou²/sigma)")
+    tiou: Fraction = Field(description="overlap from which hard NMS suppresses and linear or vanilla decay begins")
+    min_score: float = Field(ge=0, description="segments whose score falls below are removed")
+    per_class: bool = Field(description="suppress each class by itself, or all classes together")
+    topk: Count = Field(description="detections kept per video")
+    voting: float = Field(ge=0, le=1, description="tIoU from which segments vote for a kept one's borders; 0: no voting")
+    voting_weight: Literal["score", "score*tiou"]
+
+
+class SuppressStageSpec(Spec):
+    """What `tad suppress` receives."""
+
+    run: str
+    nms: NmsSpec
+
+
+class EvalSpec(Spec):
+    """`evaluate`."""
+
+    protocol: str = Field(description="named set of conventions and videos, see tad.metrics")
+    tiou: tuple[Fraction, ...]
+    on_missing: Literal["error", "count"] = Field(
+        default="count", description="ground-truth videos without detections: stop, or count their instances as missed"
+    )
+
+
+class EvaluateStageSpec(Spec):
+    """What `tad evaluate` receives."""
+
+    run: str
+    dataset: str
+    split: str = "test"
+    eval: EvalSpec
