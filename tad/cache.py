@@ -1,0 +1,165 @@
+"""Features in HDF5: shards written whole, read through an index, refused when damaged or foreign.
+
+Layout: one group per video (its id percent-encoded) with the dataset `feats` (T, C) and the timing facts as attributes;
+the root carries the stamp and the excluded videos. An index holds external links to its shards, relative to itself.
+"""
+
+# T snippets, C channels
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote, unquote
+
+import h5py
+import numpy as np
+
+from tad.errors import TadError
+from tad.files import canonical, publish
+from tad.grid import Grid
+
+GRID_ATTRS = ("start", "step", "duration")
+
+
+def key_of(video_id: str) -> str:
+    """The group name of a video: percent-encoded, so that no id can name another path."""
+    return quote(video_id, safe="")
+
+
+def checksum(feats_TC: np.ndarray) -> str:
+    """sha256 of the stored bytes and their shape."""
+    return hashlib.sha256(str(feats_TC.shape).encode() + np.ascontiguousarray(feats_TC).tobytes()).hexdigest()
+
+
+@contextmanager
+def open_h5(path: Path) -> Iterator[h5py.File]:
+    """An HDF5 file opened for reading.
+
+    Raises:
+        TadError: missing, truncated or not HDF5 at all.
+    """
+    if not Path(path).is_file():
+        raise TadError(f"{path}: no such file")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        reason = "truncated" if "truncated" in str(error) else "not a readable HDF5 file"
+        raise TadError(f"{path}: {reason}; remove it and run again") from None
+    try:
+        yield file
+    finally:
+        file.close()
+
+
+class H5Writer:
+    """An HDF5 file that appears whole or not at all; equal content gives equal bytes (no dates inside)."""
+
+    def __init__(self, path: Path, stamp: dict[str, Any]) -> None:
+        self._publish = publish(Path(path))
+        self._stamp = stamp
+
+    def __enter__(self) -> Self:
+        self.file = h5py.File(self._publish.__enter__(), "w", track_order=False)
+        self.file.attrs["tad_stamp"] = canonical(self._stamp)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.file.close()
+        self._publish.__exit__(kind, error, trace)
+
+    def dataset(self, name: str, values: np.ndarray) -> h5py.Dataset:
+        """Store an array under `name`, contiguous and without dates."""
+        return self.file.create_dataset(name, data=values, track_times=False)
+
+    def attribute(self, name: str, value: Any) -> None:
+        """A root attribute, as canonical JSON."""
+        self.file.attrs[name] = canonical(value)
+
+
+class ShardWriter(H5Writer):
+    """A shard of features; add the videos in the order of their ids."""
+
+    def add(self, video_id: str, feats_TC: np.ndarray, *, grid: Grid, attrs: dict[str, Any]) -> None:
+        """Store the features (T, C) of a video with its grid and further timing facts.
+
+        Raises:
+            TadError: features that are not finite.
+        """
+        if not np.isfinite(feats_TC).all():
+            raise TadError(f"{video_id}: features hold NaN or infinity; check the weights and the video, nothing was stored")
+        group = self.file.create_group(key_of(video_id), track_order=False)
+        group.create_dataset("feats", data=feats_TC, track_times=False)
+        facts = {**attrs, "video_id": video_id, "start": grid.start, "step": grid.step, "duration": grid.duration}
+        facts["checksum"] = checksum(feats_TC)
+        for name in sorted(facts):
+            group.attrs[name] = facts[name]
+
+
+class FeatureReader:
+    """Features of a shard or an index, video by video. Open it in the process that reads (HDF5 handles do not travel).
+
+    Raises:
+        TadError: damaged or foreign file, missing shard, NaN features; the message names the file and the video.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    def __enter__(self) -> Self:
+        self._context = open_h5(self.path)
+        self._file = self._context.__enter__()
+        text = self._file.attrs.get("tad_stamp")
+        if text is None:
+            self._context.__exit__(None, None, None)
+            raise TadError(f"{self.path}: carries no stamp, so it is not a feature file of tad; remove it or import it")
+        self.stamp: dict[str, Any] = json.loads(text)
+        self.excluded: dict[str, str] = json.loads(self._file.attrs.get("excluded", "{}"))
+        self.video_ids: list[str] = sorted(unquote(key) for key in self._file)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._context.__exit__(kind, error, trace)
+
+    def _group(self, video_id: str) -> h5py.Group:
+        try:
+            return self._file[key_of(video_id)]
+        except (KeyError, OSError) as error:
+            if key_of(video_id) in self._file.keys():  # noqa: SIM118  (a dangling link is a key but not "in" the file)
+                raise TadError(f"{self.path}: the shard of video '{video_id}' is missing or damaged; run extract again") from error
+            raise TadError(f"{self.path}: no features of video '{video_id}'; extract it or exclude it with a reason") from None
+
+    @property
+    def dim(self) -> int:
+        """Width C of the features; an empty file has none."""
+        if not self.video_ids:
+            raise TadError(f"{self.path}: holds no video; check the video folder and the manifest's causes")
+        return int(self._group(self.video_ids[0])["feats"].shape[1])
+
+    def grid(self, video_id: str) -> Grid:
+        """The grid of a video's snippets."""
+        group = self._group(video_id)
+        start, step, duration = (float(group.attrs[name]) for name in GRID_ATTRS)
+        return Grid(start, step, int(group["feats"].shape[0]), duration)
+
+    def attrs(self, video_id: str) -> dict[str, Any]:
+        """All facts stored with a video."""
+        return dict(self._group(video_id).attrs)
+
+    def stored(self, video_id: str) -> np.ndarray:
+        """Features (T, C) as stored, checksum verified."""
+        group = self._group(video_id)
+        feats_TC: np.ndarray = group["feats"][:]
+        if checksum(feats_TC) != group.attrs["checksum"]:
+            raise TadError(f"{self.path}: features of '{video_id}' do not match their checksum; remove the shard and extract again")
+        return feats_TC
+
+    def read(self, video_id: str, first: int = 0, last: int | None = None) -> np.ndarray:
+        """Features (T, C) of snippets [first, last) as float32."""
+        feats_TC: np.ndarray = self._group(video_id)["feats"][first:last].astype(np.float32)
+        if not np.isfinite(feats_TC).all():
+            raise TadError(f"{self.path}: features of '{video_id}' hold NaN or infinity; remove the shard and extract again")
+        return feats_TC
