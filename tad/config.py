@@ -1,0 +1,361 @@
+"""config.yaml and the components' YAML → the settings of every stage of every run.
+
+Four layers, the later wins, an unknown key is an error in each: the component's YAML; its `for: <dataset>` section (what
+the paper changes per data set); the row in config.yaml; Snakemake's --config and --configfile.
+"""
+
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import Field, ValidationError
+
+from tad import plugins, specs
+from tad.errors import TadError
+from tad.specs import Plugin, Settings, Spec
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+RESERVED = {"annotations", "videos", "features", "data", "logs"}
+AnySpec = TypeVar("AnySpec", bound=Spec)
+
+
+class DatasetRow(Spec):
+    """`datasets.<name>`: where the files lie and how they are read."""
+
+    format: str = Field(default="", description="module of tad/datasets; the row's own name by default")
+    videos: str = Field(default="", description="folder with the video files")
+    annotations: str = Field(default="", description="file or folder with the annotations")
+    settings: Settings = Field(default={}, description="settings of the format")
+    exclude: dict[str, str] = Field(default={}, description="video id → why it is left out")
+    on_invalid: Literal["error", "drop"] = "error"
+    reader: Literal["decord", "pyav"] = "decord"
+    shards: int = Field(default=16, ge=1, le=99, description="manifest and feature shards; changing it moves every video")
+    eval: Settings = {}
+
+
+class FeatureRow(Spec):
+    """`features.<name>`: a recipe, shared by the runs of a dataset."""
+
+    backbone: str | dict[str, Any]
+    clip: Settings = {}
+    dtype: Literal["float16", "float32"] = "float16"
+    on_damaged: Literal["exclude", "error"] = "exclude"
+    weights: str = Field(default="pretrain", description="`pretrain`: trained by the workflow; else file or folder")
+    pretrain: Settings = {}
+
+
+class RunRow(Spec):
+    """`runs.<name>`: dataset × features × detector → results/<name>/map.json."""
+
+    dataset: str
+    features: str
+    detector: str | dict[str, Any]
+    train: Settings = {}
+    detect: Settings = {}
+    nms: Settings = {}
+    eval: Settings = {}
+    seed: int = Field(default=0, ge=0)
+    exclude: dict[str, str] = {}
+
+
+class ConfigFile(Spec):
+    """The whole of config.yaml."""
+
+    device: str = Field(default="auto", description="auto, cpu or cuda; recorded in every stamp")
+    datasets: dict[str, DatasetRow] = {}
+    features: dict[str, FeatureRow] = {}
+    runs: dict[str, RunRow] = {}
+
+
+def _fields_at(model: type[Spec], path: tuple[Any, ...]) -> list[str]:
+    """Names that were possible where pydantic met an unknown key."""
+    rows = {"datasets": DatasetRow, "features": FeatureRow, "runs": RunRow}
+    if len(path) >= 2 and path[0] in rows and model is ConfigFile:
+        return list(rows[str(path[0])].model_fields)
+    return list(model.model_fields)
+
+
+def parse(model: type[AnySpec], value: Any, source: str) -> AnySpec:
+    """`value` as a spec.
+
+    Raises:
+        TadError: `source: path: …`; an unknown key comes with the nearest valid one.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        path = tuple(problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            key = str(path[-1])
+            where = ".".join(str(p) for p in path)
+            known = _fields_at(model, path[:-1])
+            raise TadError(f"{source}: {where}: unknown key '{key}'; {plugins.nearest(key, known)}") from None
+        raise TadError(f"{source}: {specs.explain(error)}") from None
+
+
+@dataclass
+class Resolved:
+    """Sections of settings with the layer that each value came from."""
+
+    sections: dict[str, Settings]
+    origin: dict[str, str] = field(default_factory=dict)
+
+    def lay(self, section: str, changes: Settings, source: str) -> None:
+        """Lay `changes` over a section (keys and types checked against what is there)."""
+        if not changes:
+            return
+        base = self.sections.get(section)
+        if base is None:
+            raise TadError(f"{source}: no section '{section}'; {plugins.nearest(section, list(self.sections))}")
+        self.sections[section] = plugins.override(section, base, changes, source)
+        for key in changes:
+            self.origin[f"{section}.{key}"] = source
+
+
+class Config:
+    """The checked configuration; every run's settings are resolved when it is made, so a typo stops a dry run."""
+
+    def __init__(self, values: dict[str, Any], source: str = "config.yaml", root: Path = Path()) -> None:
+        self.source = source
+        self.root = Path(root)
+        self.file = parse(ConfigFile, values, source)
+        for kind in ("datasets", "features", "runs"):
+            for name in getattr(self.file, kind):
+                if not NAME.fullmatch(name) or (kind == "runs" and name in RESERVED):
+                    raise TadError(f"{source}: {kind}.{name}: a name is letters, digits, _ and -, and none of {sorted(RESERVED)}")
+        for run in self.file.runs:
+            for stage in ("train", "detect", "suppress", "evaluate"):
+                self.spec(stage, run=run)
+            row = self.file.runs[run]
+            self.spec("annotate", dataset=row.dataset)
+            self.spec("extract", dataset=row.dataset, features=row.features)
+
+    @classmethod
+    def read(cls, path: Path = Path("config.yaml")) -> "Config":
+        """The configuration in a YAML file; paths in it are relative to the file's folder."""
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise TadError(f"{path}: no such file; run tad where config.yaml lies, or name it with --config") from None
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            line = f" line {mark.line + 1}:" if mark else ""
+            raise TadError(f"{path}:{line} not valid YAML ({getattr(error, 'problem', error)})") from None
+        if not isinstance(values, dict):
+            raise TadError(f"{path}: expected `datasets`, `features` and `runs`, found {type(values).__name__}")
+        return cls(values, source=str(path), root=Path(path).parent)
+
+    # ── rows ──
+
+    def _row(self, kind: str, name: str) -> Any:
+        rows = getattr(self.file, kind)
+        if name not in rows:
+            raise TadError(f"{self.source}: {kind} has no '{name}'; {plugins.nearest(name, list(rows))}")
+        return rows[name]
+
+    def run(self, name: str) -> RunRow:
+        """The row of a run."""
+        row: RunRow = self._row("runs", name)
+        return row
+
+    def dataset(self, name: str) -> DatasetRow:
+        """The row of a dataset."""
+        row: DatasetRow = self._row("datasets", name)
+        return row
+
+    def format(self, dataset: str) -> str:
+        """The module of tad/datasets that reads a dataset."""
+        return self.dataset(dataset).format or dataset
+
+    @cached_property
+    def generated(self) -> set[str]:
+        """Datasets whose files the workflow makes itself."""
+        return {d for d in self.file.datasets if "render" in plugins.document("datasets", self.format(d))}
+
+    # ── resolution ──
+
+    def _plugin(self, kind: str, value: str | dict[str, Any], where: str) -> tuple[str, Settings]:
+        if isinstance(value, str):
+            return value, {}
+        if "name" not in value:
+            raise TadError(f"{self.source}: {where} needs a `name`; known: {', '.join(plugins.names(kind))}")
+        return str(value["name"]), {k: v for k, v in value.items() if k != "name"}
+
+    def _layers(self, kind: str, name: str, sections: tuple[str, ...], variants: list[str]) -> Resolved:
+        document = plugins.document(kind, name)
+        file = f"tad/{kind}/{name}.yaml"
+        resolved = Resolved({s: document.get(s, {}) for s in sections})
+        for section, values in resolved.sections.items():
+            resolved.origin |= {f"{section}.{key}": file for key in values}
+        for variant in variants:
+            for section, changes in document.get("for", {}).get(variant, {}).items():
+                if section in sections:
+                    resolved.lay(section, changes, f"{file} for {variant}")
+        return resolved
+
+    def resolve_dataset(self, name: str) -> Resolved:
+        """Sections `settings` and `eval` of a dataset."""
+        row = self.dataset(name)
+        resolved = self._layers("datasets", self.format(name), ("settings", "eval"), [name])
+        resolved.lay("settings", row.settings, f"{self.source} datasets.{name}")
+        resolved.lay("eval", row.eval, f"{self.source} datasets.{name}")
+        return resolved
+
+    def resolve_features(self, name: str, dataset: str) -> Resolved:
+        """Sections `settings`, `clip` and `pretrain` of a feature set for a dataset."""
+        row: FeatureRow = self._row("features", name)
+        where = f"features.{name}"
+        backbone, changes = self._plugin("backbones", row.backbone, f"{where}.backbone")
+        resolved = self._layers("backbones", backbone, ("settings", "clip", "pretrain"), [dataset, name])
+        source = f"{self.source} {where}"
+        resolved.lay("settings", changes, source)
+        resolved.lay("clip", row.clip, source)
+        if row.weights == "pretrain" and not resolved.sections["pretrain"]:
+            raise TadError(f"{self.source}: {where}: backbone {backbone} is not trained here; set `weights` to its file or folder")
+        resolved.lay("pretrain", row.pretrain, source)
+        return resolved
+
+    def resolve_run(self, name: str) -> Resolved:
+        """Sections `settings`, `train`, `detect`, `nms` and `eval` of a run."""
+        row = self.run(name)
+        where = f"runs.{name}"
+        detector, changes = self._plugin("detectors", row.detector, f"{where}.detector")
+        variants = [row.dataset, self.format(row.dataset), f"{row.dataset}-{row.features}"]
+        resolved = self._layers("detectors", detector, ("settings", "train", "detect", "nms"), list(dict.fromkeys(variants)))
+        evaluation = self.resolve_dataset(row.dataset)
+        resolved.sections["eval"] = evaluation.sections["eval"]
+        resolved.origin |= {k: v for k, v in evaluation.origin.items() if k.startswith("eval.")}
+        source = f"{self.source} {where}"
+        resolved.lay("settings", changes, source)
+        for section in ("train", "detect", "nms", "eval"):
+            resolved.lay(section, getattr(row, section), source)
+        return resolved
+
+    # ── specs ──
+
+    def recipe(self, features: str, dataset: str) -> Settings:
+        """Fields of the recipe of a feature set for a dataset."""
+        row: FeatureRow = self._row("features", features)
+        resolved = self.resolve_features(features, dataset)
+        name, _ = self._plugin("backbones", row.backbone, f"features.{features}.backbone")
+        return {
+            "backbone": {"name": name, "settings": resolved.sections["settings"]},
+            "clip": resolved.sections["clip"],
+            "dtype": row.dtype,
+            "on_damaged": row.on_damaged,
+            "pretrained_on": dataset if row.weights == "pretrain" else "",
+        }
+
+    def spec(self, stage: str, *, run: str = "", dataset: str = "", features: str = "") -> Spec:
+        """The settings of a stage: by run for train, detect, suppress and evaluate; else by dataset (and features)."""
+        source = f"{self.source} {'runs.' + run if run else 'datasets.' + dataset}"
+        if run:
+            row = self.run(run)
+            dataset, features = row.dataset, row.features
+        values = getattr(self, f"_{stage}")(run, dataset, features)
+        model = {
+            "annotate": specs.AnnotateSpec,
+            "probe": specs.ProbeSpec,
+            "pretrain": specs.PretrainSpec,
+            "extract": specs.ExtractSpec,
+            "merge": specs.MergeSpec,
+            "train": specs.TrainStageSpec,
+            "detect": specs.DetectStageSpec,
+            "suppress": specs.SuppressStageSpec,
+            "evaluate": specs.EvaluateStageSpec,
+        }[stage]
+        return parse(model, values, source)
+
+    def _annotate(self, _run: str, dataset: str, _features: str) -> Settings:
+        row = self.dataset(dataset)
+        settings = self.resolve_dataset(dataset).sections["settings"]
+        return {
+            "dataset": dataset,
+            "format": Plugin(name=self.format(dataset), settings=settings).model_dump(),
+            "exclude": row.exclude,
+            "on_invalid": row.on_invalid,
+        }
+
+    def _probe(self, _run: str, dataset: str, _features: str) -> Settings:
+        return {"dataset": dataset, "reader": self.dataset(dataset).reader}
+
+    def _pretrain(self, _run: str, dataset: str, features: str) -> Settings:
+        recipe = self.recipe(features, dataset)
+        pretrain = self.resolve_features(features, dataset).sections["pretrain"]
+        return {"backbone": recipe["backbone"], "clip": recipe["clip"], **pretrain}
+
+    def _extract(self, _run: str, dataset: str, features: str) -> Settings:
+        return {"dataset": dataset, **self.recipe(features, dataset)}
+
+    def _merge(self, _run: str, dataset: str, features: str) -> Settings:
+        row: FeatureRow = self._row("features", features)
+        return {"dataset": dataset, "features": features, "on_damaged": row.on_damaged}
+
+    def _detector(self, run: str) -> Settings:
+        row = self.run(run)
+        name, _ = self._plugin("detectors", row.detector, f"runs.{run}.detector")
+        return Plugin(name=name, settings=self.resolve_run(run).sections["settings"]).model_dump()
+
+    def _train(self, run: str, dataset: str, features: str) -> Settings:
+        return {
+            "run": run,
+            "dataset": dataset,
+            "features": features,
+            "detector": self._detector(run),
+            "train": self.resolve_run(run).sections["train"],
+            "seed": self.run(run).seed,
+            "exclude": self.run(run).exclude,
+        }
+
+    def _detect(self, run: str, dataset: str, features: str) -> Settings:
+        sections = self.resolve_run(run).sections
+        return {
+            "run": run,
+            "dataset": dataset,
+            "features": features,
+            "detector": self._detector(run),
+            "detect": sections["detect"],
+            "resize": sections["train"]["resize"],
+            "exclude": self.run(run).exclude,
+        }
+
+    def _suppress(self, run: str, _dataset: str, _features: str) -> Settings:
+        return {"run": run, "nms": self.resolve_run(run).sections["nms"]}
+
+    def _evaluate(self, run: str, dataset: str, _features: str) -> Settings:
+        return {"run": run, "dataset": dataset, "eval": self.resolve_run(run).sections["eval"]}
+
+    # ── what must be there before anything runs ──
+
+    def _published(self, kind: str, name: str, key: str) -> str:
+        text = plugins.document(kind, name).get("published", {}).get(key, "")
+        return " ".join(str(text).split())
+
+    def missing(self, dataset: str, features: str = "") -> list[str]:
+        """What the user still has to put where, one sentence each; empty when all is there."""
+        row = self.dataset(dataset)
+        needs: list[str] = []
+        if dataset not in self.generated:
+            for key in ("annotations", "videos"):
+                path = getattr(row, key)
+                if not path:
+                    needs.append(f"set datasets.{dataset}.{key} in {self.source}")
+                elif not (self.root / path).exists():
+                    needs.append(f"put the {key} of {dataset} at {path} ({self._published('datasets', self.format(dataset), key)})")
+        wanted = {features} if features else {r.features for r in self.file.runs.values() if r.dataset == dataset}
+        for name in sorted(wanted):
+            entry: FeatureRow = self._row("features", name)
+            if entry.weights != "pretrain" and not (self.root / entry.weights).exists():
+                backbone, _ = self._plugin("backbones", entry.backbone, f"features.{name}")
+                needs.append(f"put the weights of {backbone} at {entry.weights} ({self._published('backbones', backbone, 'weights')})")
+        return needs
+
+    def require(self, dataset: str, features: str = "") -> None:
+        """Raise the list of what is missing as one TadError."""
+        needs = self.missing(dataset, features)
+        if needs:
+            raise TadError("; ".join(needs))
