@@ -1,0 +1,105 @@
+"""Rendered demo videos, their annotations and their hashes, from a seed alone: the same bytes on each run.
+
+`demo_scene` says what they show. Containers are varied as in the wild: one video has a rotation tag, one 29.97 frames
+per second, one sound, and one of the test split a variable frame rate.
+
+Output: <out>/videos/<id>.mp4, <out>/annotations.json (ActivityNet format), <out>/dataset.json (hashes, frames, traits).
+"""
+
+import argparse
+import logging
+import math
+import multiprocessing
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from demo_scene import HEIGHT, NTSC, RATE, VERSION, WIDTH, Scene, make_scene, picture, subset_size
+
+from tad.errors import TadError
+from tad.files import content_key, publish, sha256, write_json
+
+LOG = logging.getLogger(__name__)
+
+
+def tone(duration: float, stream: Any) -> Iterator[av.AudioFrame]:
+    """A quiet 440 Hz tone. It starts after the encoder's delay, or the muxer would move the pictures to make room."""
+    rate, size, delay = 48000, 1024, 1024
+    for first in range(0, int(duration * rate) - size, size):
+        wave_S = 0.1 * np.sin(2 * math.pi * 440 * np.arange(first, first + size) / rate)
+        frame = av.AudioFrame.from_ndarray(wave_S.astype(np.float32)[None], format="fltp", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = rate, first + delay, Fraction(1, rate)
+        yield from stream.encode(frame)
+    yield from stream.encode(None)
+
+
+def encode(scene: Scene, path: Path) -> None:
+    """Write the scene as MP4 (H.264, no B-frames, no edit list), one thread, so that the bytes repeat."""
+    turned = scene.trait == "rotated"
+    with av.open(str(path), "w", format="mp4", options={"use_editlist": "0", "fflags": "+bitexact"}) as container:
+        options = {"preset": "veryfast", "crf": "24", "bf": "0", "g": "50", "threads": "1"}
+        rate = NTSC if scene.trait == "ntsc" else RATE
+        stream = container.add_stream("libx264", rate=rate, options=options)
+        stream.width, stream.height = (HEIGHT, WIDTH) if turned else (WIDTH, HEIGHT)
+        stream.pix_fmt, stream.codec_context.time_base = "yuv420p", scene.time_base
+        if turned:
+            stream.set_display_rotation(90)
+        sound = container.add_stream("aac", rate=48000, layout="mono") if scene.trait == "audio" else None
+        for k in range(len(scene.times_F)):
+            image = picture(scene, k)
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(np.rot90(image, -1)) if turned else image, "rgb24")
+            frame.pts, frame.time_base = int(scene.pts_F[k]), scene.time_base
+            frame.duration = int(scene.pts_F[k + 1] - scene.pts_F[k])
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+        if sound is not None:
+            for packet in tone(scene.duration, sound):
+                container.mux(packet)
+
+
+def render(index: int, out: Path, *, videos: int, seed: int) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Write one video; its id, its entry in annotations.json and its entry in dataset.json."""
+    name, scene = f"demo_{index:02d}", make_scene(index, videos=videos, seed=seed)
+    path = out / "videos" / f"{name}.mp4"
+    with publish(path) as partial:
+        encode(scene, partial)
+    subset = "training" if index < subset_size(videos) else "testing"
+    truth = [{"label": label, "segment": [start, end]} for start, end, label in scene.segments]
+    facts = {"file": f"videos/{path.name}", "sha256": sha256(path), "content_key": content_key(path)}
+    counts = {"frames": len(scene.times_F), "subset": subset, "trait": scene.trait}
+    return name, {"subset": subset, "duration": scene.duration, "annotations": truth}, facts | counts
+
+
+def render_all(out: Path, *, videos: int, seed: int, jobs: int) -> Path:
+    """Write the whole data set; returns dataset.json, which is written last."""
+    if videos < 1 or jobs < 1:
+        raise TadError(f"--videos {videos} --jobs {jobs}: both must be at least 1")
+    with multiprocessing.get_context("spawn").Pool(min(jobs, videos)) as pool:
+        pending = [pool.apply_async(render, (k, out), {"videos": videos, "seed": seed}) for k in range(videos)]
+        done = []
+        for task in pending:
+            done.append(task.get())
+            LOG.info("%s: %d frames, %s", done[-1][0], done[-1][2]["frames"], done[-1][2]["trait"])
+    database = {name: entry for name, entry, _ in done}
+    write_json(out / "annotations.json", {"version": f"demo {VERSION}", "database": database})
+    spec = {"version": VERSION, "videos": videos, "seed": seed, "width": WIDTH, "height": HEIGHT}
+    return write_json(out / "dataset.json", {"videos": {name: facts for name, _, facts in done}, "spec": spec})
+
+
+def main() -> None:
+    """Command line; see the module's description."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--videos", type=int, default=30, help="the first two thirds are for training")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    render_all(options.out, videos=options.videos, seed=options.seed, jobs=options.jobs)
+
+
+if __name__ == "__main__":
+    main()
