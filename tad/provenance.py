@@ -14,7 +14,10 @@ from tad.files import digest, read_json
 
 ROOT = Path(tad.__file__).parent
 # Their whole effect on a result is in the spec (specs, config, plugins), or they have none (the others).
-TRANSPARENT = {"specs", "config", "plugins", "provenance", "errors", "files", "progress", "cli", "why", "__main__"}
+TRANSPARENT = {
+    *("specs", "config", "plugins", "provenance", "errors", "files", "progress"),
+    *("cli", "why", "workflow", "__main__"),
+}
 PLUGIN_FIELDS = {"format": "datasets", "backbone": "backbones", "detector": "detectors"}
 
 
@@ -75,6 +78,13 @@ def modules(*roots: str) -> dict[str, str]:
         if parent != "tad":
             waiting.append(parent)
     return dict(sorted(found.items()))
+
+
+def file_fingerprint(path: Path) -> str:
+    """The fingerprint of one script with what it imports of `tad`."""
+    stat = path.stat()
+    own, imports = _read_module(path, stat.st_mtime_ns, stat.st_size)
+    return digest({"script": own, **modules(*sorted(imports))})
 
 
 def stage_roots(stage: str, spec: dict[str, Any]) -> list[str]:

@@ -1,0 +1,61 @@
+# Helpers of the rules: everything that can be tested lives in tad.workflow.
+import sys
+
+from snakemake.exceptions import WorkflowError
+
+sys.path.insert(0, workflow.basedir)
+
+from tad.errors import TadError
+from tad.workflow import Workflow
+
+try:
+    flow = Workflow(config, basedir=workflow.basedir)
+except TadError as error:
+    raise WorkflowError(str(error))
+
+# A shell function, so that an edit of the package needs no reinstall and a rule still reads (and prints) `tad …`.
+shell.prefix(
+    f"set -euo pipefail; tad() {{{{ PYTHONPATH='{workflow.basedir}' '{sys.executable}' -m tad \"$@\"; }}}}; "
+)
+
+
+wildcard_constraints:
+    run=flow.pattern("runs"),
+    dataset=flow.pattern("datasets"),
+    features=flow.pattern("features"),
+    shard=r"\d\d-of-\d\d",
+
+
+def ready_runs():
+    return flow.ready_runs()
+
+
+def spec(stage):
+    def settings(wildcards):
+        return flow.spec(stage, wildcards)
+
+    return settings
+
+
+def code(stage):
+    def fingerprint(wildcards):
+        return flow.code(stage, wildcards)
+
+    return fingerprint
+
+
+def content(what):
+    def key(wildcards):
+        return getattr(flow, what)(wildcards)
+
+    return key
+
+
+def need(what):
+    def files(wildcards):
+        try:
+            return getattr(flow, what)(wildcards)
+        except TadError as error:
+            raise WorkflowError(str(error))
+
+    return files

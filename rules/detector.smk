@@ -1,0 +1,71 @@
+# Features → detector → candidates → detections, run by run.
+rule train:
+    input:
+        features=need("features_of"),
+        annotations=need("annotations_of"),
+    output:
+        "results/{run}/model.safetensors",
+    log:
+        "results/{run}/logs/train.log",
+    benchmark:
+        "results/{run}/logs/train.tsv"
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=8000,
+        runtime=1440,
+        gpu=flow.gpus,
+    conda:
+        "../envs/torch.yaml"
+    params:
+        spec=spec("train"),
+        code=code("train"),
+    shell:
+        "tad train {input.features} --annotations {input.annotations} --spec {params.spec:q}"
+        " --device {flow.device} --threads {threads} --out {output} 2> {log}"
+
+
+rule detect:
+    input:
+        features=need("features_of"),
+        annotations=need("annotations_of"),
+        model="results/{run}/model.safetensors",
+    output:
+        "results/{run}/candidates.h5",
+    log:
+        "results/{run}/logs/detect.log",
+    benchmark:
+        "results/{run}/logs/detect.tsv"
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=8000,
+        runtime=240,
+        gpu=flow.gpus,
+    conda:
+        "../envs/torch.yaml"
+    params:
+        spec=spec("detect"),
+        code=code("detect"),
+    shell:
+        "tad detect {input.features} --model {input.model} --annotations {input.annotations}"
+        " --spec {params.spec:q} --device {flow.device} --threads {threads} --out {output} 2> {log}"
+
+
+rule suppress:
+    input:
+        "results/{run}/candidates.h5",
+    output:
+        "results/{run}/detections.json",
+    log:
+        "results/{run}/logs/suppress.log",
+    benchmark:
+        "results/{run}/logs/suppress.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    conda:
+        "../envs/torch.yaml"
+    params:
+        spec=spec("suppress"),
+        code=code("suppress"),
+    shell:
+        "tad suppress {input} --spec {params.spec:q} --threads {threads} --out {output} 2> {log}"

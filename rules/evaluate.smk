@@ -1,0 +1,45 @@
+# Detections → score and picture; all scores → one table.
+rule evaluate:
+    input:
+        detections="results/{run}/detections.json",
+        annotations=need("annotations_of"),
+        model="results/{run}/model.safetensors",
+    output:
+        score="results/{run}/map.json",
+        figure="results/{run}/timeline.png",
+    log:
+        "results/{run}/logs/evaluate.log",
+    benchmark:
+        "results/{run}/logs/evaluate.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    conda:
+        "../envs/base.yaml"
+    params:
+        spec=spec("evaluate"),
+        code=code("evaluate"),
+    shell:
+        "tad evaluate {input.detections} --annotations {input.annotations} --model {input.model}"
+        " --spec {params.spec:q} --figure {output.figure} --out {output.score} 2> {log}"
+
+
+rule table:
+    input:
+        expand("results/{run}/map.json", run=ready_runs()),
+    output:
+        "results/table.md",
+    log:
+        "results/logs/table.log",
+    benchmark:
+        "results/logs/table.tsv"
+    resources:
+        mem_mb=500,
+        runtime=10,
+    conda:
+        "../envs/base.yaml"
+    params:
+        code=content("table_code"),
+    shell:
+        "PYTHONPATH={workflow.basedir:q} {sys.executable:q} {workflow.basedir:q}/workflow_scripts/results_table.py"
+        " {input} --out {output} 2> {log}"

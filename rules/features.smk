@@ -1,0 +1,73 @@
+# Videos → features, shard by shard; the shards → one index.
+rule pretrain:
+    input:
+        annotations="results/annotations/{dataset}.json",
+        manifests=need("manifests"),
+    output:
+        "results/features/{dataset}/{features}/backbone.safetensors",
+    log:
+        "results/features/{dataset}/{features}/logs/pretrain.log",
+    benchmark:
+        "results/features/{dataset}/{features}/logs/pretrain.tsv"
+    threads: workflow.cores or 1
+    resources:
+        mem_mb=8000,
+        runtime=1440,
+        gpu=flow.gpus,
+    conda:
+        "../envs/video.yaml"
+    params:
+        spec=spec("pretrain"),
+        code=code("pretrain"),
+        videos=content("video_folder"),
+    shell:
+        "tad pretrain {input.annotations} --manifests {input.manifests} --videos {params.videos:q}"
+        " --spec {params.spec:q} --device {flow.device} --threads {threads} --out {output} 2> {log}"
+
+
+rule extract:
+    input:
+        manifest="results/videos/{dataset}/{shard}.json",
+        weights=need("weights"),
+    output:
+        "results/features/{dataset}/{features}/{shard}.h5",
+    log:
+        "results/features/{dataset}/{features}/logs/{shard}.extract.log",
+    benchmark:
+        "results/features/{dataset}/{features}/logs/{shard}.extract.tsv"
+    resources:
+        mem_mb=8000,
+        runtime=1440,
+        gpu=flow.gpus,
+    conda:
+        "../envs/video.yaml"
+    params:
+        spec=spec("extract"),
+        code=code("extract"),
+        videos=content("video_folder"),
+        weights=content("weights_content"),
+    shell:
+        "tad extract {input.manifest} --videos {params.videos:q} --weights {input.weights:q}"
+        " --spec {params.spec:q} --device {flow.device} --threads {threads} --out {output} 2> {log}"
+
+
+rule merge:
+    input:
+        shards=need("shards"),
+        manifests=need("manifests"),
+    output:
+        "results/features/{dataset}/{features}.h5",
+    log:
+        "results/features/{dataset}/{features}/logs/merge.log",
+    benchmark:
+        "results/features/{dataset}/{features}/logs/merge.tsv"
+    resources:
+        mem_mb=1000,
+        runtime=30,
+    conda:
+        "../envs/base.yaml"
+    params:
+        spec=spec("merge"),
+        code=code("merge"),
+    shell:
+        "tad merge {input.shards} --manifests {input.manifests} --spec {params.spec:q} --out {output} 2> {log}"

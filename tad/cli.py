@@ -1,0 +1,208 @@
+"""The `tad` command: one subcommand per stage (paths in, one path out), and a few that explain.
+
+It parses and calls; stages do the work, and `tad --help` imports none of them. What the user can fix is one line on
+standard error and exit status 1.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from tad import __version__
+from tad.errors import TadError
+
+log = logging.getLogger("tad")
+INTERRUPTED = 130
+
+
+def _spec_help(stage: str) -> str:
+    return f"settings of {stage}: JSON text, or a JSON or YAML file"
+
+
+def _stage(commands: Any, name: str, text: str, *inputs: tuple[str, str]) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    for argument, meaning in inputs:
+        parser.add_argument(argument, type=Path, help=meaning, nargs="+" if argument.endswith("s_in") else None)
+    parser.add_argument("--spec", required=True, help=_spec_help(name))
+    parser.add_argument("--out", required=True, type=Path, help="the file to make")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of numerical libraries; 0: theirs to choose")
+    return parser
+
+
+def _device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; an absent device is an error")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command."""
+    parser = argparse.ArgumentParser(prog="tad", description="Temporal action detection: from untrimmed videos to a score.")
+    parser.add_argument("--version", action="version", version=f"tad {__version__}")
+    parser.add_argument("--verbose", action="store_true", help="debug lines in the log")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    _stage(commands, "annotate", "annotation files → one checked table", ("source", "file or folder of the data set"))
+
+    p = _stage(commands, "probe", "videos → manifest shard: frames counted, damage found", ("videos", "video folder"))
+    p.add_argument("--annotations", type=Path, required=True, help="table made by annotate: which videos to expect")
+    p.add_argument("--shard", required=True, help="K-of-N")
+
+    p = _stage(commands, "pretrain", "clip encoder from the train split (TSP)", ("annotations", "table made by annotate"))
+    p.add_argument("--manifests", type=Path, nargs="+", required=True, help="manifest shards")
+    p.add_argument("--videos", type=Path, required=True, help="video folder")
+    _device(p)
+
+    p = _stage(commands, "extract", "videos of one shard → features", ("manifest", "manifest shard made by probe"))
+    p.add_argument("--videos", type=Path, required=True, help="video folder")
+    p.add_argument("--weights", type=Path, help="weights of the backbone: file or folder")
+    _device(p)
+
+    p = _stage(commands, "merge", "feature shards → one index", ("shards_in", "shards made by extract"))
+    p.add_argument("--manifests", type=Path, nargs="+", required=True, help="manifest shards: which videos must be there")
+
+    p = _stage(commands, "train", "features and annotations → detector", ("features", "index made by merge"))
+    p.add_argument("--annotations", type=Path, required=True, help="table made by annotate")
+    _device(p)
+
+    p = _stage(commands, "detect", "features and detector → candidates", ("features", "index made by merge"))
+    p.add_argument("--model", type=Path, required=True, help="detector made by train")
+    p.add_argument("--annotations", type=Path, required=True, help="table made by annotate")
+    _device(p)
+
+    _stage(commands, "suppress", "candidates → detections (NMS)", ("candidates", "candidates made by detect"))
+
+    p = _stage(commands, "evaluate", "detections and annotations → map.json", ("detections", "made by suppress"))
+    p.add_argument("--annotations", type=Path, required=True, help="table made by annotate")
+    p.add_argument("--model", type=Path, required=True, help="detector: its seed, epoch rule and recipe go into map.json")
+    p.add_argument("--figure", type=Path, help="timeline of one video as PNG")
+
+    p = commands.add_parser("show", help="a run's settings, and where each comes from")
+    p.add_argument("run")
+    p.add_argument("--config", type=Path, default=Path("config.yaml"))
+
+    p = commands.add_parser("why", help="what would run for a target, and why, in words")
+    p.add_argument("target", nargs="+")
+    p.add_argument("--config", type=Path, default=Path("config.yaml"))
+    return parser
+
+
+def _kept(out: Path) -> Path:
+    """Where a stage keeps finished parts between runs: beside its output, out of the workflow's reach."""
+    return out.parent / ".kept" / out.name
+
+
+def _annotate(a: argparse.Namespace) -> Path:
+    from tad.specs import AnnotateSpec
+    from tad.stages.annotate import annotate
+
+    return annotate(a.source, a.out, spec=AnnotateSpec.parse(a.spec))
+
+
+def _probe(a: argparse.Namespace) -> Path:
+    from tad.annotations import read_table
+    from tad.specs import ProbeSpec
+    from tad.stages.probe import probe
+    from tad.video.listing import parse_shard
+
+    table = read_table(a.annotations)
+    spec, shard = ProbeSpec.parse(a.spec), parse_shard(a.shard)
+    return probe(a.videos, a.out, spec=spec, shard=shard, expected=sorted(table.videos), kept=_kept(a.out))
+
+
+def _pretrain(a: argparse.Namespace) -> Path:
+    from tad.specs import PretrainSpec
+    from tad.stages.pretrain import pretrain
+
+    spec = PretrainSpec.parse(a.spec)
+    return pretrain(a.annotations, a.manifests, a.videos, a.out, spec=spec, kept=_kept(a.out), device=a.device)
+
+
+def _extract(a: argparse.Namespace) -> Path:
+    from tad.specs import ExtractSpec
+    from tad.stages.extract import extract
+
+    spec = ExtractSpec.parse(a.spec)
+    return extract(a.manifest, a.videos, a.weights, a.out, spec=spec, kept=_kept(a.out), device=a.device)
+
+
+def _merge(a: argparse.Namespace) -> Path:
+    from tad.specs import MergeSpec
+    from tad.stages.merge import merge
+
+    return merge(a.shards_in, a.manifests, a.out, spec=MergeSpec.parse(a.spec))
+
+
+def _train(a: argparse.Namespace) -> Path:
+    from tad.specs import TrainStageSpec
+    from tad.stages.train import train
+
+    spec = TrainStageSpec.parse(a.spec)
+    return train(a.features, a.annotations, a.out, spec=spec, kept=_kept(a.out), device=a.device)
+
+
+def _detect(a: argparse.Namespace) -> Path:
+    from tad.specs import DetectStageSpec
+    from tad.stages.detect import detect
+
+    return detect(a.features, a.model, a.annotations, a.out, spec=DetectStageSpec.parse(a.spec), device=a.device)
+
+
+def _suppress(a: argparse.Namespace) -> Path:
+    from tad.specs import SuppressStageSpec
+    from tad.stages.suppress import suppress
+
+    return suppress(a.candidates, a.out, spec=SuppressStageSpec.parse(a.spec))
+
+
+def _evaluate(a: argparse.Namespace) -> Path:
+    from tad.specs import EvaluateStageSpec
+    from tad.stages.evaluate import evaluate
+
+    spec = EvaluateStageSpec.parse(a.spec)
+    return evaluate(a.detections, a.annotations, a.out, spec=spec, model=a.model, figure=a.figure)
+
+
+def _show(a: argparse.Namespace) -> None:
+    from tad.config import Config
+
+    config = Config.read(a.config)
+    row = config.run(a.run)
+    parts = [("features", config.resolve_features(row.features, row.dataset)), ("run", config.resolve_run(a.run))]
+    print(f"run {a.run}: dataset {row.dataset}, features {row.features}, detector {row.detector}, seed {row.seed}")
+    for title, resolved in parts:
+        print(f"\n{title}:")
+        for section, values in resolved.sections.items():
+            for key, value in values.items():
+                print(f"  {section + '.' + key:<32} {value!s:<28} {resolved.origin.get(f'{section}.{key}', '')}")
+
+
+def _why(a: argparse.Namespace) -> None:
+    from tad.why import why
+
+    for line in why(a.target, config=a.config):
+        print(line)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; 0 on success, 1 on what the user can fix (one line on standard error), 130 when interrupted."""
+    a = build_parser().parse_args(argv)
+    from tad.progress import setup_logging
+
+    setup_logging(verbose=a.verbose)
+    if getattr(a, "threads", 0):
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+            os.environ[name] = str(a.threads)
+    try:
+        globals()[f"_{a.command}"](a)
+    except TadError as error:
+        print(f"tad {a.command}: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"tad {a.command}: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"tad {a.command}: interrupted; what was finished is kept", file=sys.stderr)
+        return INTERRUPTED
+    return 0

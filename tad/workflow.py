@@ -1,0 +1,196 @@
+"""What the rules ask: paths, settings, code and content keys for a target's wildcards; torch-free, one object per parse."""
+
+import atexit
+import os
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from tad import plugins, provenance
+from tad.config import Config
+from tad.files import HashCache, digest, read_json
+from tad.video.listing import list_videos, shard_of
+
+SCRIPTS = {"render": "workflow_scripts/render_demo.py", "table": "workflow_scripts/results_table.py"}
+
+
+class Workflow:
+    """The configuration as the rules see it. Methods take Snakemake's wildcards and are called only for jobs of the DAG.
+
+    Raises:
+        TadError: (from the constructor) a configuration that cannot be right; (from methods) files that are missing.
+    """
+
+    def __init__(self, values: dict[str, Any], basedir: str | Path, hashes: Path = Path(".snakemake/tad_hashes.json")) -> None:
+        self.config = Config(values)
+        self.basedir = Path(basedir)
+        self.hashes = HashCache(hashes)
+        atexit.register(self.hashes.save)
+        self._spec = cache(self._spec_uncached)
+        self._code = cache(self._code_uncached)
+        self._video_keys = cache(self._video_keys_uncached)
+
+    # ── names ──
+
+    def pattern(self, kind: str) -> str:
+        """A regular expression of the configured names."""
+        return "|".join(sorted(getattr(self.config.file, kind))) or "none"
+
+    def ready_runs(self) -> list[str]:
+        """The runs whose videos, annotations and weights are all there (or made by the workflow)."""
+        rows = self.config.file.runs
+        return [run for run, row in rows.items() if not self.config.missing(row.dataset, row.features)]
+
+    @cached_property
+    def device(self) -> str:
+        """The device asked for; `auto` is settled where the job runs."""
+        return self.config.file.device
+
+    @cached_property
+    def gpus(self) -> int:
+        """GPUs that a job takes: 1 with CUDA asked for or visible, else 0 (so that a cap never slows a CPU machine)."""
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all") not in ("", "-1") and Path("/dev/nvidia0").exists()
+        return int(self.device.startswith("cuda") or (self.device == "auto" and visible))
+
+    # ── settings and code ──
+
+    def _names(self, wildcards: Any) -> tuple[str, str, str]:
+        return tuple(str(getattr(wildcards, name, "")) for name in ("run", "dataset", "features"))  # type: ignore[return-value]
+
+    def _spec_uncached(self, stage: str, run: str, dataset: str, features: str) -> Any:
+        return self.config.spec(stage, run=run, dataset=dataset, features=features)
+
+    def spec(self, stage: str, wildcards: Any) -> str:
+        """The stage's whole settings as canonical JSON: what Snakemake compares is what the command receives."""
+        return str(self._spec(stage, *self._names(wildcards)).json_text())
+
+    def _code_uncached(self, stage: str, run: str, dataset: str, features: str) -> str:
+        return provenance.code(stage, self._spec(stage, run, dataset, features).model_dump(mode="json"))
+
+    def code(self, stage: str, wildcards: Any) -> str:
+        """The fingerprint of all code behind the stage."""
+        return str(self._code(stage, *self._names(wildcards)))
+
+    def _script_code(self, name: str) -> str:
+        return f"{name}@{provenance.file_fingerprint(self.basedir / SCRIPTS[name])}"
+
+    def render_code(self, _wildcards: Any) -> str:
+        """The fingerprint of the demo's renderer."""
+        return self._script_code("render")
+
+    def table_code(self, _wildcards: Any) -> str:
+        """The fingerprint of the table's script."""
+        return self._script_code("table")
+
+    # ── annotations and videos ──
+
+    def _generated(self, dataset: str) -> bool:
+        return dataset in self.config.generated
+
+    def _render_settings(self, dataset: str) -> dict[str, Any]:
+        return dict(plugins.document("datasets", self.config.format(dataset))["render"])
+
+    def render_settings(self, wildcards: Any) -> str:
+        """Arguments of the renderer."""
+        return " ".join(f"--{key} {value}" for key, value in sorted(self._render_settings(wildcards.dataset).items()))
+
+    def rendered(self, wildcards: Any) -> list[str]:
+        """The renderer's receipt, for datasets that the workflow makes."""
+        return [f"results/data/{wildcards.dataset}/dataset.json"] if self._generated(wildcards.dataset) else []
+
+    def annotation_source(self, wildcards: Any) -> str:
+        """The annotation file or folder of a dataset."""
+        if self._generated(wildcards.dataset):
+            return f"results/data/{wildcards.dataset}/annotations.json"
+        self.config.require(wildcards.dataset)
+        return self.config.dataset(wildcards.dataset).annotations
+
+    def annotation_content(self, wildcards: Any) -> str:
+        """A content key of the annotation files: a file replaced by one with an older date is noticed too."""
+        if self._generated(wildcards.dataset):
+            return "rendered"
+        return self._content(Path(self.config.dataset(wildcards.dataset).annotations))
+
+    def _content(self, path: Path) -> str:
+        if path.is_file():
+            return self.hashes.key(path)
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else []
+        return digest({str(p.relative_to(path)): self.hashes.key(p) for p in files})
+
+    def video_folder(self, wildcards: Any) -> str:
+        """The folder with a dataset's videos."""
+        if self._generated(wildcards.dataset):
+            return f"results/data/{wildcards.dataset}/videos"
+        return self.config.dataset(wildcards.dataset).videos
+
+    def _rendered_keys(self, dataset: str) -> dict[str, str]:
+        """Video id → content key as rendered, or "" before rendering."""
+        receipt = Path(f"results/data/{dataset}/dataset.json")
+        if receipt.is_file():
+            return {v: str(facts["content_key"]) for v, facts in read_json(receipt)["videos"].items()}
+        return {f"{dataset}_{k:02d}": "" for k in range(int(self._render_settings(dataset)["videos"]))}
+
+    def _video_keys_uncached(self, dataset: str) -> dict[str, str]:
+        """Video id → content key. A rendered file that is as it was rendered counts as `rendered`, before it exists and
+        after, so that the first run's plan and the second's agree."""
+        folder = Path(self.video_folder(_Wildcards(dataset=dataset)))
+        present = {v: self.hashes.key(folder / path) for v, path in list_videos(folder).items()} if folder.is_dir() else {}
+        if not self._generated(dataset):
+            return present
+        made = self._rendered_keys(dataset)
+        as_made = {v for v, key in made.items() if not key or present.get(v) == key}
+        absent = {v: "absent" for v in made if v not in present}
+        return absent | present | dict.fromkeys(as_made, "rendered")
+
+    def video_content(self, wildcards: Any) -> str:
+        """A content key of the videos of one shard; the dates of files do not count."""
+        shards = self.config.dataset(wildcards.dataset).shards
+        number = int(str(wildcards.shard).split("-")[0])
+        keys = self._video_keys(wildcards.dataset)
+        return digest({v: key for v, key in sorted(keys.items()) if shard_of(v, shards) == number})
+
+    def _shards(self, dataset: str) -> list[str]:
+        count = self.config.dataset(dataset).shards
+        return [f"{k:02d}-of-{count:02d}" for k in range(count)]
+
+    def manifests(self, wildcards: Any) -> list[str]:
+        """All manifest shards of a dataset."""
+        return [f"results/videos/{wildcards.dataset}/{shard}.json" for shard in self._shards(wildcards.dataset)]
+
+    # ── features ──
+
+    def weights(self, wildcards: Any) -> str:
+        """The weights of a feature set's backbone: made by pretrain, or put there by the user."""
+        row = self.config.file.features[wildcards.features]
+        if row.weights == "pretrain":
+            return f"results/features/{wildcards.dataset}/{wildcards.features}/backbone.safetensors"
+        self.config.require(wildcards.dataset, wildcards.features)
+        return row.weights
+
+    def weights_content(self, wildcards: Any) -> str:
+        """A content key of weights that the user put there."""
+        row = self.config.file.features[wildcards.features]
+        return "pretrain" if row.weights == "pretrain" else self._content(Path(row.weights))
+
+    def shards(self, wildcards: Any) -> list[str]:
+        """All feature shards of a feature set."""
+        folder = f"results/features/{wildcards.dataset}/{wildcards.features}"
+        return [f"{folder}/{shard}.h5" for shard in self._shards(wildcards.dataset)]
+
+    # ── runs ──
+
+    def features_of(self, wildcards: Any) -> str:
+        """The feature index that a run reads."""
+        row = self.config.run(wildcards.run)
+        self.config.require(row.dataset, row.features)
+        return f"results/features/{row.dataset}/{row.features}.h5"
+
+    def annotations_of(self, wildcards: Any) -> str:
+        """The annotation table that a run reads."""
+        return f"results/annotations/{self.config.run(wildcards.run).dataset}.json"
+
+
+class _Wildcards:
+    def __init__(self, **values: str) -> None:
+        self.__dict__.update(values)
+
