@@ -252,7 +252,7 @@ def background(rng: np.random.Generator, base: np.ndarray) -> np.ndarray:
     shade = (y / height - 0.5) * rng.uniform(-40, 40) + (x / width - 0.5) * rng.uniform(-40, 40)
     blocks = np.kron(rng.normal(0, 5, (height // 8 + 1, width // 8 + 1)), np.ones((8, 8)))[:height, :width]
     picture = base + (shade + blocks)[..., None]
-    canvas = np.clip(picture, 0, 255).astype(np.uint8)
+    canvas: np.ndarray = np.clip(picture, 0, 255).astype(np.uint8)
     clutter = np.empty((int(rng.integers(8, 18)), 8))
     clutter[:, :2] = rng.uniform([0, 0], [width, height], (len(clutter), 2))
     clutter[:, 2:4] = clutter[:, :2] + rng.normal(0, 28, (len(clutter), 2))
@@ -315,9 +315,7 @@ def rasterise(image_HW3: np.ndarray, shapes_S8: np.ndarray) -> None:
 def picture(scene: Scene, frame: int) -> np.ndarray:
     """Frame `frame` as it is to be displayed: (HEIGHT, WIDTH, 3) uint8 RGB."""
     x, y = (MARGIN - np.clip(scene.camera_F2[frame], -MARGIN, MARGIN)).astype(int)
-    image: np.ndarray = scene.canvas_HW3[y : y + HEIGHT, x : x + WIDTH].copy()
+    image = np.array(scene.canvas_HW3[y : y + HEIGHT, x : x + WIDTH])
     rasterise(image, scene.shapes_FS8[frame])
-    if scene.gain_F[frame] != 1.0:
-        levels = np.clip(np.arange(256) * scene.gain_F[frame], 0, 255).astype(np.uint8)
-        image = np.asarray(levels[image])
-    return image
+    levels = np.clip(np.arange(256) * scene.gain_F[frame], 0, 255).astype(np.uint8)
+    return np.asarray(levels[image] if scene.gain_F[frame] != 1.0 else image)
