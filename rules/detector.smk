@@ -9,13 +9,13 @@ rule train:
         "results/{run}/logs/train.log",
     benchmark:
         "results/{run}/logs/train.tsv"
+    conda:
+        "../envs/torch.yaml"
     threads: workflow.cores or 1
     resources:
         mem_mb=8000,
         runtime=1440,
         gpu=flow.gpus,
-    conda:
-        "../envs/torch.yaml"
     params:
         spec=spec("train"),
         code=code("train"),
@@ -35,13 +35,13 @@ rule detect:
         "results/{run}/logs/detect.log",
     benchmark:
         "results/{run}/logs/detect.tsv"
+    conda:
+        "../envs/torch.yaml"
     threads: workflow.cores or 1
     resources:
         mem_mb=8000,
         runtime=240,
         gpu=flow.gpus,
-    conda:
-        "../envs/torch.yaml"
     params:
         spec=spec("detect"),
         code=code("detect"),
@@ -59,11 +59,11 @@ rule suppress:
         "results/{run}/logs/suppress.log",
     benchmark:
         "results/{run}/logs/suppress.tsv"
+    conda:
+        "../envs/torch.yaml"
     resources:
         mem_mb=2000,
         runtime=60,
-    conda:
-        "../envs/torch.yaml"
     params:
         spec=spec("suppress"),
         code=code("suppress"),

@@ -11,11 +11,11 @@ rule evaluate:
         "results/{run}/logs/evaluate.log",
     benchmark:
         "results/{run}/logs/evaluate.tsv"
+    conda:
+        "../envs/base.yaml"
     resources:
         mem_mb=2000,
         runtime=30,
-    conda:
-        "../envs/base.yaml"
     params:
         spec=spec("evaluate"),
         code=code("evaluate"),
@@ -33,11 +33,11 @@ rule table:
         "results/logs/table.log",
     benchmark:
         "results/logs/table.tsv"
+    conda:
+        "../envs/base.yaml"
     resources:
         mem_mb=500,
         runtime=10,
-    conda:
-        "../envs/base.yaml"
     params:
         code=content("table_code"),
     shell:

@@ -9,13 +9,13 @@ rule pretrain:
         "results/features/{dataset}/{features}/logs/pretrain.log",
     benchmark:
         "results/features/{dataset}/{features}/logs/pretrain.tsv"
+    conda:
+        "../envs/video.yaml"
     threads: workflow.cores or 1
     resources:
         mem_mb=8000,
         runtime=1440,
         gpu=flow.gpus,
-    conda:
-        "../envs/video.yaml"
     params:
         spec=spec("pretrain"),
         code=code("pretrain"),
@@ -35,12 +35,12 @@ rule extract:
         "results/features/{dataset}/{features}/logs/{shard}.extract.log",
     benchmark:
         "results/features/{dataset}/{features}/logs/{shard}.extract.tsv"
+    conda:
+        "../envs/video.yaml"
     resources:
         mem_mb=8000,
         runtime=1440,
         gpu=flow.gpus,
-    conda:
-        "../envs/video.yaml"
     params:
         spec=spec("extract"),
         code=code("extract"),
@@ -61,11 +61,11 @@ rule merge:
         "results/features/{dataset}/{features}/logs/merge.log",
     benchmark:
         "results/features/{dataset}/{features}/logs/merge.tsv"
+    conda:
+        "../envs/base.yaml"
     resources:
         mem_mb=1000,
         runtime=30,
-    conda:
-        "../envs/base.yaml"
     params:
         spec=spec("merge"),
         code=code("merge"),

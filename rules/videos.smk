@@ -7,12 +7,12 @@ rule render:
         "results/data/{dataset}/logs/render.log",
     benchmark:
         "results/data/{dataset}/logs/render.tsv"
+    conda:
+        "../envs/video.yaml"
     threads: 2
     resources:
         mem_mb=2000,
         runtime=30,
-    conda:
-        "../envs/video.yaml"
     params:
         settings=content("render_settings"),
         code=content("render_code"),
@@ -31,11 +31,11 @@ rule annotate:
         "results/annotations/logs/{dataset}.annotate.log",
     benchmark:
         "results/annotations/logs/{dataset}.annotate.tsv"
+    conda:
+        "../envs/base.yaml"
     resources:
         mem_mb=1000,
         runtime=10,
-    conda:
-        "../envs/base.yaml"
     params:
         spec=spec("annotate"),
         code=code("annotate"),
@@ -54,11 +54,11 @@ rule probe:
         "results/videos/{dataset}/logs/{shard}.probe.log",
     benchmark:
         "results/videos/{dataset}/logs/{shard}.probe.tsv"
+    conda:
+        "../envs/video.yaml"
     resources:
         mem_mb=2000,
         runtime=240,
-    conda:
-        "../envs/video.yaml"
     params:
         spec=spec("probe"),
         code=code("probe"),

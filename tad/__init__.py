@@ -1,3 +1,3 @@
-"""Temporal action detection from untrimmed videos; importing this package costs nothing (the version is all it holds)."""
+"""Temporal action detection from untrimmed videos; importing this package costs nothing (it holds the version)."""
 
 __version__ = "0.1.0"

@@ -67,7 +67,9 @@ class H5Writer:
         self.file.attrs["tad_stamp"] = canonical(self._stamp)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.file.close()
         self._publish.__exit__(kind, error, trace)
 
@@ -90,7 +92,9 @@ class ShardWriter(H5Writer):
             TadError: features that are not finite.
         """
         if not np.isfinite(feats_TC).all():
-            raise TadError(f"{video_id}: features hold NaN or infinity; check the weights and the video, nothing was stored")
+            raise TadError(
+                f"{video_id}: features hold NaN or infinity; check the weights and the video, nothing was stored"
+            )
         group = self.file.create_group(key_of(video_id), track_order=False)
         group.create_dataset("feats", data=feats_TC, track_times=False)
         facts = {**attrs, "video_id": video_id, "start": grid.start, "step": grid.step, "duration": grid.duration}
@@ -121,7 +125,9 @@ class FeatureReader:
         self.video_ids: list[str] = sorted(unquote(key) for key in self._file)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._context.__exit__(kind, error, trace)
 
     def _group(self, video_id: str) -> h5py.Group:
@@ -129,8 +135,12 @@ class FeatureReader:
             return self._file[key_of(video_id)]
         except (KeyError, OSError) as error:
             if key_of(video_id) in self._file.keys():  # noqa: SIM118  (a dangling link is a key but not "in" the file)
-                raise TadError(f"{self.path}: the shard of video '{video_id}' is missing or damaged; run extract again") from error
-            raise TadError(f"{self.path}: no features of video '{video_id}'; extract it or exclude it with a reason") from None
+                raise TadError(
+                    f"{self.path}: the shard of video '{video_id}' is missing or damaged; run extract again"
+                ) from error
+            raise TadError(
+                f"{self.path}: no features of video '{video_id}'; extract it or exclude it with a reason"
+            ) from None
 
     @property
     def dim(self) -> int:
@@ -154,12 +164,16 @@ class FeatureReader:
         group = self._group(video_id)
         feats_TC: np.ndarray = group["feats"][:]
         if checksum(feats_TC) != group.attrs["checksum"]:
-            raise TadError(f"{self.path}: features of '{video_id}' do not match their checksum; remove the shard and extract again")
+            raise TadError(
+                f"{self.path}: features of '{video_id}' do not match their checksum; remove the shard and extract again"
+            )
         return feats_TC
 
     def read(self, video_id: str, first: int = 0, last: int | None = None) -> np.ndarray:
         """Features (T, C) of snippets [first, last) as float32."""
         feats_TC: np.ndarray = self._group(video_id)["feats"][first:last].astype(np.float32)
         if not np.isfinite(feats_TC).all():
-            raise TadError(f"{self.path}: features of '{video_id}' hold NaN or infinity; remove the shard and extract again")
+            raise TadError(
+                f"{self.path}: features of '{video_id}' hold NaN or infinity; remove the shard and extract again"
+            )
         return feats_TC

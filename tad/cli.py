@@ -28,7 +28,9 @@ def _stage(commands: Any, name: str, text: str, *inputs: tuple[str, str]) -> arg
         parser.add_argument(argument, type=Path, help=meaning, nargs="+" if argument.endswith("s_in") else None)
     parser.add_argument("--spec", required=True, help=_spec_help(name))
     parser.add_argument("--out", required=True, type=Path, help="the file to make")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads of numerical libraries; 0: theirs to choose")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="CPU threads of numerical libraries; 0: theirs to choose"
+    )
     return parser
 
 
@@ -38,7 +40,9 @@ def _device(parser: argparse.ArgumentParser) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command."""
-    parser = argparse.ArgumentParser(prog="tad", description="Temporal action detection: from untrimmed videos to a score.")
+    parser = argparse.ArgumentParser(
+        prog="tad", description="Temporal action detection: from untrimmed videos to a score."
+    )
     parser.add_argument("--version", action="version", version=f"tad {__version__}")
     parser.add_argument("--verbose", action="store_true", help="debug lines in the log")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
@@ -49,7 +53,9 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--annotations", type=Path, required=True, help="table made by annotate: which videos to expect")
     p.add_argument("--shard", required=True, help="K-of-N")
 
-    p = _stage(commands, "pretrain", "clip encoder from the train split (TSP)", ("annotations", "table made by annotate"))
+    p = _stage(
+        commands, "pretrain", "clip encoder from the train split (TSP)", ("annotations", "table made by annotate")
+    )
     p.add_argument("--manifests", type=Path, nargs="+", required=True, help="manifest shards")
     p.add_argument("--videos", type=Path, required=True, help="video folder")
     _device(p)
@@ -60,7 +66,9 @@ def build_parser() -> argparse.ArgumentParser:
     _device(p)
 
     p = _stage(commands, "merge", "feature shards → one index", ("shards_in", "shards made by extract"))
-    p.add_argument("--manifests", type=Path, nargs="+", required=True, help="manifest shards: which videos must be there")
+    p.add_argument(
+        "--manifests", type=Path, nargs="+", required=True, help="manifest shards: which videos must be there"
+    )
 
     p = _stage(commands, "train", "features and annotations → detector", ("features", "index made by merge"))
     p.add_argument("--annotations", type=Path, required=True, help="table made by annotate")
@@ -75,7 +83,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     p = _stage(commands, "evaluate", "detections and annotations → map.json", ("detections", "made by suppress"))
     p.add_argument("--annotations", type=Path, required=True, help="table made by annotate")
-    p.add_argument("--model", type=Path, required=True, help="detector: its seed, epoch rule and recipe go into map.json")
+    p.add_argument(
+        "--model", type=Path, required=True, help="detector: its seed, epoch rule and recipe go into map.json"
+    )
     p.add_argument("--figure", type=Path, help="timeline of one video as PNG")
 
     p = commands.add_parser("show", help="a run's settings, and where each comes from")

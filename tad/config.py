@@ -1,7 +1,7 @@
 """config.yaml and the components' YAML → the settings of every stage of every run.
 
-Four layers, the later wins, an unknown key is an error in each: the component's YAML; its `for: <dataset>` section (what
-the paper changes per data set); the row in config.yaml; Snakemake's --config and --configfile.
+Four layers, the later wins, an unknown key is an error in each: the component's YAML; its `for: <dataset>` section
+(what the paper changes per data set); the row in config.yaml; Snakemake's --config and --configfile.
 """
 
 import re
@@ -32,7 +32,9 @@ class DatasetRow(Spec):
     exclude: dict[str, str] = Field(default={}, description="video id → why it is left out")
     on_invalid: Literal["error", "drop"] = "error"
     reader: Literal["decord", "pyav"] = "decord"
-    shards: int = Field(default=16, ge=1, le=99, description="manifest and feature shards; changing it moves every video")
+    shards: int = Field(
+        default=16, ge=1, le=99, description="manifest and feature shards; changing it moves every video"
+    )
     eval: Settings = {}
 
 
@@ -126,7 +128,9 @@ class Config:
         for kind in ("datasets", "features", "runs"):
             for name in getattr(self.file, kind):
                 if not NAME.fullmatch(name) or (kind == "runs" and name in RESERVED):
-                    raise TadError(f"{source}: {kind}.{name}: a name is letters, digits, _ and -, and none of {sorted(RESERVED)}")
+                    raise TadError(
+                        f"{source}: {kind}.{name}: a name is letters, digits, _ and -, and none of {sorted(RESERVED)}"
+                    )
         for run in self.file.runs:
             for stage in ("train", "detect", "suppress", "evaluate"):
                 self.spec(stage, run=run)
@@ -215,7 +219,9 @@ class Config:
         resolved.lay("settings", changes, source)
         resolved.lay("clip", row.clip, source)
         if row.weights == "pretrain" and not resolved.sections["pretrain"]:
-            raise TadError(f"{self.source}: {where}: backbone {backbone} is not trained here; set `weights` to its file or folder")
+            raise TadError(
+                f"{self.source}: {where}: backbone {backbone} is not trained here; set `weights` to its file or folder"
+            )
         resolved.lay("pretrain", row.pretrain, source)
         return resolved
 
@@ -225,7 +231,9 @@ class Config:
         where = f"runs.{name}"
         detector, changes = self._plugin("detectors", row.detector, f"{where}.detector")
         variants = [row.dataset, self.format(row.dataset), f"{row.dataset}-{row.features}"]
-        resolved = self._layers("detectors", detector, ("settings", "train", "detect", "nms"), list(dict.fromkeys(variants)))
+        resolved = self._layers(
+            "detectors", detector, ("settings", "train", "detect", "nms"), list(dict.fromkeys(variants))
+        )
         evaluation = self.resolve_dataset(row.dataset)
         resolved.sections["eval"] = evaluation.sections["eval"]
         resolved.origin |= {k: v for k, v in evaluation.origin.items() if k.startswith("eval.")}
@@ -345,13 +353,15 @@ class Config:
                 if not path:
                     needs.append(f"set datasets.{dataset}.{key} in {self.source}")
                 elif not (self.root / path).exists():
-                    needs.append(f"put the {key} of {dataset} at {path} ({self._published('datasets', self.format(dataset), key)})")
+                    where = self._published("datasets", self.format(dataset), key)
+                    needs.append(f"put the {key} of {dataset} at {path} ({where})")
         wanted = {features} if features else {r.features for r in self.file.runs.values() if r.dataset == dataset}
         for name in sorted(wanted):
             entry: FeatureRow = self._row("features", name)
             if entry.weights != "pretrain" and not (self.root / entry.weights).exists():
                 backbone, _ = self._plugin("backbones", entry.backbone, f"features.{name}")
-                needs.append(f"put the weights of {backbone} at {entry.weights} ({self._published('backbones', backbone, 'weights')})")
+                where = self._published("backbones", backbone, "weights")
+                needs.append(f"put the weights of {backbone} at {entry.weights} ({where})")
         return needs
 
     def require(self, dataset: str, features: str = "") -> None:

@@ -75,7 +75,9 @@ def read_json(path: Path) -> Any:
     except UnicodeDecodeError as error:
         raise TadError(f"{path}: not UTF-8 text (byte {error.start}); is this really a JSON file?") from None
     except json.JSONDecodeError as error:
-        raise TadError(f"{path}: line {error.lineno}: not valid JSON ({error.msg}); repair or replace the file") from None
+        raise TadError(
+            f"{path}: line {error.lineno}: not valid JSON ({error.msg}); repair or replace the file"
+        ) from None
     except ValueError as error:
         raise TadError(f"{path}: {error}; repair or replace the file") from None
 

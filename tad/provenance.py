@@ -1,4 +1,4 @@
-"""Where an artefact comes from: fingerprints of code, stamps on files, refusal of a file that is not what it should be."""
+"""Where an artefact comes from: code fingerprints, stamps on files, refusal of a file that is not what it should be."""
 
 import ast
 import hashlib
@@ -44,7 +44,11 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
                 node.body = node.body[1:] or [ast.Pass()]
     return tree
 
@@ -193,6 +197,7 @@ def expect(path: Path, *, stage: str, **spec: Any) -> dict[str, Any]:
         have = found["spec"].get(key)
         if have != wanted:
             raise TadError(
-                f"{path}: made with {key}={have!r:.120}, expected {key}={wanted!r:.120}; remove it and run {stage} again"
+                f"{path}: made with {key}={have!r:.120}, expected {key}={wanted!r:.120}; "
+                f"remove it and run {stage} again"
             )
     return found

@@ -78,7 +78,9 @@ class ClipSpec(Spec):
     @model_validator(mode="after")
     def _rate_fits(self) -> Self:
         if (self.policy == "native") != (self.rate == 0):
-            raise ValueError(f"clip.rate must be 0 with policy native and > 0 with resample, not {self.rate} ({self.policy})")
+            raise ValueError(
+                f"clip.rate must be 0 with policy native and > 0 with resample, not {self.rate} ({self.policy})"
+            )
         if self.stride > 8 * self.length:
             raise ValueError(f"clip.stride {self.stride} leaves most frames unseen with clip.length {self.length}")
         return self
@@ -133,7 +135,18 @@ class PretrainSpec(Spec):
     momentum: float = 0.9
     weight_decay: float = 0.005
     global_feature: Literal["max", "mean", "none"] = "max"
-    hold_out: float = Field(default=0.0, ge=0, lt=1, description="share of train videos kept aside to select the epoch; 0: last epoch")
+    flip: float = Field(
+        default=0.5, ge=0, le=1, description="share of clips that are mirrored; 0 where left is not right"
+    )
+    shift: int = Field(
+        default=0, ge=0, description="pixels by which training clips are moved at most; edges are repeated"
+    )
+    short_segments: Literal["drop", "extend"] = Field(
+        default="drop", description="instances shorter than a clip: left out, or seen by clips that contain them"
+    )
+    hold_out: float = Field(
+        default=0.0, ge=0, lt=1, description="share of train videos kept aside to select the epoch; 0: last epoch"
+    )
     seed: int = 0
 
 
@@ -166,7 +179,9 @@ class TrainSpec(Spec):
     resize: int = Field(ge=0, description="snippets to which every video is interpolated; 0: its own length")
     trunc_threshold: Fraction = Field(description="share of an instance that must lie in the window for it to count")
     crop_ratio: tuple[Fraction, Fraction] = Field(description="random crop of shorter videos, share of their length")
-    trunc_margin: float = Field(ge=0, description="half clips added to the window when overlaps are measured (ActionFormer: 1)")
+    trunc_margin: float = Field(
+        ge=0, description="half clips added to the window when overlaps are measured (ActionFormer: 1)"
+    )
     class_agnostic: bool = Field(description="all labels become one: proposals")
     selection: Literal["last", "held-out", "test"] = Field(
         description="which epoch's EMA weights are kept; `test` peeks at the test split and map.json says so"
@@ -219,7 +234,9 @@ class NmsSpec(Spec):
     min_score: float = Field(ge=0, description="segments whose score falls below are removed")
     per_class: bool = Field(description="suppress each class by itself, or all classes together")
     topk: Count = Field(description="detections kept per video")
-    voting: float = Field(ge=0, le=1, description="tIoU from which segments vote for a kept one's borders; 0: no voting")
+    voting: float = Field(
+        ge=0, le=1, description="tIoU from which segments vote for a kept one's borders; 0: no voting"
+    )
     voting_weight: Literal["score", "score*tiou"]
 
 

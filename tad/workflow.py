@@ -1,4 +1,4 @@
-"""What the rules ask: paths, settings, code and content keys for a target's wildcards; torch-free, one object per parse."""
+"""What the rules ask: paths, settings, code and content keys for wildcards; torch-free, one object per parse."""
 
 import atexit
 import os
@@ -15,13 +15,15 @@ SCRIPTS = {"render": "workflow_scripts/render_demo.py", "table": "workflow_scrip
 
 
 class Workflow:
-    """The configuration as the rules see it. Methods take Snakemake's wildcards and are called only for jobs of the DAG.
+    """The configuration as the rules see it. Methods take Snakemake's wildcards, and only jobs of the DAG call them.
 
     Raises:
         TadError: (from the constructor) a configuration that cannot be right; (from methods) files that are missing.
     """
 
-    def __init__(self, values: dict[str, Any], basedir: str | Path, hashes: Path = Path(".snakemake/tad_hashes.json")) -> None:
+    def __init__(
+        self, values: dict[str, Any], basedir: str | Path, hashes: Path = Path(".snakemake/tad_hashes.json")
+    ) -> None:
         self.config = Config(values)
         self.basedir = Path(basedir)
         self.hashes = HashCache(hashes)
@@ -134,7 +136,9 @@ class Workflow:
         """Video id → content key. A rendered file that is as it was rendered counts as `rendered`, before it exists and
         after, so that the first run's plan and the second's agree."""
         folder = Path(self.video_folder(_Wildcards(dataset=dataset)))
-        present = {v: self.hashes.key(folder / path) for v, path in list_videos(folder).items()} if folder.is_dir() else {}
+        present = (
+            {v: self.hashes.key(folder / path) for v, path in list_videos(folder).items()} if folder.is_dir() else {}
+        )
         if not self._generated(dataset):
             return present
         made = self._rendered_keys(dataset)
@@ -193,4 +197,3 @@ class Workflow:
 class _Wildcards:
     def __init__(self, **values: str) -> None:
         self.__dict__.update(values)
-
