@@ -60,3 +60,9 @@ class Grid:
         `align_corners=False` does): snippet t of the new grid lies at (t + ½)·scale − ½ of the old one."""
         scale = self.length / length
         return Grid(self.start + (0.5 * scale - 0.5) * self.step, self.step * scale, length, self.duration)
+
+    def spread(self, length: int) -> "Grid":
+        """The grid of `length` equal cells over everything that the clips cover, from the first frame to the last:
+        ActionFormer's convention for features resized to a fixed length (half a clip = `start` on either side)."""
+        step = ((self.length - 1) * self.step + 2 * self.start) / length
+        return Grid(step / 2, step, length, self.duration)
