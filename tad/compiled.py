@@ -1,0 +1,14 @@
+"""Loops compiled by numba at their first call and kept on disk beside the source (or in the user's cache folder)."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from numba import njit
+
+Loops = TypeVar("Loops", bound=Callable[..., Any])
+
+
+def compiled(function: Loops) -> Loops:
+    """`function` compiled without fast-math: float32 stays float32 and the order of operations is kept."""
+    loops: Loops = njit(cache=True)(function)
+    return loops

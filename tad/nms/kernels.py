@@ -1,0 +1,192 @@
+"""Suppression of many videos in one call: the picks of `tad.nms.reference`, found through a lazy heap.
+
+Scores only ever fall, so a heap of outdated scores is a heap of upper bounds. The top is brought up to date against the
+picks of its class that it has not met; if its score fell it sinks, otherwise it is the next pick. All classes of a
+video share one heap, and the topk-th pick ends the work: candidates that never reach the top are never compared.
+The weights are multiplied in the order of picking in float32, so the scores have the bits of the reference.
+"""
+
+# V videos, N segments (of all videos), K classes, M kept
+
+import math
+from typing import Any
+
+import numpy as np
+
+from tad.compiled import compiled
+
+HARD, GAUSSIAN, LINEAR, VANILLA, NONE = 0, 1, 2, 3, 4
+METHODS = {"hard": HARD, "gaussian": GAUSSIAN, "linear": LINEAR, "vanilla": VANILLA, "none": NONE}
+ZERO, ONE = np.float32(0), np.float32(1)
+LENGTH_EPSILON = np.float32(1e-6)
+
+
+@compiled
+def _before(key: Any, a: Any, b: Any) -> Any:
+    return key[a] > key[b] or (key[a] == key[b] and a < b)
+
+
+@compiled
+def _sink(heap: Any, size: Any, key: Any, at: Any) -> None:
+    item = heap[at]
+    child = 2 * at + 1
+    while child < size:
+        if child + 1 < size and _before(key, heap[child + 1], heap[child]):
+            child += 1
+        if not _before(key, heap[child], item):
+            break
+        heap[at] = heap[child]
+        at = child
+        child = 2 * at + 1
+    heap[at] = item
+
+
+@compiled
+def _refresh(
+    score: Any, start: Any, end: Any, picks: Any, first: Any, last: Any, method: Any, sigma: Any, tiou: Any, least: Any
+) -> Any:
+    """The score after the picks [first, last) of its class; negative once the segment is removed."""
+    length = (end - start) + LENGTH_EPSILON
+    for j in range(first, last):
+        inter = min(end, picks[j, 1]) - max(start, picks[j, 0])
+        if inter <= ZERO:  # weight 1
+            continue
+        overlap = inter / (((picks[j, 1] - picks[j, 0]) + LENGTH_EPSILON) + length - inter)
+        if method == GAUSSIAN:
+            score = score * np.float32(math.exp(np.float64(-(overlap * overlap) / sigma)))
+        elif overlap >= tiou:
+            if method != LINEAR:
+                return -ONE
+            score = score * (ONE - overlap)
+        if score < least and method != HARD:
+            return -ONE
+    return score
+
+
+@compiled
+def _enter(scores: Any, labels: Any, size_of: Any, method: Any, least: Any, heap: Any) -> Any:
+    """Fill the heap with the candidates that can be kept; the best of a class may score below min_score → heap size."""
+    best = np.full(len(size_of), -1, np.int64)
+    for i in range(len(scores)):
+        size_of[labels[i]] += 1
+        if best[labels[i]] < 0 or scores[i] > scores[best[labels[i]]]:
+            best[labels[i]] = i
+    size = 0
+    for i in range(len(scores)):
+        if method == HARD:
+            enters = scores[i] > least or least == ZERO
+        else:
+            enters = scores[i] >= least or (method != NONE and best[labels[i]] == i)
+        if enters:
+            heap[size] = i
+            size += 1
+    return size
+
+
+@compiled
+def _suppress_video(
+    segments: Any, scores: Any, labels: Any, classes: Any, method: Any, sigma: Any, tiou: Any, least: Any, topk: Any,
+    out_index: Any, out_scores: Any,
+) -> Any:
+    """Picks of one video, best first, into the two outputs → their number."""
+    total = len(scores)
+    key = scores.copy()
+    heap = np.empty(total, np.int64)
+    size_of = np.zeros(classes, np.int64)
+    size = _enter(scores, labels, size_of, method, least, heap)
+    for at in range(size // 2 - 1, -1, -1):
+        _sink(heap, size, key, at)
+    block = np.zeros(classes, np.int64)  # picks of class c are rows block[c] … block[c] + count[c]
+    for c in range(1, classes):
+        block[c] = block[c - 1] + size_of[c - 1]
+    count = np.zeros(classes, np.int64)
+    picks = np.empty((total, 2), np.float32)
+    seen = np.zeros(total, np.int64)
+    kept = 0
+    while size > 0 and kept < topk:
+        i = heap[0]
+        c = labels[i]
+        score = key[i]
+        if method != NONE:
+            score = _refresh(
+                score, segments[i, 0], segments[i, 1], picks, block[c] + seen[i], block[c] + count[c],
+                method, sigma, tiou, least,
+            )
+        seen[i] = count[c]
+        if score >= ZERO and score < key[i]:
+            key[i] = score
+        else:
+            if score >= ZERO:
+                out_index[kept] = i
+                out_scores[kept] = score
+                kept += 1
+                picks[block[c] + count[c], 0] = segments[i, 0]
+                picks[block[c] + count[c], 1] = segments[i, 1]
+                count[c] += 1
+            size -= 1
+            heap[0] = heap[size]
+        if size > 0:
+            _sink(heap, size, key, 0)
+    return kept
+
+
+@compiled
+def _vote(segments: Any, scores: Any, labels: Any, kept: Any, voting: Any, times_tiou: Any, out: Any) -> None:
+    """Borders of the kept segments as the weighted mean of those that overlap them."""
+    for row in range(len(kept)):
+        own = kept[row]
+        start, end = segments[own, 0], segments[own, 1]
+        total = first = last = 0.0
+        for k in range(len(scores)):
+            if labels[k] != labels[own]:
+                continue
+            inter = min(end, segments[k, 1]) - max(start, segments[k, 0])
+            if inter <= ZERO:
+                continue
+            share = inter / ((end - start) + (segments[k, 1] - segments[k, 0]) - inter)
+            if share >= voting:
+                weight = np.float64(scores[k])
+                if times_tiou:
+                    weight *= np.float64(share)
+                total += weight
+                first += weight * np.float64(segments[k, 0])
+                last += weight * np.float64(segments[k, 1])
+        if total > 0:
+            out[row, 0] = first / total
+            out[row, 1] = last / total
+
+
+@compiled
+def suppress_ragged(
+    segments: Any, scores: Any, labels: Any, offsets: Any, classes: Any, method: Any, sigma: Any, tiou: Any, least: Any,
+    topk: Any, voting: Any, times_tiou: Any,
+) -> Any:
+    """All videos → index (M,), segments (M, 2), scores (M,), offsets (V + 1,); thresholds and sigma are float32."""
+    videos = len(offsets) - 1
+    room = 0
+    for v in range(videos):
+        room += min(topk, offsets[v + 1] - offsets[v])
+    index = np.empty(room, np.int64)
+    kept_segments = np.empty((room, 2), np.float32)
+    kept_scores = np.empty(room, np.float32)
+    kept_offsets = np.zeros(videos + 1, np.int64)
+    done = 0
+    for v in range(videos):
+        a, b = offsets[v], offsets[v + 1]
+        kept = 0
+        if b > a:
+            kept = _suppress_video(
+                segments[a:b], scores[a:b], labels[a:b], classes, method, sigma, tiou, least, topk,
+                index[done:], kept_scores[done:],
+            )
+        rows = index[done : done + kept]
+        for row in range(kept):
+            kept_segments[done + row] = segments[a + rows[row]]
+        if voting > ZERO:
+            _vote(
+                segments[a:b], scores[a:b], labels[a:b], rows, voting, times_tiou, kept_segments[done : done + kept]
+            )
+        rows += a
+        done += kept
+        kept_offsets[v + 1] = done
+    return index[:done], kept_segments[:done], kept_scores[:done], kept_offsets

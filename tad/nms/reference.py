@@ -1,0 +1,126 @@
+"""The definition of suppression in plain float32 steps: one pick at a time, every other segment looked at after it.
+
+All other engines must return the same indices. The rules (ActionFormer, Bodla et al. 2017 "Soft-NMS"):
+
+- The overlap is intersection / (length + 1e-6 + other length + 1e-6 - intersection), in float32.
+- The remaining segment with the highest score is picked and keeps its current score; ties go to the lowest input index.
+- Then every other remaining score is multiplied by a weight: gaussian exp(-overlap² / sigma); linear 1 - overlap where
+  overlap ≥ tiou; vanilla 0 where overlap ≥ tiou. The exponential is taken in float64 of the float32 argument and
+  rounded to float32, so that it does not depend on whose float32 exponential a machine has.
+- A score below min_score after that is removed. The pick itself is never tested, so a class with candidates keeps at
+  least one. A vanilla weight of 0 removes the segment also where min_score is 0.
+- hard: scores ≤ min_score are removed first (none are where min_score is 0), picks keep their scores, segments with
+  overlap ≥ tiou are removed.
+- none: only min_score and topk.
+- Voting: a kept segment becomes the weighted mean of all input segments (of its class, when per class) whose tIoU with
+  it, here without the 1e-6, is at least `voting`; weight is the input score, or score · tIoU. Sums in float64.
+- The result is ordered by score, then input index, and cut to topk.
+"""
+
+# N segments, M kept segments
+
+import numpy as np
+
+from tad.nms.types import Floats, Indices
+
+LENGTH_EPSILON = np.float32(1e-6)
+
+
+def overlaps(segment: Floats, others: Floats, *, epsilon: np.float32 = LENGTH_EPSILON) -> Floats:
+    """Overlap of one segment (2,) with others (N, 2) → (N,) float32; 0 where they do not intersect."""
+    start, end = np.maximum(segment[0], others[:, 0]), np.minimum(segment[1], others[:, 1])
+    inter = np.maximum(end - start, np.float32(0))
+    union = ((segment[1] - segment[0]) + epsilon) + ((others[:, 1] - others[:, 0]) + epsilon) - inter
+    return np.where(inter > 0, inter / np.where(inter > 0, union, np.float32(1)), np.float32(0)).astype(np.float32)
+
+
+def weights(overlap: Floats, *, method: str, sigma: float, tiou: float) -> Floats:
+    """What a pick multiplies the scores of others by, (N,) float32."""
+    if method == "gaussian":
+        exponent = -(overlap * overlap) / np.float32(sigma)
+        return np.exp(exponent.astype(np.float64)).astype(np.float32)
+    near = overlap >= np.float32(tiou)
+    reduced = np.float32(1) - overlap if method == "linear" else np.zeros_like(overlap)
+    return np.where(near, reduced, np.float32(1)).astype(np.float32)
+
+
+def pick(
+    segments: Floats, scores: Floats, *, method: str, sigma: float, tiou: float, min_score: float
+) -> tuple[Indices, Floats]:
+    """Picks among segments (N, 2) of one class, in the order of picking → indices (M,), scores (M,)."""
+    least = np.float32(min_score)
+    current = scores.copy()
+    rest = np.arange(len(scores))
+    if method == "none":
+        rest = rest[scores >= least]
+        rest = rest[np.lexsort((rest, -scores[rest]))]
+        return rest, scores[rest]
+    if method == "hard" and min_score > 0:
+        rest = rest[scores > least]
+    kept: list[int] = []
+    while len(rest):
+        best = rest[np.argmax(current[rest])]  # argmax: the first, hence lowest, index of a tie
+        kept.append(int(best))
+        rest = rest[rest != best]
+        weight = weights(overlaps(segments[best], segments[rest]), method=method, sigma=sigma, tiou=tiou)
+        if method in ("hard", "vanilla"):
+            rest = rest[weight > 0]
+        else:
+            current[rest] *= weight
+        if method != "hard":
+            rest = rest[current[rest] >= least]
+    return np.array(kept, np.int64), current[kept]
+
+
+def vote(segment: Floats, voters: Floats, scores: Floats, *, voting: float, voting_weight: str) -> Floats:
+    """The weighted mean (2,) of the voters (N, 2) with tIoU >= `voting` to `segment`; itself if none has weight."""
+    share = overlaps(segment, voters, epsilon=np.float32(0))
+    total = start = end = 0.0
+    for k in np.flatnonzero(share >= np.float32(voting)):
+        weight = float(scores[k]) * (float(share[k]) if voting_weight == "score*tiou" else 1.0)
+        total += weight
+        start += weight * float(voters[k, 0])
+        end += weight * float(voters[k, 1])
+    return np.array([start / total, end / total], np.float32) if total > 0 else segment
+
+
+def suppress_video(
+    segments: Floats,
+    scores: Floats,
+    labels: Indices,
+    *,
+    method: str,
+    sigma: float,
+    tiou: float,
+    min_score: float,
+    per_class: bool,
+    topk: int,
+    voting: float,
+    voting_weight: str,
+) -> tuple[Indices, Floats, Floats]:
+    """Suppression of one video.
+
+    Args:
+        segments: (N, 2) float32, any unit. scores: (N,) float32. labels: (N,) integers.
+        The settings are those of `tad.specs.NmsSpec`.
+
+    Returns:
+        Input indices (M,), segments (M, 2) after voting, scores (M,) after decay; M ≤ topk.
+    """
+    groups = [np.flatnonzero(labels == label) for label in np.unique(labels)] if per_class else [np.arange(len(scores))]
+    picked: list[tuple[float, int, int]] = []
+    for number, group in enumerate(groups):
+        index, score = pick(
+            segments[group], scores[group], method=method, sigma=sigma, tiou=tiou, min_score=min_score
+        )
+        picked += [(-float(s), int(group[i]), number) for i, s in zip(index, score, strict=True)]
+    picked = sorted(picked)[:topk]
+    kept = np.array([index for _, index, _ in picked], np.int64)
+    final = segments[kept]
+    if voting > 0:
+        for row, (_, _, number) in enumerate(picked):
+            group = groups[number]
+            final[row] = vote(
+                final[row], segments[group], scores[group], voting=voting, voting_weight=voting_weight
+            )
+    return kept, final, np.array([-score for score, _, _ in picked], np.float32)
