@@ -1,0 +1,96 @@
+"""Weight files → a backbone's parameters, without running code from the file and with every mismatch named."""
+
+import pickle
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from tad.errors import TadError
+
+LISTED = 5
+WRAPPERS = ("model_state", "model", "state_dict")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file or a pickled checkpoint (weights only; wrappers and `module.` removed).
+
+    Raises:
+        TadError: missing, damaged, or holding anything but tensors and plain values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TadError(f"{path}: no such weight file; the backbone's YAML says where it is published")
+    if path.suffix == ".safetensors":
+        try:
+            return dict(load_file(path))
+        except SafetensorError as error:
+            raise TadError(f"{path}: not a safetensors file ({error}); fetch it again") from None
+    try:
+        # training checkpoints of TSP carry an argparse namespace; it is data, and nothing else is let in
+        with torch.serialization.safe_globals([Namespace]):
+            value = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TadError(f"{path}: not a plain weight file ({cause:.120}); fetch it again") from None
+    return _tensors(value, path)
+
+
+def _tensors(value: Any, path: Path) -> dict[str, Tensor]:
+    for key in WRAPPERS:
+        if isinstance(value, Mapping) and isinstance(value.get(key), Mapping):
+            value = value[key]
+            break
+    if not isinstance(value, Mapping):
+        raise TadError(f"{path}: holds a {type(value).__name__}, not a state dict; give the published checkpoint")
+    found = {str(key).removeprefix("module."): tensor for key, tensor in value.items() if isinstance(tensor, Tensor)}
+    if not found:
+        raise TadError(f"{path}: holds no tensors; give the published checkpoint")
+    return found
+
+
+def _listed(what: str, keys: list[str]) -> list[str]:
+    if not keys:
+        return []
+    more = f" and {len(keys) - LISTED} more" if len(keys) > LISTED else ""
+    return [f"{len(keys)} {what}: {', '.join(keys[:LISTED])}{more}"]
+
+
+def fit_weights(state: Mapping[str, Tensor], backbone: nn.Module, *, source: str) -> None:
+    """Put a state dict into `backbone`, all of it or an error.
+
+    A backbone with a method `published_keys(state)` translates foreign key layouts first. BatchNorm's step counters
+    may be absent (files from before they existed); they do not act in evaluation.
+
+    Raises:
+        TadError: names the missing, unknown and misshapen keys in one line.
+    """
+    translate = getattr(backbone, "published_keys", None)
+    given = dict(translate(state) if translate else state)
+    wanted = backbone.state_dict()
+    missing = [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in given if key not in wanted]
+    shapes = [
+        f"{key} {tuple(given[key].shape)} for {tuple(wanted[key].shape)}"
+        for key in wanted
+        if key in given and given[key].shape != wanted[key].shape
+    ]
+    problems = _listed("missing", missing) + _listed("unknown", unknown) + _listed("of another shape", shapes)
+    if problems:
+        raise TadError(f"{source}: not weights of this backbone ({'; '.join(problems)}); check the backbone's settings")
+    backbone.load_state_dict(given, strict=False)
+
+
+def load_weights(path: Path, backbone: nn.Module) -> nn.Module:
+    """Fill `backbone` from a weight file (.safetensors, or a pickle read with weights_only) and return it in eval mode.
+
+    Raises:
+        TadError: the file cannot be read or does not fit; see `read_weights` and `fit_weights`.
+    """
+    fit_weights(read_weights(path), backbone, source=str(path))
+    return backbone.eval()

@@ -1,0 +1,92 @@
+"""Small R(2+1)D: 16-frame clips → one vector; trained from scratch by `pretrain` on a small data set, on a CPU.
+
+Factorised 3-D convolutions (a spatial one, then a temporal one) with residual stages, after "A Closer Look at
+Spatiotemporal Convolutions for Action Recognition" (CVPR 2018), at a width and resolution that two cores can train.
+Shapes: B clips, T frames, H rows, W columns, C channels, N frames.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from tad.backbones._frames import normalise, resize_uint8
+from tad.errors import TadError
+
+SUBTRACT = ("clip_mean", "previous", "none")
+
+
+def _pair(c_in: int, c_out: int, *, space: int = 1, time: int = 1) -> nn.Sequential:
+    """A spatial 3x3 and a temporal 3 convolution, each normalised; the last activation is left to the caller."""
+    return nn.Sequential(
+        nn.Conv3d(c_in, c_out, (1, 3, 3), stride=(1, space, space), padding=(0, 1, 1), bias=False),
+        nn.BatchNorm3d(c_out),
+        nn.ReLU(inplace=True),
+        nn.Conv3d(c_out, c_out, (3, 1, 1), stride=(time, 1, 1), padding=(1, 0, 0), bias=False),
+        nn.BatchNorm3d(c_out),
+    )
+
+
+class Stage(nn.Module):
+    """One residual block that halves the resolution in space, and in time by `time`."""
+
+    def __init__(self, c_in: int, c_out: int, *, time: int) -> None:
+        super().__init__()
+        self.pair = _pair(c_in, c_out, space=2, time=time)
+        self.skip = nn.Sequential(
+            nn.Conv3d(c_in, c_out, 1, stride=(time, 2, 2), bias=False),
+            nn.BatchNorm3d(c_out),
+        )
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        return torch.relu(self.pair(x_BCTHW) + self.skip(x_BCTHW))
+
+
+class Backbone(nn.Module):
+    """Clips (B, T, H, W, 3) uint8 RGB of any size → (B, dim) float32.
+
+    `frame_size`, `crop_size`, `shrink`, `encode` and `stem` are what `pretrain` needs of a trainable backbone.
+    """
+
+    def __init__(
+        self, *, height: int, width: int, widths: Sequence[int], time_strides: Sequence[int], subtract: str,
+        mean: Sequence[float], std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        if subtract not in SUBTRACT:
+            raise TadError(f"r2plus1d_small.subtract: {subtract!r}: one of {', '.join(SUBTRACT)}")
+        if len(time_strides) != len(widths) - 1:
+            raise TadError(f"r2plus1d_small.time_strides: {list(time_strides)}: one fewer than widths {list(widths)}")
+        self.frame_size = self.crop_size = (height, width)
+        self.subtract, self.mean, self.std = subtract, tuple(mean), tuple(std)
+        self.dim = widths[-1]
+        self.stem = nn.Sequential(
+            nn.Conv3d(3, widths[0], (1, 5, 5), stride=(1, 2, 2), padding=(0, 2, 2), bias=False),
+            nn.BatchNorm3d(widths[0]),
+            nn.ReLU(inplace=True),
+            nn.Conv3d(widths[0], widths[0], (3, 1, 1), padding=(1, 0, 0), bias=False),
+            nn.BatchNorm3d(widths[0]),
+            nn.ReLU(inplace=True),
+        )
+        pairs = zip(widths, widths[1:], time_strides, strict=False)
+        self.stages = nn.Sequential(*(Stage(a, b, time=time) for a, b, time in pairs))
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+    def shrink(self, frames_NHWC: Tensor) -> Tensor:
+        """Whole uint8 frames at the input size; `forward` does nothing more to the geometry of such frames."""
+        return resize_uint8(frames_NHWC, self.frame_size)
+
+    def encode(self, clips_BTHWC: Tensor) -> Tensor:
+        """Features (B, dim) of uint8 clips that already have the input size."""
+        x_BCTHW = normalise(clips_BTHWC.permute(0, 1, 4, 2, 3), self.mean, self.std)
+        x_BCTHW = x_BCTHW.contiguous(memory_format=torch.channels_last_3d)  # 1.5 to 2 times faster on a CPU
+        if self.subtract == "clip_mean":  # a still background vanishes: what moves is what is seen
+            x_BCTHW = x_BCTHW - x_BCTHW.mean(dim=2, keepdim=True)
+        elif self.subtract == "previous":
+            x_BCTHW = torch.diff(x_BCTHW, dim=2, prepend=x_BCTHW[:, :, :1])
+        feats_BCTHW: Tensor = self.stages(self.stem(x_BCTHW))
+        return feats_BCTHW.mean(dim=(2, 3, 4))
+
+    def forward(self, clips_BTHWC: Tensor) -> Tensor:
+        frames_NHWC = self.shrink(clips_BTHWC.flatten(0, 1))
+        return self.encode(frames_NHWC.reshape(*clips_BTHWC.shape[:2], *frames_NHWC.shape[1:]))

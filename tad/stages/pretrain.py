@@ -1,0 +1,203 @@
+"""Clips of the train split's videos → a clip encoder that tells actions from one another and from background (TSP).
+
+Inputs: annotations (annotate), manifest shards (probe), the folder of videos, optionally weights to start from.
+Output: backbone.safetensors, the encoder's weights with the stamp in the header; the heads are not kept.
+Settings: `PretrainSpec`.
+"""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from tad import plugins
+from tad.backbones._weights import load_weights
+from tad.errors import TadError
+from tad.files import canonical, publish, read_json, write_json
+from tad.progress import track
+from tad.provenance import expect, stamp
+from tad.specs import ClipSpec, PretrainSpec
+from tad.training import tsp, tsp_clips
+from tad.video.clips import resample
+from tad.video.reader import open_video
+
+log = logging.getLogger(__name__)
+FRAMES_AT_ONCE = 64
+TRAINABLE = ("frame_size", "crop_size", "shrink", "encode", "stem")
+
+
+def _train_videos(annotations: Mapping[str, Any], manifests: list[Path]) -> dict[str, tuple[Any, Any]]:
+    """Video id → (annotation entry, manifest entry), for usable videos of the train split, sorted."""
+    probed: dict[str, Any] = {}
+    for path in manifests:
+        probed |= read_json(path)["videos"]
+    wanted = [video for video, entry in annotations["videos"].items() if entry["split"] == "train"]
+    usable = {
+        video: (annotations["videos"][video], probed[video])
+        for video in sorted(wanted)
+        if video in probed and probed[video]["status"] == "ok"
+    }
+    if len(usable) < len(wanted):
+        left = sorted(set(wanted) - set(usable))
+        log.warning("%d train videos are missing or damaged and left out: %s", len(left), ", ".join(left[:5]))
+    return usable
+
+
+def sampled_frames(path: Path, entry: Mapping[str, Any], clip: ClipSpec) -> Iterator[np.ndarray]:
+    """The frames (H, W, 3) uint8 of a video that the clip's rate policy picks, in order."""
+    with open_video(path, reader=entry["reader"]) as video:
+        if clip.policy == "native":
+            yield from (frame.image for frame in video)
+        else:
+            timed = ((frame.time, frame.image) for frame in video)
+            yield from resample(timed, rate=clip.rate, native_rate=float(entry["rate"]))
+
+
+def _shrunk(frames: Iterator[np.ndarray], backbone: Any) -> Iterator[np.ndarray]:
+    """The frames at the backbone's size, a few at a time."""
+    waiting: list[np.ndarray] = []
+    for frame in frames:
+        waiting.append(frame)
+        if len(waiting) == FRAMES_AT_ONCE:
+            yield backbone.shrink(torch.from_numpy(np.stack(waiting))).numpy()
+            waiting.clear()
+    if waiting:
+        yield backbone.shrink(torch.from_numpy(np.stack(waiting))).numpy()
+
+
+def decode(
+    videos: Mapping[str, tuple[Any, Any]], folder: Path, *, backbone: Any, clip: ClipSpec, scratch: Path
+) -> tsp_clips.Frames:
+    """Decode every video once, in order, to uint8 frames of the backbone's size.
+
+    They go to a nameless temporary file in `scratch` that is mapped into memory, so that memory stays bounded by what
+    the system can spare, and the file goes away with the process.
+    """
+    first, count, rates, total = [], [], [], 0
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        for _, entry in track(videos.values(), "decode", len(videos)):
+            frames = 0
+            for chunk in _shrunk(sampled_frames(folder / entry["path"], entry, clip), backbone):
+                file.write(np.ascontiguousarray(chunk).tobytes())
+                frames += len(chunk)
+            first.append(total)
+            count.append(frames)
+            rates.append(clip.rate or float(entry["rate"]))
+            total += frames
+        file.flush()
+        shape = (total, *backbone.frame_size, 3)
+        store = np.memmap(file, dtype=np.uint8, mode="r", shape=shape) if total else np.zeros(shape, np.uint8)
+    return tsp_clips.Frames(store, first, count, rates)
+
+
+def _save(backbone: nn.Module, path: Path, stamped: Mapping[str, Any]) -> None:
+    tensors = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
+    with publish(path) as partial:
+        save_file(tensors, partial, metadata={"tad_stamp": canonical(stamped)})
+
+
+def _split(table: tsp_clips.SegmentTable, videos: int, spec: PretrainSpec) -> list[tsp_clips.SegmentTable]:
+    """Segments of the videos to train on, and of those that are held out (none without `hold_out`)."""
+    aside = max(1, round(spec.hold_out * videos)) if spec.hold_out else 0
+    order = np.random.default_rng([spec.seed, videos]).permutation(videos).tolist()
+    return [table.of_videos(order[aside:]), table.of_videos(order[:aside])]
+
+
+def _checked_backbone(spec: PretrainSpec, weights: Path | None) -> Any:
+    backbone = plugins.load("backbones", spec.backbone.name)(**spec.backbone.settings)
+    missing = [name for name in TRAINABLE if not hasattr(backbone, name)]
+    if missing:
+        raise TadError(
+            f"backbone {spec.backbone.name}: cannot be trained here (it has no {', '.join(missing)}); "
+            "give its published weights in config.yaml instead"
+        )
+    return load_weights(weights, backbone) if weights else backbone
+
+
+def _fit(trainer: tsp.Trainer, tables: list[tsp_clips.SegmentTable], kept: Path, save: Any) -> dict[str, Any]:
+    """Train all epochs; the facts of the epoch whose weights lie in `kept` at the end."""
+    epochs: list[dict[str, Any]] = []
+    best: dict[str, Any] = {}
+    for epoch in range(trainer.spec.epochs):
+        loss = trainer.epoch(epoch, tables[0])
+        if not np.isfinite(loss):
+            stays = f"the weights of epoch {best['epoch']} stay in {kept}" if best else "no epoch was finished"
+            raise TadError(f"pretrain: loss {loss} in epoch {epoch + 1}: lower lr_backbone or lr_heads; {stays}")
+        score = trainer.score(tables[1])
+        facts = {"epoch": epoch + 1, "loss": round(loss, 6), "action": score.action, "region": score.region}
+        epochs.append(facts)
+        log.info("epoch %d: loss %.4f%s", epoch + 1, loss, _held_out(score))
+        if not best or not len(tables[1]) or score.mean > best["mean"]:
+            best = {**facts, "mean": score.mean}
+            save(trainer.backbone, kept / "backbone.safetensors", best)
+        write_json(kept / "epochs.json", epochs)
+    return best
+
+
+def _held_out(score: tsp.Score) -> str:
+    parts = [("action", score.action), ("region", score.region)]
+    told = [f"{name} {share:.3f}" for name, share in parts if share is not None]
+    return f"; held out: {', '.join(told)}" if told else ""
+
+
+def pretrain(
+    annotations: Path, manifests: list[Path], videos_folder: Path, out: Path, *, spec: PretrainSpec, kept: Path,
+    device: str = "cpu", weights: Path | None = None,
+) -> Path:
+    """Train a clip encoder on the train split and write its weights to `out` (.safetensors).
+
+    Args:
+        annotations: what `annotate` wrote.
+        manifests: all shards that `probe` wrote.
+        videos_folder: where the manifest's paths start.
+        spec: the settings.
+        kept: folder of the best weights so far and of `epochs.json`; they stay when the training fails.
+        device: torch's name of it.
+        weights: encoder to start from; from scratch without.
+
+    Raises:
+        TadError: no usable clip, a backbone that cannot be trained, or a loss that is not finite.
+    """
+    inputs = {"annotations": expect(annotations, stage="annotate")["identity"]}
+    inputs |= {f"videos/{path.name}": expect(path, stage="probe")["identity"] for path in manifests}
+    table_file = read_json(annotations)
+    videos = _train_videos(table_file, manifests)
+    classes = {label: k for k, label in enumerate(table_file["labels"])}
+    with torch.random.fork_rng(devices=[]), torch.backends.cudnn.flags(benchmark=False, deterministic=True):
+        torch.manual_seed(spec.seed)
+        backbone = _checked_backbone(spec, weights)
+        kept.mkdir(parents=True, exist_ok=True)
+        frames = decode(videos, videos_folder, backbone=backbone, clip=spec.clip, scratch=kept)
+        table = _segments(videos, frames, classes, spec)
+        tables = _split(table, len(videos), spec)
+        if not (tables[0].labels_S >= 0).any():
+            remedy = "shorten clip.length or set pretrain.short_segments to extend"
+            raise TadError(f"{annotations}: no clip of an action can be cut for training; {remedy}")
+        counts = (len(videos), len(table), len(tables[1]), table.dropped)
+        log.info("%d videos; %d segments, %d of them held out; %d others are too short", *counts)
+        trainer = tsp.Trainer(backbone, frames, num_classes=len(classes), spec=spec, device=device)
+
+        def save(module: nn.Module, path: Path, facts: dict[str, Any]) -> None:
+            _save(module, path, stamp("pretrain", spec.model_dump(mode="json"), inputs, labels=list(classes), **facts))
+
+        _fit(trainer, tables, kept, save)
+    with publish(out) as partial:
+        shutil.copyfile(kept / "backbone.safetensors", partial)
+    return out
+
+
+def _segments(
+    videos: Mapping[str, tuple[Any, Any]], frames: tsp_clips.Frames, classes: Mapping[str, int], spec: PretrainSpec
+) -> tsp_clips.SegmentTable:
+    durations = [count / rate for count, rate in zip(frames.count, frames.rates, strict=True)]
+    return tsp_clips.segment_table(
+        [entry for entry, _ in videos.values()], durations, classes,
+        clip_seconds=[spec.clip.length / rate for rate in frames.rates], short=spec.short_segments,
+    )

@@ -1,0 +1,59 @@
+"""torchvision, made importable beside a CPU build of torch; all imports of torchvision go through here."""
+
+import importlib
+import sys
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+from tad.errors import TadError
+
+SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+
+
+@cache
+def _schemas() -> Any:
+    """The two op schemas that torchvision registers fakes for; the library lives as long as the cache holds it."""
+    import torch
+
+    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+    for op in ("nms", "qnms"):
+        library.define(op + SCHEMA)  # type: ignore[no-untyped-call]
+    return library
+
+
+@cache
+def torchvision() -> ModuleType:
+    """The package torchvision.
+
+    PyPI's wheel is a CUDA build: beside a CPU torch its compiled ops do not load and the import ends with "operator
+    torchvision::nms does not exist". Then, and only then, the missing schemas are defined and the import is repeated:
+    models and transforms work, the compiled ops (`ops.nms`, image files) stay unavailable.
+
+    Raises:
+        TadError: torchvision is not installed.
+    """
+    try:
+        return importlib.import_module("torchvision")
+    except ModuleNotFoundError:
+        raise TadError("torchvision: not installed; pip install torchvision") from None
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        del sys.modules[name]
+    _schemas()
+    return importlib.import_module("torchvision")
+
+
+def pytorchvideo_models(name: str) -> ModuleType:
+    """The module `pytorchvideo.models.<name>`; it needs an importable torchvision.
+
+    Raises:
+        TadError: pytorchvideo is not installed.
+    """
+    torchvision()
+    try:
+        return importlib.import_module(f"pytorchvideo.models.{name}")
+    except ModuleNotFoundError as error:
+        raise TadError(f"pytorchvideo: cannot be imported ({error}); pip install pytorchvideo==0.1.5") from None
