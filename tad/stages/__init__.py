@@ -1,0 +1,1 @@
+"""The stages: input paths and one spec in, one artefact out."""
