@@ -1,0 +1,1 @@
+"""Feature sequences → candidate segments, one module and one YAML per method."""

@@ -1,0 +1,150 @@
+"""ActionFormer: a pyramid of local self-attention over snippet features, classified and regressed at every point.
+
+Zhang, Wu, Li: ActionFormer: Localizing Moments of Actions with Transformers, ECCV 2022.
+"""
+
+# B videos, T snippets, C channels, N chosen points
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from tad.errors import TadError
+from tad.layers.attention import ConvAttention
+from tad.layers.detector import Chosen, Outputs, PointDetector
+from tad.layers.heads import ClassHead, OffsetHead
+from tad.layers.masked import ChannelNorm, ScaledDropPath, halve, max_pool, zero_outside
+from tad.layers.pyramid import LevelNorms, Pyramid
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm transformer block; a halving one strides in the depth-wise convolutions before attention."""
+
+    def __init__(
+        self, channels: int, *, heads: int, window: int, mlp_dim: int, dropout: float, droppath: float, halves: bool
+    ) -> None:
+        super().__init__()
+        self.halves = halves
+        self.ln1 = ChannelNorm(channels)
+        self.ln2 = ChannelNorm(channels)
+        self.attn = ConvAttention(channels, heads=heads, window=window, stride=2 if halves else 1, dropout=dropout)
+        self.mlp = nn.Sequential(
+            nn.Conv1d(channels, mlp_dim, 1),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Conv1d(mlp_dim, channels, 1),
+            nn.Dropout(dropout),
+        )
+        self.drop_path_attn = ScaledDropPath(channels, probability=droppath)
+        self.drop_path_mlp = ScaledDropPath(channels, probability=droppath)
+
+    def forward(self, x_BCT: Tensor, mask_B1T: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, T) and its mask → the same, of half the length if the block halves."""
+        attended_BCT = self.attn(self.ln1(x_BCT), mask_B1T)
+        if self.halves:
+            x_BCT = max_pool(x_BCT, mask_B1T, masked=False)
+            mask_B1T = halve(mask_B1T)
+        x_BCT = zero_outside(x_BCT, mask_B1T) + self.drop_path_attn(attended_BCT)
+        x_BCT = x_BCT + self.drop_path_mlp(zero_outside(self.mlp(self.ln2(x_BCT)), mask_B1T))
+        return x_BCT, mask_B1T
+
+
+class Detector(PointDetector):
+    """The published ActionFormer; settings are explained in actionformer.yaml."""
+
+    class_offsets: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        *,
+        feature_dim: int,
+        num_classes: int,
+        max_length: int,
+        embed_dim: int,
+        embed_layers: int,
+        embed_kernel: int,
+        use_position: bool,
+        num_heads: int,
+        windows: Sequence[int],
+        stem_layers: int,
+        mlp_dim: int,
+        dropout: float,
+        droppath: float,
+        head_dim: int,
+        head_layers: int,
+        head_kernel: int,
+        class_prior: float,
+        regression_ranges: Sequence[Sequence[float]],
+        center_radius: float,
+        label_smoothing: float,
+        loss_weight: float,
+        init_loss_norm: float,
+        input_noise: float,
+        buffer_factor: float,
+    ) -> None:
+        levels = len(regression_ranges)
+        if len(windows) != levels:
+            raise TadError(f"settings.windows: {list(windows)}: needs one per level of settings.regression_ranges ({levels})")
+        if embed_dim % num_heads:
+            raise TadError(f"settings.num_heads: {num_heads}: must divide settings.embed_dim ({embed_dim})")
+        strides = [2**level for level in range(levels)]
+        super().__init__(
+            feature_dim=feature_dim,
+            num_classes=num_classes,
+            max_length=max_length,
+            multiple=max(s * (w // 2 * 2) if w > 1 else s for s, w in zip(strides, windows, strict=True)),
+            ranges=regression_ranges,
+            radius=center_radius,
+            label_smoothing=label_smoothing,
+            loss_weight=loss_weight,
+            init_loss_norm=init_loss_norm,
+            input_noise=input_noise,
+            iou_weight_power=0.0,
+            buffer_factor=buffer_factor,
+            masked=False,
+        )
+
+        def block(level: int, *, halves: bool) -> TransformerBlock:
+            return TransformerBlock(
+                embed_dim,
+                heads=num_heads,
+                window=windows[level],
+                mlp_dim=mlp_dim,
+                dropout=dropout,
+                droppath=droppath,
+                halves=halves,
+            )
+
+        self.backbone = Pyramid(
+            feature_dim,
+            embed_dim,
+            kernel=embed_kernel,
+            layers=embed_layers,
+            stem=[block(0, halves=False) for _ in range(stem_layers)],
+            branch=[block(level, halves=True) for level in range(1, levels)],
+            max_length=max_length if use_position else 0,
+            masked=False,
+        )
+        self.neck = LevelNorms(embed_dim, levels=levels, masked=False)
+        self.cls_head = ClassHead(
+            embed_dim,
+            head_dim,
+            classes=num_classes,
+            kernel=head_kernel,
+            layers=head_layers,
+            prior=class_prior,
+            masked=False,
+        )
+        self.reg_head = OffsetHead(
+            embed_dim, head_dim, outputs=2, kernel=head_kernel, layers=head_layers, levels=levels, masked=False
+        )
+
+    def heads(self, features: list[Tensor], masks: list[Tensor]) -> Outputs:
+        """Class logits and distances."""
+        return Outputs(masks=masks, logits=self.cls_head(features, masks), offsets=self.reg_head(features, masks))
+
+    def decode(self, outputs: Outputs, level: int, chosen: Chosen) -> Tensor:
+        """The distances as they are; classes share them."""
+        video_N, point_N, _ = chosen
+        return outputs.offsets[level][video_N, :, point_N].float()

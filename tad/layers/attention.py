@@ -1,0 +1,93 @@
+"""Self-attention of ActionFormer and MSE: depth-wise convolutions before the projections, global or in a window."""
+
+# B videos, H heads, D channels of a head, T snippets, C = H·D channels, N query blocks, J keys of a block
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tad.layers.masked import ChannelNorm, MaskedConv1d
+
+FAR = -1.0e4  # finite, so that a padded query whose keys are all padding stays a number; exp(FAR) is 0 in float32
+QUERIES = 32  # queries of a block of local attention
+
+
+def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where a key may be seen, FAR elsewhere."""
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, FAR)
+
+
+def global_attention(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, mask_B1T: Tensor) -> Tensor:
+    """Every query sees every real key; (B, H, T, D)."""
+    bias_B11T = additive(mask_B1T[:, :, None], q_BHTD.dtype)
+    return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, attn_mask=bias_B11T)
+
+
+def local_attention(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, mask_B1T: Tensor, *, reach: int) -> Tensor:
+    """Query t sees the real keys in [t - reach, t + reach]; (B, H, T, D).
+
+    Blocks of queries against the keys around them: the memory is T · (block + 2·reach), not T².
+    """
+    batch, heads, length, dim = q_BHTD.shape
+    blocks = -(-length // QUERIES)
+    spare = blocks * QUERIES - length
+    width = QUERIES + 2 * reach
+
+    def around(x_BHTD: Tensor) -> Tensor:
+        padded = F.pad(x_BHTD, (0, 0, reach, reach + spare))
+        x_BHNDJ = padded.unfold(2, width, QUERIES)
+        return x_BHNDJ.permute(0, 2, 1, 4, 3).reshape(batch * blocks, heads, width, dim)
+
+    q_BHTD = F.pad(q_BHTD, (0, 0, 0, spare))
+    q_ZHQD = q_BHTD.view(batch, heads, blocks, QUERIES, dim).transpose(1, 2).reshape(-1, heads, QUERIES, dim)
+    real_BNJ = F.pad(mask_B1T[:, 0], (reach, reach + spare)).unfold(1, width, QUERIES)
+    offset_QJ = torch.arange(width, device=q_BHTD.device) - torch.arange(QUERIES, device=q_BHTD.device)[:, None]
+    band_QJ = (offset_QJ >= 0) & (offset_QJ <= 2 * reach)
+    allowed_ZQJ = (real_BNJ[:, :, None] & band_QJ).reshape(batch * blocks, 1, QUERIES, width)
+    bias = additive(allowed_ZQJ, q_BHTD.dtype)
+    y_ZHQD = F.scaled_dot_product_attention(q_ZHQD, around(k_BHTD), around(v_BHTD), attn_mask=bias)
+    y_BHTD = y_ZHQD.view(batch, blocks, heads, QUERIES, dim).transpose(1, 2).reshape(batch, heads, -1, dim)
+    return y_BHTD[:, :, :length]
+
+
+class ConvAttention(nn.Module):
+    """Masked multi-head attention over a sequence, at its own resolution or at half of it.
+
+    Args:
+        channels: width in and out.
+        heads: divides `channels`.
+        window: odd number of keys that a query sees, centred on it; -1: all.
+        stride: 1, or 2 to halve the sequence (in the depth-wise convolutions).
+        dropout: of the output projection.
+    """
+
+    def __init__(self, channels: int, *, heads: int, window: int = -1, stride: int = 1, dropout: float = 0.0) -> None:
+        super().__init__()
+        assert channels % heads == 0, (channels, heads)
+        self.heads, self.window, self.stride = heads, window, stride
+        for name in ("query", "key", "value"):
+            conv = MaskedConv1d(channels, channels, kernel=3, stride=stride, groups=channels, bias=False)
+            self.add_module(f"{name}_conv", conv)
+            self.add_module(f"{name}_norm", ChannelNorm(channels))
+        for name in ("key", "query", "value", "proj"):
+            self.add_module(name, nn.Conv1d(channels, channels, 1))
+        self.dropout = nn.Dropout(dropout)
+
+    def _project(self, name: str, x_BCT: Tensor, mask_B1T: Tensor) -> Tensor:
+        modules = self._modules
+        x_BCT = modules[f"{name}_norm"](modules[f"{name}_conv"](x_BCT, mask_B1T))  # type: ignore[misc]
+        x_BCT = modules[name](x_BCT)  # type: ignore[misc]
+        batch, channels, length = x_BCT.shape
+        return x_BCT.view(batch, self.heads, channels // self.heads, length).transpose(2, 3)
+
+    def forward(self, x_BCT: Tensor, mask_B1T: Tensor) -> Tensor:
+        """(B, C, T) → (B, C, T / stride), zero outside the mask."""
+        q_BHTD, k_BHTD, v_BHTD = (self._project(name, x_BCT, mask_B1T) for name in ("query", "key", "value"))
+        mask_B1T = mask_B1T[:, :, :: self.stride]
+        if self.window > 1:
+            y_BHTD = local_attention(q_BHTD, k_BHTD, v_BHTD, mask_B1T, reach=self.window // 2)
+        else:
+            y_BHTD = global_attention(q_BHTD, k_BHTD, v_BHTD, mask_B1T)
+        y_BCT = y_BHTD.transpose(2, 3).reshape(x_BCT.shape[0], x_BCT.shape[1], -1)
+        y_BCT = self.dropout(self.proj(y_BCT))
+        return y_BCT * mask_B1T.to(y_BCT.dtype)

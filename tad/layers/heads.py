@@ -1,0 +1,121 @@
+"""Heads shared by all levels: class scores, and offsets from a point to the two borders."""
+
+# B videos, T snippets of a level, C channels, K classes, N chosen (video, point, class) triples, J bins
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tad.layers.masked import ChannelNorm, MaskedConv1d, Scale, zero_outside
+
+NOWHERE = -1.0e4  # logit of a boundary where there is no data: its softmax is 0 and, being finite, never NaN
+
+
+class _Tower(nn.Module):
+    """`layers` - 1 times convolution, norm, ReLU; subclasses add the last convolution."""
+
+    def __init__(self, inputs: int, channels: int, *, kernel: int, layers: int, masked: bool) -> None:
+        super().__init__()
+        self.masked = masked
+        widths = [inputs, *[channels] * (layers - 1)]
+        self.head = nn.ModuleList(
+            MaskedConv1d(widths[i], widths[i + 1], kernel=kernel, bias=False) for i in range(layers - 1)
+        )
+        self.norm = nn.ModuleList(ChannelNorm(channels) for _ in range(layers - 1))
+
+    def tower(self, x_BCT: Tensor, mask_B1T: Tensor) -> Tensor:
+        for conv, norm in zip(self.head, self.norm, strict=True):
+            x_BCT = F.relu(norm(conv(x_BCT, mask_B1T)))
+            x_BCT = zero_outside(x_BCT, mask_B1T) if self.masked else x_BCT
+        return x_BCT
+
+
+class ClassHead(_Tower):
+    """A logit per class and point, zero outside the mask.
+
+    Args:
+        inputs: channels of the levels.
+        channels: width of the hidden layers.
+        classes: K.
+        kernel: of every convolution.
+        layers: convolutions in all.
+        prior: probability of every class at the start (focal loss is unstable from 0.5: RetinaNet, section 3.3).
+        masked: zero the padding between the convolutions.
+    """
+
+    def __init__(
+        self, inputs: int, channels: int, *, classes: int, kernel: int, layers: int, prior: float, masked: bool
+    ) -> None:
+        super().__init__(inputs, channels, kernel=kernel, layers=layers, masked=masked)
+        self.cls_head = MaskedConv1d(channels, classes, kernel=kernel)
+        assert self.cls_head.conv.bias is not None
+        nn.init.constant_(self.cls_head.conv.bias, -math.log((1 - prior) / prior))
+
+    def forward(self, features: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
+        """(B, C, T) per level → (B, K, T) per level."""
+        return [
+            self.cls_head(self.tower(x_BCT, mask), mask) for x_BCT, mask in zip(features, masks, strict=True)
+        ]
+
+
+class OffsetHead(_Tower):
+    """Non-negative outputs per point: two distances, or the centre logits of the trident head."""
+
+    def __init__(
+        self, inputs: int, channels: int, *, outputs: int, kernel: int, layers: int, levels: int, masked: bool
+    ) -> None:
+        super().__init__(inputs, channels, kernel=kernel, layers=layers, masked=masked)
+        self.scale = nn.ModuleList(Scale() for _ in range(levels))
+        self.offset_head = MaskedConv1d(channels, outputs, kernel=kernel)
+
+    def forward(self, features: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
+        """(B, C, T) per level → (B, outputs, T) per level."""
+        return [
+            F.relu(scale(self.offset_head(self.tower(x_BCT, mask), mask)))
+            for scale, x_BCT, mask in zip(self.scale, features, masks, strict=True)
+        ]
+
+
+def trident_offsets(
+    start_BKT: Tensor,
+    end_BKT: Tensor,
+    centre_BJT: Tensor,
+    mask_B1T: Tensor,
+    chosen: tuple[Tensor, Tensor, Tensor],
+    *,
+    bins: int,
+    masked: bool,
+) -> Tensor:
+    """Distances (N, 2) from the chosen points to their borders, in strides of the level (TriDet, section 3.3).
+
+    A distance is the expectation over the bins 0…`bins` of a softmax over the boundary logits beside the point plus the
+    point's own centre logits. Only what is chosen is decoded: a softmax over all classes and points costs 15 times as much.
+
+    Args:
+        start_BKT: start logits.
+        end_BKT: end logits.
+        centre_BJT: 2·(`bins` + 1) centre logits per point, left ones first.
+        mask_B1T: where there is data.
+        chosen: videos, points and classes, each (N,).
+        bins: farthest distance.
+        masked: boundaries outside the data have probability 0; otherwise they have the logit 0, as published.
+    """
+    video_N, point_N, class_N = chosen
+    outside = NOWHERE if masked else 0.0
+    if masked:
+        start_BKT, end_BKT = (x.masked_fill(~mask_B1T, NOWHERE) for x in (start_BKT, end_BKT))
+    start_BKT = F.pad(start_BKT, (bins, 0), value=outside)
+    end_BKT = F.pad(end_BKT, (0, bins), value=outside)
+    steps_J = torch.arange(bins + 1, device=point_N.device)
+    at = (video_N[:, None], class_N[:, None], point_N[:, None] + steps_J)
+    centre_N2J = centre_BJT.transpose(1, 2)[video_N, point_N].view(-1, 2, bins + 1)
+    left_NJ = torch.softmax(start_BKT[at].float() + centre_N2J[:, 0].float(), dim=1)
+    right_NJ = torch.softmax(end_BKT[at].float() + centre_N2J[:, 1].float(), dim=1)
+    left_N = left_NJ @ (bins - steps_J).to(left_NJ.dtype)
+    right_N = right_NJ @ steps_J.to(right_NJ.dtype)
+    # the published guard looks at the right side for both
+    left_N = left_N.masked_fill(torch.isnan(left_N if masked else right_N), 0.0)
+    right_N = right_N.masked_fill(torch.isnan(right_N), 0.0)
+    return torch.stack([left_N, right_N], dim=1)

@@ -1,0 +1,67 @@
+"""Instances → targets of the points, and the two losses on them."""
+
+# P points of all levels, N instances, K classes
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tad.layers.types import Targets
+
+EPSILON = 1e-8
+SAME_LENGTH = 1e-3  # instances within this many snippets of the shortest one share its points
+
+
+def label_points(
+    points_P4: Tensor, targets: Targets, *, classes: int, radius: float
+) -> tuple[Tensor, Tensor]:
+    """Classes (P, K) of 0 and 1, and offsets (P, 2) to the borders in strides, of one video's points.
+
+    A point belongs to the shortest instance whose centre lies within `radius` strides of it (and that contains it) and
+    whose farther border lies in the point's range; instances of equal length add their class (ActionFormer,
+    section 3.4). Points without an instance are background: zeros.
+    """
+    position_P1, low_P1, high_P1, stride_P1 = points_P4[:, :, None].unbind(1)
+    count = targets.segments_N2.shape[0]
+    if count == 0:
+        return points_P4.new_zeros(len(points_P4), classes), points_P4.new_zeros(len(points_P4), 2)
+    start_N, end_N = targets.segments_N2.to(points_P4).unbind(1)
+    left_PN, right_PN = position_P1 - start_N, end_N - position_P1
+    centre_N = 0.5 * (start_N + end_N)
+    from_PN = torch.maximum(centre_N - radius * stride_P1, start_N)
+    to_PN = torch.minimum(centre_N + radius * stride_P1, end_N)
+    inside_PN = torch.minimum(position_P1 - from_PN, to_PN - position_P1) > 0
+    farther_PN = torch.maximum(left_PN, right_PN)
+    fits_PN = inside_PN & (farther_PN >= low_P1) & (farther_PN <= high_P1)
+    length_PN = (end_N - start_N).expand_as(fits_PN).masked_fill(~fits_PN, float("inf"))
+    shortest_P, winner_P = length_PN.min(dim=1)
+    shares_PN = (length_PN <= shortest_P[:, None] + SAME_LENGTH) & fits_PN
+    one_hot_NK = F.one_hot(targets.labels_N, classes).to(points_P4)
+    classes_PK = (shares_PN.to(points_P4.dtype) @ one_hot_NK).clamp(0, 1)
+    index_P1 = winner_P[:, None]
+    offsets_P2 = torch.cat([left_PN.gather(1, index_P1), right_PN.gather(1, index_P1)], dim=1)
+    return classes_PK, offsets_P2 / stride_P1
+
+
+def focal_loss(logits: Tensor, targets: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Sigmoid focal loss of each element against soft targets in [0, 1] (RetinaNet, equation 5)."""
+    logits = logits.float()
+    p = torch.sigmoid(logits)
+    agreement = p * targets + (1 - p) * (1 - targets)
+    weight = alpha * targets + (1 - alpha) * (1 - targets)
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return weight * (1 - agreement) ** gamma * cross_entropy
+
+
+def offset_iou(predicted_N2: Tensor, target_N2: Tensor) -> Tensor:
+    """tIoU (N,) of segments given as non-negative distances (left, right) from a common point."""
+    overlap_N = torch.minimum(predicted_N2, target_N2).sum(dim=1)
+    union_N = predicted_N2.sum(dim=1) + target_N2.sum(dim=1) - overlap_N
+    return overlap_N / union_N.clamp(min=EPSILON)
+
+
+def distance_iou_loss(predicted_N2: Tensor, target_N2: Tensor) -> Tensor:
+    """1 - tIoU + (distance of the centres / length of the hull)², (N,) (DIoU loss in one dimension)."""
+    hull_N = torch.maximum(predicted_N2, target_N2).sum(dim=1)
+    centre_N = 0.5 * (predicted_N2[:, 1] - predicted_N2[:, 0] - target_N2[:, 1] + target_N2[:, 0])
+    return 1 - offset_iou(predicted_N2, target_N2) + (centre_N / hull_N.clamp(min=EPSILON)).square()

@@ -1,0 +1,112 @@
+"""TriDet's granularity block (SGP): depth-wise convolutions instead of attention; MSE builds on it."""
+
+# B videos, T snippets, C channels
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tad.errors import TadError
+from tad.layers.masked import (
+    ChannelNorm,
+    ScaledDropPath,
+    group_norm,
+    halve,
+    max_pool,
+    time_mean,
+    zero_outside,
+)
+
+GROUPS = 16
+LIVE_STD = 0.1  # spread of the corrected block's live kernels where the published ones start at zero
+
+
+def odd_kernel(kernel: int, factor: float) -> int:
+    """Width of the second window: round((kernel + 1) · factor), plus 1 if even."""
+    width = round((kernel + 1) * factor)
+    return width if width % 2 == 1 else width + 1
+
+
+class GranularBlock(nn.Module):
+    """Max-pooling (when halving), an instant and a window branch of depth-wise convolutions, a group-normed MLP.
+
+    Args:
+        channels: multiple of 16.
+        mlp_dim: hidden width of the MLP.
+        kernel: width of the window branch.
+        factor: width of its second kernel, see `odd_kernel`.
+        init_std: of the five branch kernels. At 0 the published block starts on a saddle that it never leaves: both
+            factors of both products are zero, and so is every gradient. The corrected one then starts with one factor
+            of each product at zero and its partner alive.
+        droppath: stochastic depth; a halving block has it and a scale per channel, one at full resolution has neither.
+        halves: whether the block halves the sequence.
+        masked: corrected face: padding changes nothing.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        mlp_dim: int,
+        kernel: int,
+        factor: float,
+        init_std: float,
+        droppath: float,
+        halves: bool,
+        masked: bool,
+    ) -> None:
+        super().__init__()
+        if channels % GROUPS:
+            raise TadError(f"settings.embed_dim: {channels}: must be a multiple of {GROUPS}, the groups of its GroupNorm")
+        self.halves, self.masked = halves, masked
+        self.ln = ChannelNorm(channels)
+        self.gn = nn.GroupNorm(GROUPS, channels)
+        widths = {"psi": kernel, "fc": 1, "convw": kernel, "convkw": odd_kernel(kernel, factor), "global_fc": 1}
+        for name, width in widths.items():
+            conv = nn.Conv1d(channels, channels, width, padding=width // 2, groups=channels)
+            saddle = masked and init_std == 0
+            std = LIVE_STD * (name not in ("psi", "fc")) if saddle else init_std
+            nn.init.normal_(conv.weight, 0.0, std)
+            self.add_module(name, conv)
+        self.mlp = nn.Sequential(nn.Conv1d(channels, mlp_dim, 1), nn.GELU(), nn.Conv1d(mlp_dim, channels, 1))
+        for name in ("drop_path_out", "drop_path_mlp"):
+            self.add_module(name, ScaledDropPath(channels, probability=droppath) if halves else nn.Identity())
+
+    def products(self, u_BCT: Tensor, mask_B1T: Tensor) -> tuple[Tensor, Tensor]:
+        """The instant branch F ⊙ g and the window branch (W + K) ⊙ P of normalised features."""
+        gate_BC1 = F.relu(self.global_fc(time_mean(u_BCT, mask_B1T, masked=self.masked)))
+        instant_BCT = self.fc(u_BCT) * gate_BC1
+        window_BCT = (self.convw(u_BCT) + self.convkw(u_BCT)) * self.psi(u_BCT)
+        return instant_BCT, window_BCT
+
+    def normed(self, x_BCT: Tensor, mask_B1T: Tensor) -> Tensor:
+        """The block's channel norm; padding stays zero in the corrected face."""
+        u_BCT: Tensor = self.ln(x_BCT)
+        return zero_outside(u_BCT, mask_B1T) if self.masked else u_BCT
+
+    def fuse(self, u_BCT: Tensor, mask_B1T: Tensor) -> Tensor:
+        """What is added to the residual, from normalised features."""
+        instant_BCT, window_BCT = self.products(u_BCT, mask_B1T)
+        return instant_BCT + window_BCT + u_BCT
+
+    def forward(self, x_BCT: Tensor, mask_B1T: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, T) and its mask → the same, of half the length if the block halves."""
+        if self.halves:
+            x_BCT = max_pool(x_BCT, mask_B1T, masked=self.masked)
+            mask_B1T = halve(mask_B1T)
+        fused_BCT = self.fuse(self.normed(x_BCT, mask_B1T), mask_B1T)
+        x_BCT = zero_outside(x_BCT, mask_B1T) + self.drop_path_out(fused_BCT)
+        x_BCT = zero_outside(x_BCT, mask_B1T) if self.masked else x_BCT
+        normed_BCT = group_norm(x_BCT, mask_B1T, self.gn, masked=self.masked)
+        x_BCT = x_BCT + self.drop_path_mlp(self.mlp(normed_BCT))
+        return (zero_outside(x_BCT, mask_B1T) if self.masked else x_BCT), mask_B1T
+
+
+def check_face(face: str) -> bool:
+    """Whether the face is the corrected one.
+
+    Raises:
+        TadError: a face that does not exist.
+    """
+    if face not in ("parity", "corrected"):
+        raise TadError(f"settings.face: '{face}': write parity (the published function) or corrected")
+    return face == "corrected"
