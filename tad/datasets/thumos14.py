@@ -1,0 +1,167 @@
+"""THUMOS14's official text files, or a JSON file made from them → annotation table."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from tad.annotations import Instance, Table, Video, among, exclude
+from tad.datasets._parse import beside, labels_of, read_database, read_durations, read_text, seconds
+from tad.errors import TadError
+
+LABELS = (
+    "BaseballPitch",
+    "BasketballDunk",
+    "Billiards",
+    "CleanAndJerk",
+    "CliffDiving",
+    "CricketBowling",
+    "CricketShot",
+    "Diving",
+    "FrisbeeCatch",
+    "GolfSwing",
+    "HammerThrow",
+    "HighJump",
+    "JavelinThrow",
+    "LongJump",
+    "PoleVault",
+    "Shotput",
+    "SoccerPenalty",
+    "TennisSwing",
+    "ThrowDiscus",
+    "VolleyballSpiking",
+)
+AMBIGUOUS = "Ambiguous"
+# The three subset vocabularies in use. OpenTAD calls the official validation set training and the official test set
+# validation, so the video's own name decides, and the subset only has to be one of these.
+SUBSETS: Mapping[str, str] = MappingProxyType(
+    {"Validation": "train", "Test": "test", "training": "train", "train": "train", "testing": "test"}
+)
+SPLITS = {"video_validation_": "train", "video_test_": "test"}
+# Video → the largest variant (number of test videos) that leaves it out, and why.
+LEFT_OUT: Mapping[str, tuple[int, str]] = MappingProxyType(
+    {
+        "video_test_0001292": (212, "only Ambiguous segments, no instance of the 20 classes"),
+        "video_test_0000270": (211, "wrong annotations: 29 HammerThrow that the video does not show, 22 past its end"),
+        "video_test_0001496": (210, "wrong annotations: 18 CricketShot that the video does not show"),
+    }
+)
+VARIANTS = (213, 212, 211, 210)
+KNOWN: Mapping[str, str] = MappingProxyType({"beyond": "keep"})
+FILE = re.compile(r"(?P<label>[A-Za-z]+)_(?P<part>val|test)\.txt")
+
+
+def _split(video_id: str, where: str) -> str:
+    for prefix, split in SPLITS.items():
+        if video_id.startswith(prefix):
+            return split
+    raise TadError(
+        f"{where}: '{video_id}' is no THUMOS14 video (video_validation_… or video_test_…); for own data use csv"
+    )
+
+
+def _text_files(folder: Path) -> dict[str, dict[str, Path]]:
+    """Part (val, test) → label → file, from the folder and its subfolders."""
+    found: dict[str, dict[str, Path]] = {"val": {}, "test": {}}
+    for path in sorted(folder.rglob("*.txt")):
+        match = FILE.fullmatch(path.name)
+        if match is None:
+            continue
+        label, part = match["label"], match["part"]
+        if label not in (*LABELS, AMBIGUOUS):
+            raise TadError(f"{path}: '{label}' is no class of THUMOS14; {among(label, [*LABELS, AMBIGUOUS])}")
+        if label in found[part]:
+            raise TadError(f"{path}: {found[part][label]} is the same file again; keep one of them")
+        found[part][label] = path
+    for part, files in found.items():
+        missing = [label for label in (*LABELS, AMBIGUOUS) if label not in files]
+        if missing:
+            names = ", ".join(f"{label}_{part}.txt" for label in missing)
+            raise TadError(f"{folder}: {names} missing; unpack the official {part} annotations into this folder")
+    return found
+
+
+def _lines(path: Path, part: str) -> Iterator[tuple[str, Instance]]:
+    """Video id and segment of each line `video start end`; the label is the file's name."""
+    label = path.name.partition("_")[0]
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        where, words = f"{path}: line {number}", line.split()
+        if not words:
+            continue
+        if len(words) != 3:
+            raise TadError(f"{where}: '{line.strip():.60}' is not 'video start end'; download the file again")
+        if _split(words[0], where) != {"val": "train", "test": "test"}[part]:
+            raise TadError(f"{where}: video '{words[0]}' does not belong to the {part} files; remove the line")
+        yield (
+            words[0],
+            Instance(seconds(words[1], where), seconds(words[2], where), label, f"{path.name} line {number}"),
+        )
+
+
+def _read_folder(folder: Path, durations: Mapping[str, float]) -> dict[str, Video]:
+    instances: dict[str, list[Instance]] = {}
+    for part, files in _text_files(folder).items():
+        for label in (*LABELS, AMBIGUOUS):
+            for video_id, instance in _lines(files[label], part):
+                instances.setdefault(video_id, []).append(instance)
+    return {
+        video_id: Video(
+            split=_split(video_id, str(folder)),
+            duration=durations.get(video_id),
+            instances=tuple(i for i in found if i.label != AMBIGUOUS),
+            ambiguous=tuple((i.start, i.end) for i in found if i.label == AMBIGUOUS),
+        )
+        for video_id, found in sorted(instances.items())
+    }
+
+
+def _read_json(source: Path, durations: Mapping[str, float]) -> dict[str, Video]:
+    videos = read_database(source, splits=SUBSETS, ambiguous=AMBIGUOUS)
+    return {
+        video_id: Video(
+            split=_split(video_id, str(source)),
+            duration=video.duration if video.duration is not None else durations.get(video_id),
+            instances=video.instances,
+            ambiguous=video.ambiguous,
+        )
+        for video_id, video in videos.items()
+    }
+
+
+def _select(source: Path, table: Table, variant: int) -> Table:
+    """The table under a variant of the test set; each video that is left out is listed, present in the file or not."""
+    if variant not in VARIANTS:
+        raise TadError(f"setting variant: {variant}; the test sets in use have {', '.join(map(str, VARIANTS))} videos")
+    out = {video_id: why for video_id, (largest, why) in LEFT_OUT.items() if variant <= largest}
+    lacking = [video_id for video_id in LEFT_OUT if video_id not in out and video_id not in table.videos]
+    total = len(table.split("test"))
+    if lacking and total >= min(VARIANTS):  # a smaller file is a subset, for which no variant is claimed
+        hint = f"set variant: {total}, or use the official text files"
+        raise TadError(f"{source}: variant {variant} needs {', '.join(lacking)}, which the file lacks; {hint}")
+    present = exclude(table, {video_id: why for video_id, why in out.items() if video_id in table.videos})
+    present.excluded.update(out)
+    return present
+
+
+def read(source: Path, *, variant: int = 212, duration_file: str = "", known: Mapping[str, str] = KNOWN) -> Table:
+    """The table of THUMOS14: official validation videos train, official test videos test.
+
+    Args:
+        source: a folder with the official text files (`HighJump_val.txt`, `HighJump_test.txt`, …, in subfolders too),
+            or the JSON of ActionFormer, OpenTAD or G-TAD.
+        variant: number of test videos, which names the protocol (see `LEFT_OUT`).
+        duration_file: durations where the source has none, see `tad.datasets._parse.read_durations`.
+        known: what the check does with the kinds of defect that the official files have.
+
+    Raises:
+        TadError: the file, the video and entry or line, and the remedy.
+    """
+    source = Path(source)
+    durations = read_durations(beside(source, duration_file)) if duration_file else {}
+    videos = _read_folder(source, durations) if source.is_dir() else _read_json(source, durations)
+    unknown = set(labels_of(videos)) - set(LABELS)
+    if unknown:
+        label = min(unknown)
+        video_id = next(v for v, video in videos.items() if any(i.label == label for i in video.instances))
+        raise TadError(f"{source}: video '{video_id}': unknown label '{label}'; {among(label, list(LABELS))}")
+    return _select(source, Table("thumos14", LABELS, videos, known=dict(known)), variant)
