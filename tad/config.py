@@ -36,6 +36,7 @@ class DatasetRow(Spec):
         default=16, ge=1, le=99, description="manifest and feature shards; changing it moves every video"
     )
     eval: Settings = {}
+    render: Settings = Field(default={}, description="what the renderer is told, for datasets that the workflow makes")
 
 
 class FeatureRow(Spec):
@@ -202,11 +203,12 @@ class Config:
         return resolved
 
     def resolve_dataset(self, name: str) -> Resolved:
-        """Sections `settings` and `eval` of a dataset."""
+        """Sections `settings`, `eval` and `render` of a dataset."""
         row = self.dataset(name)
-        resolved = self._layers("datasets", self.format(name), ("settings", "eval"), [name])
+        resolved = self._layers("datasets", self.format(name), ("settings", "eval", "render"), [name])
         resolved.lay("settings", row.settings, f"{self.source} datasets.{name}")
         resolved.lay("eval", row.eval, f"{self.source} datasets.{name}")
+        resolved.lay("render", row.render, f"{self.source} datasets.{name}")
         return resolved
 
     def resolve_features(self, name: str, dataset: str) -> Resolved:

@@ -6,7 +6,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from tad import plugins, provenance
+from tad import provenance
 from tad.config import Config
 from tad.files import HashCache, digest, read_json
 from tad.video.listing import list_videos, shard_of
@@ -90,7 +90,7 @@ class Workflow:
         return dataset in self.config.generated
 
     def _render_settings(self, dataset: str) -> dict[str, Any]:
-        return dict(plugins.document("datasets", self.config.format(dataset))["render"])
+        return self.config.resolve_dataset(dataset).sections["render"]
 
     def render_settings(self, wildcards: Any) -> str:
         """Arguments of the renderer."""
@@ -130,7 +130,7 @@ class Workflow:
         receipt = Path(f"results/data/{dataset}/dataset.json")
         if receipt.is_file():
             return {v: str(facts["content_key"]) for v, facts in read_json(receipt)["videos"].items()}
-        return {f"{dataset}_{k:02d}": "" for k in range(int(self._render_settings(dataset)["videos"]))}
+        return {f"demo_{k:02d}": "" for k in range(int(self._render_settings(dataset)["videos"]))}
 
     def _video_keys_uncached(self, dataset: str) -> dict[str, str]:
         """Video id → content key. A rendered file that is as it was rendered counts as `rendered`, before it exists and

@@ -1,0 +1,94 @@
+"""Feature files: round trip, equal bytes, and refusal of what is damaged or foreign."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from tad.cache import FeatureReader, ShardWriter
+from tad.errors import TadError
+from tad.grid import Grid
+from tad.provenance import expect, read_stamp, stamp
+
+GRID = Grid(0.5, 0.25, 6, 3.0)
+FEATS_TC = np.arange(24, dtype=np.float16).reshape(6, 4)
+
+
+def write(path: Path, feats_TC: np.ndarray = FEATS_TC) -> Path:
+    with ShardWriter(path, stamp("extract", {"dataset": "d"}, {})) as shard:
+        shard.add("../odd id/%", feats_TC, grid=GRID, attrs={"rate": 25.0})
+        shard.attribute("excluded", {"gone": "truncated"})
+    return path
+
+
+def test_round_trip_and_equal_bytes(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "a.h5"), write(tmp_path / "b.h5")
+    assert first.read_bytes() == second.read_bytes()
+    with FeatureReader(first) as reader:
+        assert reader.video_ids == ["../odd id/%"]
+        assert reader.excluded == {"gone": "truncated"}
+        assert reader.dim == 4
+        assert reader.grid("../odd id/%") == GRID
+        assert reader.read("../odd id/%", 2, 4).tolist() == FEATS_TC[2:4].tolist()
+        assert reader.stored("../odd id/%").dtype == np.float16
+
+
+def test_nan_features_are_refused_and_nothing_appears(tmp_path: Path) -> None:
+    with pytest.raises(TadError, match="NaN"):
+        write(tmp_path / "a.h5", np.full((6, 4), np.nan, np.float16))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_and_foreign_files(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.h5")
+    (tmp_path / "half.h5").write_bytes(path.read_bytes()[:1500])
+    (tmp_path / "text.h5").write_text("hello")
+    with h5py.File(tmp_path / "foreign.h5", "w") as file:
+        file["v"] = np.zeros(3)
+    for name, message in [("half", "truncated"), ("text", "HDF5"), ("foreign", "no stamp"), ("absent", "no such file")]:
+        with pytest.raises(TadError, match=message) as caught, FeatureReader(tmp_path / f"{name}.h5"):
+            pass
+        assert f"{name}.h5" in str(caught.value)
+
+
+def test_flipped_bytes_are_found_by_the_checksum(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.h5")
+    raw = bytearray(path.read_bytes())
+    at = raw.find(FEATS_TC.tobytes())
+    raw[at + 5] ^= 0x40
+    path.write_bytes(raw)
+    with FeatureReader(path) as reader, pytest.raises(TadError, match="checksum"):
+        reader.stored("../odd id/%")
+
+
+def test_nan_that_came_later_is_refused_on_reading(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.h5")
+    raw = bytearray(path.read_bytes())
+    at = raw.find(FEATS_TC.tobytes())
+    raw[at : at + 2] = np.float16("nan").tobytes()
+    path.write_bytes(raw)
+    with FeatureReader(path) as reader, pytest.raises(TadError, match="NaN"):
+        reader.read("../odd id/%")
+
+
+def test_a_missing_shard_and_a_missing_video(tmp_path: Path) -> None:
+    write(tmp_path / "shard.h5")
+    with h5py.File(tmp_path / "index.h5", "w") as file:
+        file.attrs["tad_stamp"] = "{}"
+        file["v"] = h5py.ExternalLink("gone.h5", "/v")
+    with FeatureReader(tmp_path / "index.h5") as reader:
+        with pytest.raises(TadError, match="shard of video 'v'"):
+            reader.grid("v")
+        with pytest.raises(TadError, match="no features of video 'w'"):
+            reader.grid("w")
+
+
+def test_expect_says_what_differs(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.h5")
+    assert read_stamp(path)["spec"] == {"dataset": "d"}
+    assert expect(path, stage="extract", dataset="d")["stage"] == "extract"
+    with pytest.raises(TadError, match=r"dataset='d', expected dataset='e'"):
+        expect(path, stage="extract", dataset="e")
+    with pytest.raises(TadError, match="made by stage extract, expected one made by merge"):
+        expect(path, stage="merge")

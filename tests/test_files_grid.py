@@ -1,0 +1,95 @@
+"""Atomic files, content keys and the grid."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tad.errors import TadError
+from tad.files import HashCache, content_key, publish, read_json, write_json
+from tad.grid import Grid
+
+
+def test_publish_leaves_nothing_when_the_block_fails(tmp_path: Path) -> None:
+    target = tmp_path / "a.json"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), publish(target) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "line 1"), (b'{"a":\n1,}', "line 2"), (b'{"a": NaN}', "NaN"), (b"\xff\xfe", "UTF-8"), (None, "no such file")],
+)
+def test_bad_json_is_one_line_that_names_the_file(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "x.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(TadError) as caught:
+        read_json(path)
+    assert str(path) in str(caught.value)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_content_key_follows_content_and_not_dates(tmp_path: Path) -> None:
+    path = tmp_path / "v.mp4"
+    path.write_bytes(bytes(3_000_000))
+    first = content_key(path)
+    os.utime(path, (1, 1))
+    assert content_key(path) == first
+    cache = HashCache(tmp_path / "hashes.json")
+    assert cache.key(path) == first
+    path.write_bytes(bytes(2_999_999) + b"x")
+    os.utime(path, (1, 1))  # an older date than before does not hide the change
+    assert cache.key(path) != first
+    cache.save()
+    assert HashCache(tmp_path / "hashes.json").key(path) == content_key(path)
+
+
+def test_a_broken_hash_cache_is_rebuilt(tmp_path: Path) -> None:
+    (tmp_path / "hashes.json").write_text("{half")
+    write_json(tmp_path / "a.json", {"x": 1})
+    assert HashCache(tmp_path / "hashes.json").key(tmp_path / "a.json") == content_key(tmp_path / "a.json")
+
+
+grids = st.builds(
+    Grid.of_clips,
+    clip_length=st.integers(1, 64),
+    stride=st.integers(1, 64),
+    rate=st.floats(1, 120),
+    length=st.integers(1, 10_000),
+    duration=st.floats(0, 10_000),
+)
+
+
+@given(grids, st.floats(-100, 10_000))
+def test_seconds_to_cells_and_back(grid: Grid, seconds: float) -> None:
+    assert grid.to_seconds(grid.to_grid(seconds)) == pytest.approx(seconds, abs=1e-6)
+
+
+@given(grids, st.data())
+def test_a_window_keeps_the_seconds(grid: Grid, data: st.DataObject) -> None:
+    first = data.draw(st.integers(0, grid.length))
+    window = grid.window(first, grid.length)
+    assert window.to_seconds(2.5) == pytest.approx(grid.to_seconds(first + 2.5), rel=1e-12, abs=1e-9)
+
+
+def test_thumos_cells() -> None:
+    """Cell i of 16/4 features at 30 fps is the centre of its clip: (4 i + 8) / 30 s."""
+    grid = Grid.of_clips(clip_length=16, stride=4, rate=30.0, length=100, duration=20.0)
+    assert grid.to_seconds(np.arange(3.0)) == pytest.approx((4 * np.arange(3) + 8) / 30)
+    assert grid.clamp(np.array([-1.0, 30.0])).tolist() == [0.0, 20.0]
+
+
+def test_grids_that_cannot_be() -> None:
+    with pytest.raises(ValueError, match="step > 0"):
+        Grid(0.0, 0.0, 10, 1.0)
+    with pytest.raises(ValueError, match="does not lie"):
+        Grid(0.0, 1.0, 10, 10.0).window(3, 11)
