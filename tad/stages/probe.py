@@ -76,7 +76,7 @@ def probe(
         for video_id, path in track(sorted((found | missing).items()), f"probe {spec.dataset}"):
             file = Path(videos) / path
             if not path or not file.is_file():
-                log.warning("%s: no file for this video in %s", video_id, videos)
+                log.debug("%s: no file for this video in %s", video_id, videos)
                 entries[video_id] = {"path": path, "sha256": "", "bytes": 0, **damaged("missing")}
                 continue
             content = sha256(file)
@@ -89,6 +89,8 @@ def probe(
             if kept is not None and time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
                 write_json(kept, _document(spec, entries))
                 saved = time.monotonic()
+    if missing:
+        log.warning("%d expected videos have no file in %s (first: %s)", len(missing), videos, min(missing))
     log.info("decoded %d, kept %d", decoded, len(entries) - decoded - sum(not e["sha256"] for e in entries.values()))
     document = _document(spec, entries)
     write_json(out, document)

@@ -46,7 +46,7 @@ def list_videos(folder: Path) -> dict[str, str]:
         video_id = os.path.splitext(path.rpartition("/")[2])[0]
         if SAFE.fullmatch(video_id) is None:
             raise TadError(
-                f"{folder}/{path}: {video_id!r} cannot be a video id: letters, digits, '_', '.' and '-' only; rename the file"
+                f"{folder}/{path}: {video_id!r} cannot be a video id; rename the file: letters, digits, '_', '.' and '-'"
             )
         if video_id in videos:
             raise TadError(f"{folder}/{path}: same video id as {videos[video_id]} ('{video_id}'); rename or remove one")
@@ -57,3 +57,15 @@ def list_videos(folder: Path) -> dict[str, str]:
 def shard_of(video_id: str, shards: int) -> int:
     """The shard of a video: a hash of its id alone, so that adding a video touches one shard."""
     return int(hashlib.sha256(video_id.encode()).hexdigest(), 16) % shards
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """(k, n) of a shard's name "k-of-n", 0 <= k < n.
+
+    Raises:
+        TadError: anything else.
+    """
+    match = re.fullmatch(r"(\d+)-of-(\d+)", text)
+    if match is None or not int(match[1]) < int(match[2]):
+        raise TadError(f"--shard: {text!r}: expected K-of-N with 0 <= K < N, such as 03-of-16")
+    return int(match[1]), int(match[2])

@@ -27,7 +27,7 @@ POINTS = 8  # a frame is remembered by POINTS × POINTS pixels
 SAME_LEVELS = 12.0  # mean difference of those, in grey levels, up to which two frames count as the same
 JITTER, LONG_GAP, LONG_SHARE = 0.05, 1.5, 0.01
 # decord decodes ahead without bound while the backbone works: a video must fit into this much memory, whole
-AHEAD_BYTES = 2 << 30
+AHEAD_BYTES = 1 << 30
 START_SECONDS = 120.0
 
 
@@ -71,11 +71,13 @@ def scan(path: Path, reader: str, *, max_pixels: int, beat: Any = lambda frames:
                 header = video.header
                 facts = {name: getattr(header, name) for name in header.__slots__}
                 if header.width * header.height > max_pixels:
-                    raise VideoError(path, f"header promises {header.width}x{header.height} pixels, more than {max_pixels}")
+                    raise VideoError(
+                        path, f"header promises {header.width}x{header.height} pixels, more than {max_pixels}"
+                    )
             for frame in video:
                 shape = shape or frame.image.shape
                 if frame.image.ndim != 3 or frame.image.shape[2] != 3 or not np.isfinite(frame.time):
-                    raise VideoError(path, f"frame {frame.index} comes as {frame.image.shape} at {frame.time} s")
+                    raise VideoError(path, f"frame {frame.number} comes as {frame.image.shape} at {frame.time} s")
                 times.append(frame.time)
                 marks.append(_mark(frame.image))
                 beat(len(times))
@@ -117,7 +119,9 @@ class Decoder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop()
 
     def _start(self) -> None:
@@ -127,7 +131,9 @@ class Decoder:
         self._process.start()
         theirs.close()
         if not self._connection.poll(START_SECONDS):
-            raise TadError(f"the decoding process did not start within {START_SECONDS:.0f} s; is the machine overloaded?")
+            raise TadError(
+                f"the decoding process did not start within {START_SECONDS:.0f} s; is the machine overloaded?"
+            )
         self._connection.recv()
 
     def _stop(self) -> str:
@@ -184,7 +190,7 @@ def is_variable(times: np.ndarray) -> bool:
 def disagreement(truth: Scan, other: Scan, *, rate: float) -> str:
     """Why `other` is wrong for the file, measured by PyAV's pass; empty if the two agree in frames and times."""
     if other.cause:
-        return other.cause
+        return other.cause if "decord" in other.cause else f"decord: {other.cause}"
     if other.frames != truth.frames:
         return f"decord gives {other.frames} frames where {truth.frames} can be decoded"
     if other.shape != truth.shape:
@@ -215,8 +221,8 @@ def damaged(cause: str, *, salvaged: int = 0) -> dict[str, Any]:
     """The part of a manifest entry that says why a video cannot be used."""
     return {
         "frames": 0, "rate": 0.0, "duration": 0.0, "width": 0, "height": 0, "rotation": 0, "header_frames": 0,
-        "vfr": False, "edit_list": False, "codec": "", "pix_fmt": "", "audio": False, "reader": "pyav", "reader_cause": "",
-        "status": "damaged", "cause": cause, "salvaged_frames": salvaged,
+        "vfr": False, "edit_list": False, "codec": "", "pix_fmt": "", "audio": False,
+        "reader": "pyav", "reader_cause": "", "status": "damaged", "cause": cause, "salvaged_frames": salvaged,
     }  # fmt: skip
 
 
@@ -249,7 +255,8 @@ def examine(path: Path, decoder: Decoder, *, spec: ProbeSpec) -> dict[str, Any]:
             log.info("%s: read with PyAV (%s)", path.name, reader_cause)
     return {
         "frames": truth.frames, "rate": rate, "duration": truth.frames / rate,
-        "width": facts["width"], "height": facts["height"], "rotation": facts["rotation"], "header_frames": facts["frames"],
+        "width": facts["width"], "height": facts["height"], "rotation": facts["rotation"],
+        "header_frames": facts["frames"],
         "vfr": is_variable(truth.times), "edit_list": edit_list, "codec": facts["codec"], "pix_fmt": facts["pix_fmt"],
         "audio": facts["audio"], "reader": reader, "reader_cause": reader_cause,
         "status": "ok", "cause": "", "salvaged_frames": truth.frames,

@@ -30,9 +30,9 @@ class VideoError(TadError):
 
 
 class Frame(NamedTuple):
-    """Frame `index` of a video, shown `time` seconds after its first frame; `image` is (H, W, 3) uint8 RGB, upright."""
+    """Frame `number` (from 0), shown `time` seconds after the first; `image` is (H, W, 3) uint8 RGB, upright."""
 
-    index: int
+    number: int
     time: float
     image: np.ndarray
 
@@ -51,7 +51,7 @@ class Header:
 
 
 class PyavReader:
-    """Frames through PyAV: honours edit lists, gives what can be saved of a damaged file, streams with little memory."""
+    """Frames through PyAV: honours edit lists, saves what can be saved of a damaged file, needs little memory."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -78,22 +78,28 @@ class PyavReader:
         stream, codec = self._stream, self._stream.codec_context
         rate = stream.average_rate or stream.guessed_rate
         audio = len(self._container.streams.audio) > 0
-        return Header(codec.width, codec.height, stream.frames, float(rate or 0), codec.name, codec.pix_fmt or "", audio)
+        return Header(
+            codec.width, codec.height, stream.frames, float(rate or 0), codec.name, codec.pix_fmt or "", audio
+        )
 
     def __iter__(self) -> Iterator[Frame]:
         rate = self.header.rate or 25.0  # only for files without any time
+        # AVI stores no times, just a rate; FFmpeg guesses them from packets, and wrongly where there are B-frames
+        timed = self._container.format.name != "avi"
         start: float | None = None
+        latest = 0.0
         size = (0, 0)
         try:
             for index, frame in enumerate(self._container.decode(self._stream)):
-                time = index / rate if frame.time is None else float(frame.time)
+                time = float(frame.time) if timed and frame.time is not None else index / rate
                 if start is None:
                     start, size = time, (frame.width, frame.height)
                     self.rotation = round(frame.rotation) % 360
                 image = frame.to_ndarray(format="rgb24", width=size[0], height=size[1])
                 if self.rotation:
                     image = np.ascontiguousarray(np.rot90(image, self.rotation // 90))
-                yield Frame(index, time - start, image)
+                latest = max(latest, time - start)
+                yield Frame(index, latest, image)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise VideoError(self.path, f"decoding fails ({_reason(error)})") from None
 
@@ -104,7 +110,9 @@ class PyavReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -140,7 +148,9 @@ class DecordReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
