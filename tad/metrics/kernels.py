@@ -1,0 +1,100 @@
+"""Matching of detections with instances, average precision and recall, compiled: sorted arrays → numbers."""
+
+# D detections, G instances, H tIoU thresholds, K classes, R recall depths, V videos
+
+from typing import Any
+
+import numpy as np
+
+from tad.compiled import compiled
+
+
+@compiled
+def _tiou(a: Any, b: Any) -> Any:
+    """tIoU of two segments; 0 for two points (their union has no length)."""
+    inter = min(a[1], b[1]) - max(a[0], b[0])
+    if inter <= 0.0:
+        return 0.0
+    return inter / ((a[1] - a[0]) + (b[1] - b[0]) - inter)
+
+
+@compiled
+def match(segments: Any, group: Any, instances: Any, first: Any, tious: Any, depths: Any) -> Any:
+    """Walk the detections of all classes, each class by descending score, and give each the instances that it finds.
+
+    A detection takes, among the instances of its video and class that are still free, the one with the largest tIoU
+    (the last of equal ones), if that reaches the threshold (inclusive). ActionFormer's evaluator says the same by
+    trying the instances in descending order of tIoU.
+
+    Args:
+        segments: (D, 2) float64, sorted. group: (D,) row of `first`, one per (class, video).
+        instances: (G, 2) float64, sorted by group; those of group g are first[g]:first[g + 1].
+        tious: (H,). depths: (R,) recall looks at the best depth · n detections of a video with n instances.
+
+    Returns:
+        True positives (H, D) bool, and the best tIoU (R, G) that an instance has with the detections of each depth.
+    """
+    found = np.zeros((len(tious), len(segments)), np.bool_)
+    taken = np.zeros((len(tious), len(instances)), np.bool_)
+    reached = np.zeros((len(depths), len(instances)), np.float64)
+    rank = np.zeros(len(first) - 1, np.int64)
+    for d in range(len(segments)):
+        a, b = first[group[d]], first[group[d] + 1]
+        position = rank[group[d]]
+        rank[group[d]] += 1
+        best = np.zeros(len(tious), np.float64)
+        which = np.full(len(tious), -1, np.int64)
+        for g in range(a, b):
+            share = _tiou(segments[d], instances[g])
+            for r in range(len(depths)):
+                if position < depths[r] * (b - a) and share > reached[r, g]:
+                    reached[r, g] = share
+            for h in range(len(tious)):
+                if share >= tious[h] and share >= best[h] and not taken[h, g]:
+                    best[h], which[h] = share, g
+        for h in range(len(tious)):
+            if which[h] >= 0:
+                found[h, d] = True
+                taken[h, which[h]] = True
+    return found, reached
+
+
+@compiled
+def average_precision(found: Any, instances: Any) -> Any:
+    """Area under the precision envelope over recall, all points (VOC 2011).
+
+    Args:
+        found: (D,) bool, by descending score. instances: how many there are to find.
+    """
+    precision = np.empty(len(found), np.float64)
+    hits = 0
+    for d in range(len(found)):
+        hits += found[d]
+        precision[d] = hits / (d + 1)
+    area = envelope = 0.0
+    for d in range(len(found) - 1, -1, -1):
+        envelope = max(envelope, precision[d])
+        if found[d]:
+            area += envelope
+    return area / instances
+
+
+@compiled
+def score_classes(
+    segments: Any, group: Any, starts: Any, instances: Any, first: Any, videos: Any, tious: Any, depths: Any
+) -> Any:
+    """AP (H, K) and recall (H, R, K); detections of class k are starts[k]:starts[k + 1], its groups k·V … (k + 1)·V."""
+    classes = len(starts) - 1
+    found, reached = match(segments, group, instances, first, tious, depths)
+    ap = np.zeros((len(tious), classes), np.float64)
+    recall = np.zeros((len(tious), len(depths), classes), np.float64)
+    for k in range(classes):
+        a, b = first[k * videos], first[(k + 1) * videos]
+        for h in range(len(tious)):
+            ap[h, k] = average_precision(found[h, starts[k] : starts[k + 1]], b - a)
+            for r in range(len(depths)):
+                hits = 0
+                for g in range(a, b):
+                    hits += reached[r, g] >= tious[h]
+                recall[h, r, k] = hits / (b - a)
+    return ap, recall
