@@ -1,0 +1,187 @@
+"""Features and a trained detector → scored candidate segments of every video of a split, before suppression.
+
+Inputs: index of features (merge), model (train), annotations (annotate; only for the split's videos).
+Output: `results/<run>/candidates.h5`: segments in grid units, scores and labels of all videos in one row each, offsets,
+    the grids that lead to seconds, and the excluded videos with their reasons.
+Settings: `tad.specs.DetectStageSpec`.
+"""
+
+# B videos, T snippets, C channels, N candidates of all videos, V videos of the split
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+from tad import plugins
+from tad.annotations import read_table
+from tad.cache import FeatureReader, H5Writer
+from tad.errors import TadError
+from tad.grid import Grid
+from tad.layers.types import Candidates
+from tad.progress import track
+from tad.provenance import expect, stamp
+from tad.specs import DetectStageSpec
+from tad.training import checkpoint
+from tad.training.data import recipe_of, resize, select
+from tad.training.device import reproducible, resolve
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded detector in evaluation mode."""
+
+    detector: Any
+    stamp: dict[str, Any]
+    labels: list[str]
+    max_length: int
+
+
+def load_model(path: Path, spec: DetectStageSpec, *, dim: int, recipe: str, device: torch.device) -> Model:
+    """The detector in a file made by train, checked against what it is to be used with.
+
+    Raises:
+        TadError: not made by train; another detector, dataset or feature set than the settings say; other features
+            than it was trained on; weights that do not fit the detector or are not finite.
+    """
+    tensors, metadata = checkpoint.read_tensors(path)
+    checkpoint.read_json_field(path, metadata, "tad_stamp", dict)
+    labels = checkpoint.read_json_field(path, metadata, "labels", list)
+    facts = checkpoint.read_json_field(path, metadata, "detector", dict)
+    made = expect(path, stage="train", dataset=spec.dataset, features=spec.features, detector=spec.detector.model_dump(mode="json"))
+    trained_dim = metadata.get("feature_dim", "")
+    if trained_dim != str(dim):
+        raise TadError(f"{path}: trained on features {trained_dim} wide, these are {dim} wide; use the features it was trained on")
+    if made.get("recipe") != recipe:
+        raise TadError(f"{path}: trained on features of recipe {made.get('recipe')}, these are of recipe {recipe}; run train again")
+    trained = made["spec"].get("train", {})
+    if trained.get("resize") != spec.resize:
+        raise TadError(f"{path}: trained with train.resize {trained.get('resize')}, detect uses {spec.resize}; make them equal")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise TadError(f"{path}: weight '{name}' is not finite; remove the file and run train again")
+    max_length = int(facts.get("max_length", 0))
+    make = plugins.load("detectors", spec.detector.name)
+    detector = make(feature_dim=dim, num_classes=len(labels), max_length=max_length, **spec.detector.settings)
+    try:
+        detector.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:160]
+        raise TadError(f"{path}: its weights do not fit detector {spec.detector.name} ({reason}); run train again") from None
+    return Model(detector.to(device).eval(), made, [str(label) for label in labels], max_length)
+
+
+def _batches(lengths: dict[str, int], *, max_length: int, size: int) -> Iterator[list[str]]:
+    """Videos in order, up to `size` at once; one that is longer than a training window goes alone, so as not to pad
+    the others to its length."""
+    waiting: list[str] = []
+    for video_id, length in lengths.items():
+        if length > max_length:
+            yield [video_id]
+            continue
+        waiting.append(video_id)
+        if len(waiting) == size:
+            yield waiting
+            waiting = []
+    if waiting:
+        yield waiting
+
+
+def _candidates(
+    reader: FeatureReader, video_ids: list[str], model: Model, spec: DetectStageSpec, device: torch.device
+) -> list[Candidates]:
+    feats = [resize(reader.read(v), spec.resize) if spec.resize else reader.read(v) for v in video_ids]
+    feats_BTC = torch.zeros(len(feats), max(len(f) for f in feats), feats[0].shape[1])
+    for row, feats_TC in enumerate(feats):
+        feats_BTC[row, : len(feats_TC)] = torch.from_numpy(feats_TC)
+    lengths_B = torch.tensor([len(f) for f in feats])
+    settings = {"score_threshold": spec.detect.score_threshold, "topk": spec.detect.topk, "min_length": spec.detect.min_length}
+    try:
+        found: list[Candidates] = model.detector.candidates(feats_BTC.to(device), lengths_B.to(device), **settings)
+    except torch.OutOfMemoryError:
+        raise TadError(f"out of memory on {device} with detect.batch_size {spec.detect.batch_size}; lower it") from None
+    except TadError as error:
+        raise TadError(f"{reader.path}: videos {', '.join(video_ids)}: {error}") from None
+    return found
+
+
+def _write(
+    writer: H5Writer, found: dict[str, Candidates], grids: dict[str, Grid], labels: list[str], excluded: dict[str, str]
+) -> None:
+    video_ids = list(grids)
+    parts = [found[v] for v in video_ids]
+    segments_N2 = np.concatenate([c.segments_N2.cpu().numpy().reshape(-1, 2) for c in parts]).astype(np.float32)
+    scores_N = np.concatenate([c.scores_N.cpu().numpy() for c in parts]).astype(np.float32)
+    if not (np.isfinite(segments_N2).all() and np.isfinite(scores_N).all()):
+        bad = next(v for v, c in found.items() if not (c.segments_N2.isfinite().all() and c.scores_N.isfinite().all()))
+        raise TadError(f"candidates of video '{bad}' are not finite; look at its features and the model's training")
+    writer.dataset("segments", segments_N2)
+    writer.dataset("scores", scores_N)
+    writer.dataset("labels", np.concatenate([c.labels_N.cpu().numpy() for c in parts]).astype(np.int32))
+    writer.dataset("offsets", np.cumsum([0, *(len(c.scores_N) for c in parts)]).astype(np.int64))
+    rows = [[g.start, g.step, g.length, g.duration] for g in grids.values()]
+    writer.dataset("grids", np.array(rows, np.float64).reshape(-1, 4))
+    writer.file.create_dataset("video_ids", data=video_ids, dtype=h5py.string_dtype(), track_times=False)
+    writer.file.attrs["labels"] = json.dumps(labels, ensure_ascii=False)
+    writer.attribute("excluded", excluded)
+
+
+def detect(
+    features: Path,
+    model: Path,
+    annotations: Path,
+    out: Path,
+    *,
+    spec: DetectStageSpec,
+    device: str = "cpu",
+    threads: int = 0,
+) -> Path:
+    """Run the detector over every video of the split; a result of each video by itself, whatever the batch size.
+
+    Args:
+        features: index made by merge.
+        model: detector made by train.
+        annotations: table made by annotate.
+        out: the candidates to write.
+        device: see `tad.training.device.resolve`.
+        threads: CPU threads; 0: torch's choice.
+
+    Raises:
+        TadError: inputs that do not belong together (`load_model`), a video of the split without features and without
+            a reason, damaged features, out of memory.
+    """
+    target = resolve(device, threads=threads)
+    merged = expect(features, stage="merge", dataset=spec.dataset, features=spec.features)
+    table_stamp = expect(annotations, stage="annotate", dataset=spec.dataset)
+    table = read_table(annotations)
+    with FeatureReader(features) as reader, reproducible(target), torch.inference_mode():
+        usable, excluded = select(table, spec.split, reader, spec.exclude)
+        loaded = load_model(Path(model), spec, dim=reader.dim, recipe=recipe_of(merged), device=target)
+        if len(loaded.labels) > 1 and loaded.labels != list(table.labels):
+            raise TadError(f"{model}: its classes are not those of {annotations}; run train again")
+        grids = {v: reader.grid(v).spread(spec.resize) if spec.resize else reader.grid(v) for v in usable}
+        lengths = {v: grid.length for v, grid in grids.items()}
+        found: dict[str, Candidates] = {}
+        batches = list(_batches(lengths, max_length=loaded.max_length, size=spec.detect.batch_size))
+        for video_ids in track(batches, "detect"):
+            found |= zip(video_ids, _candidates(reader, video_ids, loaded, spec, target), strict=True)
+    inputs = {
+        "features": str(merged["identity"]),
+        "annotations": str(table_stamp["identity"]),
+        "model": str(loaded.stamp["identity"]),
+    }
+    name = torch.cuda.get_device_name(target) if target.type == "cuda" else "cpu"
+    made = stamp("detect", spec.model_dump(mode="json"), inputs, device=name)
+    with H5Writer(Path(out), made) as writer:
+        _write(writer, found, grids, loaded.labels, excluded)
+    count = sum(len(c.scores_N) for c in found.values())
+    log.info("%s: %d candidates in %d videos, %d excluded", out, count, len(found), len(excluded))
+    return Path(out)

@@ -1,0 +1,296 @@
+"""Features and annotations of one split → training windows: cleaned labels, random truncation, padded batches.
+
+Every random choice is drawn from a generator seeded by (seed, epoch, video), never from a global one, so a window does
+not depend on what was drawn before it: threads, evaluation and resuming cannot change the training stream.
+"""
+
+# B videos, T snippets, C channels, N segments
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tad.annotations import Instance, Table
+from tad.annotations import exclude as without
+from tad.cache import FeatureReader
+from tad.errors import TadError
+from tad.files import digest
+from tad.grid import Grid
+from tad.layers.types import Targets
+from tad.specs import TrainSpec
+
+log = logging.getLogger(__name__)
+Made = TypeVar("Made")
+TRIES = 200
+SAME_SECONDS = 1e-3
+ORDER, WINDOW, MODEL, HELD_OUT = range(4)
+
+
+def generator(seed: int, *path: int) -> np.random.Generator:
+    """The generator of one place in training, e.g. (WINDOW, epoch, video)."""
+    return np.random.default_rng([seed % 2**64, *path])
+
+
+@dataclass(frozen=True)
+class Item:
+    """A video as training sees it.
+
+    Attributes:
+        video_id: its id.
+        grid: the grid of its snippets, after resizing.
+        segments_N2: float64 (start, end) in snippets.
+        labels_N: int64 class ids.
+        checksum: of its stored features.
+    """
+
+    video_id: str
+    grid: Grid
+    segments_N2: np.ndarray
+    labels_N: np.ndarray
+    checksum: str
+
+    @property
+    def half_clip(self) -> float:
+        """Half a clip in snippets: how far the first and last clip reach beyond their centres."""
+        return self.grid.start / self.grid.step
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows padded with zeros to one length."""
+
+    video_ids: list[str]
+    feats_BTC: Tensor
+    lengths_B: Tensor
+    targets: list[Targets]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on a device."""
+        targets = [Targets(t.segments_N2.to(device), t.labels_N.to(device)) for t in self.targets]
+        return Batch(self.video_ids, self.feats_BTC.to(device), self.lengths_B.to(device), targets)
+
+
+def resize(feats_TC: np.ndarray, length: int) -> np.ndarray:
+    """Features (T, C) linearly interpolated to (length, C), cells aligned by their borders (align_corners=False)."""
+    if feats_TC.shape[0] == length:
+        return feats_TC
+    feats_1CT = torch.from_numpy(feats_TC.T.astype(np.float32))[None]
+    return F.interpolate(feats_1CT, size=length, mode="linear", align_corners=False)[0].T.contiguous().numpy()
+
+
+def clean(instances: Sequence[Instance], classes: dict[str, int], grid: Grid, *, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Instances in seconds → segments (N, 2) in snippets and class ids (N,), as the published loaders clean them.
+
+    Of instances with equal class and ends within a millisecond one is kept. What starts after the last clip's end, or
+    lies in the clips by less than `threshold` of its length, is dropped; ends are cut there.
+    """
+    kept: list[tuple[float, float, int]] = []
+    limit = grid.length + grid.start / grid.step
+    segments, labels = [], []
+    for instance in instances:
+        label = classes[instance.label]
+        if any(label == k and abs(instance.start - s) <= SAME_SECONDS and abs(instance.end - e) <= SAME_SECONDS for s, e, k in kept):
+            continue
+        kept.append((instance.start, instance.end, label))
+        start, end = grid.to_grid(instance.start), grid.to_grid(instance.end)
+        if start >= limit or end <= start or (min(end, limit) - start) / (end - start) < threshold:
+            continue
+        segments.append((start, min(end, limit)))
+        labels.append(label)
+    return np.array(segments, np.float64).reshape(-1, 2), np.array(labels, np.int64)
+
+
+def recipe_of(merged: dict[str, Any]) -> str:
+    """The identity of a feature set's recipe, weights included, from the stamp of its index; equal across datasets."""
+    recipe = merged.get("recipe")
+    settings = {k: v for k, v in recipe.items() if k != "dataset"} if isinstance(recipe, dict) else merged["identity"]
+    return digest({"recipe": settings, "weights": merged.get("weights", "")})
+
+
+def label_names(table: Table, *, class_agnostic: bool) -> list[str]:
+    """The classes that the detector learns; one named "action" when it only proposes."""
+    return ["action"] if class_agnostic else list(table.labels)
+
+
+def select(table: Table, split: str, reader: FeatureReader, exclude: dict[str, str]) -> tuple[list[str], dict[str, str]]:
+    """The videos of a split that are to be used, sorted, and the reasons of those that are not.
+
+    Raises:
+        TadError: a video of the split has no features and nobody said why, or the split is empty.
+    """
+    table = without(table, exclude)
+    wanted = sorted(table.split(split))
+    reasons = {**{v: r for v, r in reader.excluded.items() if v in set(wanted)}, **table.excluded}
+    known = set(reader.video_ids)
+    for video_id in wanted:
+        if video_id not in known and video_id not in reasons:
+            raise TadError(
+                f"{reader.path}: no features of video '{video_id}' of split {split}; extract it, or exclude it with a"
+                f" reason (exclude: {{{video_id}: why}} of the run or the dataset)"
+            )
+    usable = [v for v in wanted if v in known and v not in reasons and reader.grid(v).length > 0]
+    if not usable:
+        splits = ", ".join(f"{name} {len(table.split(name))}" for name in ("train", "val", "test"))
+        raise TadError(
+            f"{reader.path}: split '{split}' of {table.dataset} has no video to use ({len(wanted)} annotated,"
+            f" {len(reasons)} excluded; videos per split: {splits}); check the split's name and the exclusions"
+        )
+    return usable, reasons
+
+
+def read_items(reader: FeatureReader, table: Table, split: str, *, spec: TrainSpec, exclude: dict[str, str]) -> list[Item]:
+    """The videos of a split with their cleaned instances on the (resized) grid.
+
+    Raises:
+        TadError: see `select`; or not one instance in the whole split.
+    """
+    usable, reasons = select(table, split, reader, exclude)
+    classes = {label: 0 if spec.class_agnostic else k for k, label in enumerate(table.labels)}
+    items, empty, lost = [], 0, 0
+    for video_id in usable:
+        grid = reader.grid(video_id)
+        if spec.resize:
+            grid = grid.spread(spec.resize)
+        instances = table.videos[video_id].instances
+        segments_N2, labels_N = clean(instances, classes, grid, threshold=spec.trunc_threshold)
+        lost += len(instances) - len(labels_N)
+        empty += len(labels_N) == 0
+        items.append(Item(video_id, grid, segments_N2, labels_N, str(reader.attrs(video_id)["checksum"])))
+    if empty == len(items):
+        raise TadError(
+            f"{reader.path}: not one of the {len(items)} videos of split '{split}' has an instance within its features;"
+            " check that annotations and features are of the same videos"
+        )
+    log.info(
+        "%s: %d videos (%d without instances: background only), %d instances; %d duplicate or outside the video;"
+        " %d videos excluded", split, len(items), empty, sum(len(i.labels_N) for i in items), lost, len(reasons),
+    )  # fmt: skip
+    return items
+
+
+def truncate(
+    segments_N2: np.ndarray,
+    *,
+    length: int,
+    max_length: int,
+    crop_ratio: tuple[float, float],
+    threshold: float,
+    margin: float,
+    rng: np.random.Generator,
+) -> tuple[int, int, np.ndarray, np.ndarray]:
+    """A random window of a video: (first, last, segments (M, 2) in the window's snippets, which instances they are).
+
+    Videos longer than `max_length` give windows of that length; shorter ones lose up to 1 − crop_ratio[0] of theirs.
+    An instance counts if at least `threshold` of it lies in the window, widened by `margin` snippets on both sides.
+    Windows are drawn until one has an instance, 200 times at most; the last is then used as background.
+    """
+    everything = np.arange(len(segments_N2))
+    if length > max_length:
+        width = max_length
+    else:
+        low, high = max(round(crop_ratio[0] * length), 1), min(round(crop_ratio[1] * length), length)
+        width = int(rng.integers(min(low, high), max(low, high) + 1))
+        if width >= length:
+            return 0, length, segments_N2, everything
+    first, kept, cut_N2 = 0, everything[:0], segments_N2[:0]
+    for _ in range(TRIES if len(segments_N2) else 1):
+        first = int(rng.integers(0, length - width + 1))
+        cut_N2 = np.clip(segments_N2, first - margin, first + width + margin)
+        share_N = (cut_N2[:, 1] - cut_N2[:, 0]) / (segments_N2[:, 1] - segments_N2[:, 0])
+        kept = np.flatnonzero(share_N >= threshold)
+        if len(kept):
+            break
+    return first, first + width, cut_N2[kept] - first, kept
+
+
+class Features:
+    """Features by video, kept in memory (as stored, half precision stays half) while they fit."""
+
+    def __init__(self, reader: FeatureReader, *, resize_to: int = 0, memory: int | None = None) -> None:
+        """`memory`: bytes to use at most; half of what is free by default."""
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        self._left = free // 2 if memory is None else memory
+        self._reader, self._resize = reader, resize_to
+        self._kept: dict[str, np.ndarray] = {}
+
+    def _whole(self, video_id: str) -> np.ndarray:
+        feats_TC = self._reader.stored(video_id)
+        if not np.isfinite(feats_TC).all():
+            raise TadError(f"{self._reader.path}: features of '{video_id}' hold NaN or infinity; extract it again")
+        return resize(feats_TC, self._resize) if self._resize else feats_TC
+
+    def read(self, video_id: str, first: int, last: int) -> np.ndarray:
+        """Snippets [first, last) as stored or resized; finite and, where they are read whole, checked by checksum."""
+        if video_id in self._kept:
+            return self._kept[video_id][first:last]
+        if self._left <= 0 and not self._resize:
+            return self._reader.read(video_id, first, last)
+        feats_TC = self._whole(video_id)
+        if feats_TC.nbytes <= self._left:
+            self._kept[video_id] = feats_TC
+            self._left -= feats_TC.nbytes
+        else:
+            self._left = 0
+        return feats_TC[first:last]
+
+
+class Windows:
+    """Training batches of a list of videos; batch `k` of epoch `e` is a function of (seed, e, k) alone."""
+
+    def __init__(self, items: Sequence[Item], features: Features, *, spec: TrainSpec, seed: int, dim: int) -> None:
+        self.items, self.features, self.spec, self.seed, self.dim = list(items), features, spec, seed, dim
+
+    def __len__(self) -> int:
+        """Batches per epoch; a last incomplete one is dropped unless it is the only one."""
+        return max(len(self.items) // self.spec.batch_size, 1)
+
+    def training_batch(self, epoch: int, k: int) -> Batch:
+        """Batch `k` of an epoch: shuffled videos, randomly truncated."""
+        order = generator(self.seed, ORDER, epoch).permutation(len(self.items))
+        size = self.spec.batch_size
+        return self._collate(order[k * size : (k + 1) * size], epoch, crop_ratio=self.spec.crop_ratio)
+
+    def fixed_batches(self) -> Iterator[Batch]:
+        """All videos in order, without cropping; of a long video always the same window. For held-out videos."""
+        size = self.spec.batch_size
+        for first in range(0, len(self.items), size):
+            chosen = np.arange(first, min(first + size, len(self.items)))
+            yield self._collate(chosen, 0, crop_ratio=(1.0, 1.0))
+
+    def _collate(self, chosen: np.ndarray, epoch: int, *, crop_ratio: tuple[float, float]) -> Batch:
+        spec = self.spec
+        feats_BTC = torch.zeros(len(chosen), spec.max_length, self.dim)
+        lengths, targets = [], []
+        for row, index in enumerate(chosen.tolist()):
+            item = self.items[index]
+            first, last, segments_N2, kept = truncate(
+                item.segments_N2, length=item.grid.length, max_length=spec.max_length, crop_ratio=crop_ratio,
+                threshold=spec.trunc_threshold, margin=spec.trunc_margin * item.half_clip,
+                rng=generator(self.seed, WINDOW, epoch, index),
+            )  # fmt: skip
+            feats_TC = self.features.read(item.video_id, first, last)
+            if feats_TC.shape[1] != self.dim:
+                raise TadError(f"features of '{item.video_id}' are {feats_TC.shape[1]} wide, others {self.dim}; extract them again")
+            feats_BTC[row, : last - first] = torch.from_numpy(np.ascontiguousarray(feats_TC))
+            lengths.append(last - first)
+            segments = torch.from_numpy(segments_N2.astype(np.float32))
+            targets.append(Targets(segments, torch.from_numpy(item.labels_N[kept])))
+        return Batch([self.items[i].video_id for i in chosen.tolist()], feats_BTC, torch.tensor(lengths), targets)
+
+
+def ahead(make: Callable[[int], Made], steps: range) -> Iterator[Made]:
+    """make(step) for every step, the next one made by a thread while the caller works on the present one."""
+    with ThreadPoolExecutor(1) as pool:
+        pending = None
+        for step in steps:
+            made = pool.submit(make, step) if pending is None else pending
+            pending = pool.submit(make, step + steps.step) if step + steps.step in steps else None
+            yield made.result()

@@ -1,0 +1,55 @@
+"""A device named in settings → a torch device that exists, set up so that equal runs give equal results."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from tad.errors import TadError
+
+
+def resolve(device: str = "auto", *, threads: int = 0) -> torch.device:
+    """The torch device of a name; with `threads` > 0 also limits the CPU threads of this process.
+
+    Args:
+        device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:<index>".
+        threads: CPU threads; 0 leaves torch's choice, which follows OMP_NUM_THREADS. CPU results are equal to the bit
+            only between runs with the same number.
+
+    Raises:
+        TadError: an unknown name, or a CUDA device that is not there; never a silent fall-back.
+    """
+    if threads > 0:
+        torch.set_num_threads(threads)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
+        raise TadError(f"device: {device!r}: choose auto, cpu, cuda or cuda:<index>")
+    if kind == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(index or 0) >= count:
+        raise TadError(f"device: {device!r} was asked for but {count} CUDA devices are usable; choose cpu or auto")
+    return torch.device("cuda", int(index or 0))
+
+
+@contextmanager
+def reproducible(device: torch.device) -> Iterator[None]:
+    """Deterministic kernels inside the block; torch's settings and random generators are as before after it.
+
+    On CUDA an operation without a deterministic kernel warns once instead of failing.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts; torch asks for it
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+        torch.backends.cudnn.benchmark = False
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+            torch.backends.cudnn.benchmark = benchmark
