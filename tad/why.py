@@ -109,7 +109,8 @@ def why(targets: list[str], *, config: Path = Path("config.yaml")) -> Iterator[s
     Raises:
         TadError: Snakemake cannot plan the target (its own message, shortened).
     """
-    command = [sys.executable, "-m", "snakemake", "--dry-run", "--nocolor", "--configfile", str(config), *targets]
+    extra = [] if config == Path("config.yaml") else ["--configfile", str(config)]
+    command = [sys.executable, "-m", "snakemake", *targets, "--dry-run", "--nocolor", *extra]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("host:")]
