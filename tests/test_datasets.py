@@ -15,33 +15,14 @@ from tad.annotations import Table, read_table
 from tad.datasets import thumos14
 from tad.datasets._parse import youtube_id
 from tad.errors import TadError
+from tad.metrics import protocol
 from tad.specs import AnnotateSpec, EvalSpec
 from tad.stages.annotate import annotate
 
 Counts = dict[str, tuple[int, int]]
-# train and test instances of each class of THUMOS14 [the reference, section 6]
-THUMOS14 = [
-    "30/41",
-    "303/488",
-    "81/106",
-    "42/98",
-    "143/217",
-    "178/138",
-    "181/170",
-    "499/388",
-    "103/48",
-    "31/36",
-    "199/242",
-    "271/135",
-    "192/169",
-    "163/142",
-    "120/399",
-    "70/144",
-    "66/48",
-    "69/141",
-    "120/88",
-    "146/120",
-]
+# instances of each class of THUMOS14 in the order of the labels [the reference, section 6]
+THUMOS14_TRAIN = [30, 303, 81, 42, 143, 178, 181, 499, 103, 31, 199, 271, 192, 163, 120, 70, 66, 69, 120, 146]
+THUMOS14_TEST = [41, 488, 106, 98, 217, 138, 170, 388, 48, 36, 242, 135, 169, 142, 399, 144, 48, 141, 88, 120]
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +48,7 @@ def test_yaml_states_every_setting_with_the_same_default(name: str) -> None:
     defaults = {p.name: dict(p.default) if isinstance(p.default, Mapping) else p.default for p in parameters}
     assert document["settings"] == defaults
     assert EvalSpec.model_validate(document["eval"]).tiou == tuple(sorted(document["eval"]["tiou"]))
+    assert protocol(document["eval"]["protocol"])
     assert set(document["published"]) == {"annotations", "videos"}
 
 
@@ -98,7 +80,8 @@ def test_thumos14_counts(files: Path, file: str, variant: int, expected: Counts)
 
 def test_thumos14_counts_per_class(files: Path) -> None:
     found = read("thumos14", files / "thumos14.json").counts()
-    assert [f"{found['train'][label]}/{found['test'][label]}" for label in thumos14.LABELS] == THUMOS14
+    assert [found["train"][label] for label in thumos14.LABELS] == THUMOS14_TRAIN
+    assert [found["test"][label] for label in thumos14.LABELS] == THUMOS14_TEST
     assert list(thumos14.LABELS) == sorted(thumos14.LABELS)
 
 
@@ -187,7 +170,7 @@ def test_activitynet13_counts(files: Path) -> None:
     every = read("activitynet13", source, splits={"training": "train", "validation": "val", "testing": "test"})
     assert counts(every) == {"train": (10_024, 15_410), "val": (4_926, 7_654), "test": (5_044, 0)}
     assert len(every.labels) == 200
-    assert "v_Vg4a8igc0" in every.videos  # an id of 11 characters that begins like the prefix
+    assert "v_v_Vg4a8igc0" in every.videos  # an id of 11 characters that begins like the prefix
     checked = check(every, source="x")
     assert counts(checked) == {"train": (10_024, 15_370), "val": (4_926, 7_630), "test": (5_044, 0)}
     kinds = [d.cause.split(":")[0] for d in checked.dropped]
@@ -197,6 +180,14 @@ def test_activitynet13_counts(files: Path) -> None:
 def test_activitynet13_evaluates_on_the_official_validation_set(files: Path) -> None:
     table = read("activitynet13", files / "activity_net.v1-3.json")
     assert counts(table) == {"train": (10_024, 15_410), "test": (4_926, 7_654)}
+
+
+@pytest.mark.parametrize(("name", "file"), [("thumos14", "thumos14.json"), ("activitynet13", "activity_net.v1-3.json")])
+def test_default_table_is_the_complete_split_of_the_default_protocol(files: Path, name: str, file: str) -> None:
+    table = check(read(name, files / file), source=file)
+    rules = protocol(plugins.document("datasets", name)["eval"]["protocol"])
+    assert counts(table)["test"] == (rules.videos, rules.instances)
+    assert not set(rules.left_out) & set(table.videos)
 
 
 def test_activitynet13_without_blocked_videos(files: Path) -> None:
@@ -220,7 +211,8 @@ def test_activitynet13_names_a_wrong_number_of_classes(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(json.dumps(text))
     with pytest.raises(TadError, match=r"x\.json: 1 labels, expected 200 \(the rarest is 'Polo', 1 instances\)"):
         read("activitynet13", tmp_path / "x.json")
-    assert list(read("activitynet13", tmp_path / "x.json", classes=0).videos) == ["0123456789a"]
+    assert list(read("activitynet13", tmp_path / "x.json", classes=0).videos) == ["v_0123456789a"]
+    assert list(read("activitynet13", tmp_path / "x.json", classes=0, prefix="").videos) == ["0123456789a"]
 
 
 @pytest.mark.parametrize(
@@ -234,7 +226,7 @@ def test_prefix_of_file_names_is_taken_off(given: str, expected: str) -> None:
 def test_the_same_video_with_and_without_prefix_is_refused(tmp_path: Path) -> None:
     entry = {"subset": "training", "annotations": []}
     (tmp_path / "x.json").write_text(json.dumps({"database": {"v_0123456789a": entry, "0123456789a": entry}}))
-    with pytest.raises(TadError, match="the same video as '0123456789a'; merge the two entries"):
+    with pytest.raises(TadError, match="the same video as 'v_0123456789a'; merge the two entries"):
         read("activitynet13", tmp_path / "x.json", classes=0)
 
 
@@ -251,7 +243,7 @@ def test_hacs_layout(tmp_path: Path) -> None:
     (tmp_path / "hacs.json").write_text(json.dumps({"database": database}))
     table = check(read("hacs", tmp_path / "hacs.json"), source="x")
     assert counts(table) == {"train": (1, 200), "test": (1, 5)}
-    assert table.videos["--1edUL8zmA"].duration == pytest.approx(92.166667)
+    assert table.videos["v_--1edUL8zmA"].duration == pytest.approx(92.166667)
     assert [d.cause.split(":")[0] for d in table.dropped] == ["duplicate"]
 
 
