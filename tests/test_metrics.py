@@ -55,9 +55,7 @@ def assert_equals_definition(truth: dict[str, Any], found: dict[str, Any]) -> No
     result = evaluate(truth, found, tiou=TIOU, labels=["c0", "c1", "c2"], duplicates="keep", shortest=0.0)
     for k, label in enumerate(result.labels):
         instances = {v: [(s, e) for s, e, name in rows if name == label] for v, rows in truth.items()}
-        detections = [
-            (d["score"], v, *d["segment"]) for v, rows in found.items() for d in rows if d["label"] == label
-        ]
+        detections = [(d["score"], v, *d["segment"]) for v, rows in found.items() for d in rows if d["label"] == label]
         for h, threshold in enumerate(TIOU):
             assert result.ap[h, k] == pytest.approx(
                 reference.average_precision(instances, detections, threshold), abs=1e-12

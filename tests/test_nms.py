@@ -151,9 +151,12 @@ def test_the_rules_by_hand(engine: Any) -> None:
     assert linear.scores[2] == pytest.approx(0.35 * 2 / 3)
     low = suppress_segments(segments, scores, labels, engine=engine, **(PLAIN | {"min_score": 0.9}))
     assert low.index.tolist() == [0]  # the pick itself is never tested
-    assert suppress_segments(
-        segments, scores, labels, engine=engine, **(PLAIN | {"method": "hard", "min_score": 0.9})
-    ).index.tolist() == []
+    assert (
+        suppress_segments(
+            segments, scores, labels, engine=engine, **(PLAIN | {"method": "hard", "min_score": 0.9})
+        ).index.tolist()
+        == []
+    )
 
 
 @pytest.mark.parametrize("engine", ["reference", "numba"])

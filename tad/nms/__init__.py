@@ -102,8 +102,10 @@ def _by_numba(segments: Floats, scores: Floats, labels: Indices, offsets: Indice
     if groups.max(initial=0) >= MOST_CLASSES:
         groups = np.unique(groups, return_inverse=True)[1].astype(np.int32)
     sigma, tiou, least, voting = (np.float32(settings[name]) for name in ("sigma", "tiou", "min_score", "voting"))
+    rule = (METHODS[settings["method"]], sigma, tiou, least)
+    vote = (voting, settings["voting_weight"] == "score*tiou")
+    classes = int(groups.max(initial=0)) + 1
     index, borders, values, ends = suppress_ragged(
-        segments, scores, groups, offsets, int(groups.max(initial=0)) + 1, METHODS[settings["method"]],
-        sigma, tiou, least, settings["topk"], voting, settings["voting_weight"] == "score*tiou",
-    )  # fmt: skip
+        segments, scores, groups, offsets, classes, rule, settings["topk"], vote
+    )
     return Kept(index, borders, values, labels[index], ends)

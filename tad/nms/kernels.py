@@ -42,12 +42,12 @@ def _sink(heap: Any, size: Any, key: Any, at: Any) -> None:
 
 
 @compiled
-def _refresh(
-    score: Any, start: Any, end: Any, picks: Any, first: Any, last: Any, method: Any, sigma: Any, tiou: Any, least: Any
-) -> Any:
-    """The score after the picks [first, last) of its class; negative once the segment is removed."""
+def _refresh(score: Any, segment: Any, picks: Any, rule: Any) -> Any:
+    """The score after these picks of its class; negative once the segment is removed."""
+    method, sigma, tiou, least = rule
+    start, end = segment
     length = (end - start) + LENGTH_EPSILON
-    for j in range(first, last):
+    for j in range(len(picks)):
         inter = min(end, picks[j, 1]) - max(start, picks[j, 0])
         if inter <= ZERO:  # weight 1
             continue
@@ -64,8 +64,9 @@ def _refresh(
 
 
 @compiled
-def _enter(scores: Any, labels: Any, size_of: Any, method: Any, least: Any, heap: Any) -> Any:
+def _enter(scores: Any, labels: Any, size_of: Any, rule: Any, heap: Any) -> Any:
     """Fill the heap with the candidates that can be kept; the best of a class may score below min_score → heap size."""
+    method, _, _, least = rule
     best = np.full(len(size_of), -1, np.int64)
     for i in range(len(scores)):
         size_of[labels[i]] += 1
@@ -85,15 +86,14 @@ def _enter(scores: Any, labels: Any, size_of: Any, method: Any, least: Any, heap
 
 @compiled
 def _suppress_video(
-    segments: Any, scores: Any, labels: Any, classes: Any, method: Any, sigma: Any, tiou: Any, least: Any, topk: Any,
-    out_index: Any, out_scores: Any,
+    segments: Any, scores: Any, labels: Any, classes: Any, rule: Any, topk: Any, out_index: Any, out_scores: Any
 ) -> Any:
     """Picks of one video, best first, into the two outputs → their number."""
     total = len(scores)
     key = scores.copy()
     heap = np.empty(total, np.int64)
     size_of = np.zeros(classes, np.int64)
-    size = _enter(scores, labels, size_of, method, least, heap)
+    size = _enter(scores, labels, size_of, rule, heap)
     for at in range(size // 2 - 1, -1, -1):
         _sink(heap, size, key, at)
     block = np.zeros(classes, np.int64)  # picks of class c are rows block[c] … block[c] + count[c]
@@ -107,11 +107,9 @@ def _suppress_video(
         i = heap[0]
         c = labels[i]
         score = key[i]
-        if method != NONE:
-            score = _refresh(
-                score, segments[i, 0], segments[i, 1], picks, block[c] + seen[i], block[c] + count[c],
-                method, sigma, tiou, least,
-            )
+        if rule[0] != NONE:
+            met, now = block[c] + seen[i], block[c] + count[c]
+            score = _refresh(score, (segments[i, 0], segments[i, 1]), picks[met:now], rule)
         seen[i] = count[c]
         if score >= ZERO and score < key[i]:
             key[i] = score
@@ -158,10 +156,12 @@ def _vote(segments: Any, scores: Any, labels: Any, kept: Any, voting: Any, times
 
 @compiled
 def suppress_ragged(
-    segments: Any, scores: Any, labels: Any, offsets: Any, classes: Any, method: Any, sigma: Any, tiou: Any, least: Any,
-    topk: Any, voting: Any, times_tiou: Any,
+    segments: Any, scores: Any, labels: Any, offsets: Any, classes: Any, rule: Any, topk: Any, vote: Any
 ) -> Any:
-    """All videos → index (M,), segments (M, 2), scores (M,), offsets (V + 1,); thresholds and sigma are float32."""
+    """All videos → index (M,), segments (M, 2), scores (M,), offsets (V + 1,).
+
+    `rule` is (method, sigma, tiou, min_score) and `vote` (least tIoU, whether to weigh by it); numbers are float32.
+    """
     videos = len(offsets) - 1
     room = 0
     for v in range(videos):
@@ -176,16 +176,14 @@ def suppress_ragged(
         kept = 0
         if b > a:
             kept = _suppress_video(
-                segments[a:b], scores[a:b], labels[a:b], classes, method, sigma, tiou, least, topk,
-                index[done:], kept_scores[done:],
+                segments[a:b], scores[a:b], labels[a:b], classes, rule, topk, index[done:], kept_scores[done:]
             )
         rows = index[done : done + kept]
         for row in range(kept):
             kept_segments[done + row] = segments[a + rows[row]]
-        if voting > ZERO:
-            _vote(
-                segments[a:b], scores[a:b], labels[a:b], rows, voting, times_tiou, kept_segments[done : done + kept]
-            )
+        if vote[0] > ZERO:
+            borders = kept_segments[done : done + kept]
+            _vote(segments[a:b], scores[a:b], labels[a:b], rows, vote[0], vote[1], borders)
         rows += a
         done += kept
         kept_offsets[v + 1] = done

@@ -110,9 +110,7 @@ def suppress_video(
     groups = [np.flatnonzero(labels == label) for label in np.unique(labels)] if per_class else [np.arange(len(scores))]
     picked: list[tuple[float, int, int]] = []
     for number, group in enumerate(groups):
-        index, score = pick(
-            segments[group], scores[group], method=method, sigma=sigma, tiou=tiou, min_score=min_score
-        )
+        index, score = pick(segments[group], scores[group], method=method, sigma=sigma, tiou=tiou, min_score=min_score)
         picked += [(-float(s), int(group[i]), number) for i, s in zip(index, score, strict=True)]
     picked = sorted(picked)[:topk]
     kept = np.array([index for _, index, _ in picked], np.int64)
@@ -120,7 +118,5 @@ def suppress_video(
     if voting > 0:
         for row, (_, _, number) in enumerate(picked):
             group = groups[number]
-            final[row] = vote(
-                final[row], segments[group], scores[group], voting=voting, voting_weight=voting_weight
-            )
+            final[row] = vote(final[row], segments[group], scores[group], voting=voting, voting_weight=voting_weight)
     return kept, final, np.array([-score for score, _, _ in picked], np.float32)
