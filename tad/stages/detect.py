@@ -30,7 +30,7 @@ from tad.provenance import expect, stamp
 from tad.specs import DetectStageSpec
 from tad.training import checkpoint
 from tad.training.data import recipe_of, resize, select
-from tad.training.device import reproducible, resolve
+from tad.device import reproducible, resolve
 
 log = logging.getLogger(__name__)
 
@@ -56,15 +56,16 @@ def load_model(path: Path, spec: DetectStageSpec, *, dim: int, recipe: str, devi
     checkpoint.read_json_field(path, metadata, "tad_stamp", dict)
     labels = checkpoint.read_json_field(path, metadata, "labels", list)
     facts = checkpoint.read_json_field(path, metadata, "detector", dict)
-    made = expect(path, stage="train", dataset=spec.dataset, features=spec.features, detector=spec.detector.model_dump(mode="json"))
-    trained_dim = metadata.get("feature_dim", "")
-    if trained_dim != str(dim):
-        raise TadError(f"{path}: trained on features {trained_dim} wide, these are {dim} wide; use the features it was trained on")
-    if made.get("recipe") != recipe:
-        raise TadError(f"{path}: trained on features of recipe {made.get('recipe')}, these are of recipe {recipe}; run train again")
-    trained = made["spec"].get("train", {})
-    if trained.get("resize") != spec.resize:
-        raise TadError(f"{path}: trained with train.resize {trained.get('resize')}, detect uses {spec.resize}; make them equal")
+    named = spec.detector.model_dump(mode="json")
+    made = expect(path, stage="train", dataset=spec.dataset, features=spec.features, detector=named)
+    width, used = metadata.get("feature_dim", ""), made.get("recipe")
+    if width != str(dim):
+        raise TadError(f"{path}: trained on features {width} wide, these are {dim} wide; use those it was trained on")
+    if used != recipe:
+        raise TadError(f"{path}: trained on features of recipe {used}, these are of recipe {recipe}; run train again")
+    resized = made["spec"].get("train", {}).get("resize")
+    if resized != spec.resize:
+        raise TadError(f"{path}: trained with train.resize {resized}, detect uses {spec.resize}; make them equal")
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise TadError(f"{path}: weight '{name}' is not finite; remove the file and run train again")
@@ -74,8 +75,10 @@ def load_model(path: Path, spec: DetectStageSpec, *, dim: int, recipe: str, devi
     try:
         detector.load_state_dict(tensors)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:160]
-        raise TadError(f"{path}: its weights do not fit detector {spec.detector.name} ({reason}); run train again") from None
+        why = " ".join(str(error).split())[:160]
+        raise TadError(
+            f"{path}: its weights do not fit detector {spec.detector.name} ({why}); run train again"
+        ) from None
     return Model(detector.to(device).eval(), made, [str(label) for label in labels], max_length)
 
 
@@ -103,7 +106,7 @@ def _candidates(
     for row, feats_TC in enumerate(feats):
         feats_BTC[row, : len(feats_TC)] = torch.from_numpy(feats_TC)
     lengths_B = torch.tensor([len(f) for f in feats])
-    settings = {"score_threshold": spec.detect.score_threshold, "topk": spec.detect.topk, "min_length": spec.detect.min_length}
+    settings = spec.detect.model_dump(exclude={"batch_size"})
     try:
         found: list[Candidates] = model.detector.candidates(feats_BTC.to(device), lengths_B.to(device), **settings)
     except torch.OutOfMemoryError:
@@ -151,7 +154,7 @@ def detect(
         model: detector made by train.
         annotations: table made by annotate.
         out: the candidates to write.
-        device: see `tad.training.device.resolve`.
+        device: see `tad.device.resolve`.
         threads: CPU threads; 0: torch's choice.
 
     Raises:

@@ -32,7 +32,7 @@ from tad.grid import Grid
 from tad.progress import track
 from tad.provenance import expect, stamp
 from tad.specs import ExtractSpec
-from tad.training.device import reproducible, resolve
+from tad.device import reproducible, resolve
 from tad.video.clips import ClipBuffer
 from tad.video.feed import Feed, Job
 
@@ -239,7 +239,7 @@ def extract(
         kept: folder for finished videos, outside the workflow's care; emptied of parts when the shard is published,
             and from then on holding the shard itself, so that a later run recomputes only what has changed.
         code: fingerprint given by the workflow; the stamp computes its own.
-        device: see `tad.training.device.resolve`.
+        device: see `tad.device.resolve`.
         workers: reading processes; 0: one per usable core, at most 8.
         backbone: stands in for the plug-in that the spec names.
 

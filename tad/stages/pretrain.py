@@ -19,8 +19,9 @@ from torch import nn
 
 from tad import plugins
 from tad.backbones._weights import load_weights
+from tad.device import resolve
 from tad.errors import TadError
-from tad.files import canonical, publish, read_json, write_json
+from tad.files import canonical, digest, publish, read_json, sha256, write_json
 from tad.progress import track
 from tad.provenance import expect, stamp
 from tad.specs import ClipSpec, PretrainSpec
@@ -165,11 +166,21 @@ def pretrain(
     Raises:
         TadError: no usable clip, a backbone that cannot be trained, or a loss that is not finite.
     """
-    inputs = {"annotations": expect(annotations, stage="annotate")["identity"]}
-    inputs |= {f"videos/{path.name}": expect(path, stage="probe")["identity"] for path in manifests}
+    expect(annotations, stage="annotate")
+    for path in manifests:
+        expect(path, stage="probe")
     table_file = read_json(annotations)
     videos = _train_videos(table_file, manifests)
     classes = {label: k for k, label in enumerate(table_file["labels"])}
+    inputs = _contents(videos, list(classes), weights)
+    made = stamp("pretrain", spec.model_dump(mode="json"), inputs)["identity"]
+    if _finished(kept, made):
+        log.info("nothing that training reads has changed: the kept weights are published again")
+        with publish(out) as partial:
+            shutil.copyfile(kept / "backbone.safetensors", partial)
+        return out
+    (kept / "finished.json").unlink(missing_ok=True)
+    chosen = resolve(device)
     with torch.random.fork_rng(devices=[]), torch.backends.cudnn.flags(benchmark=False, deterministic=True):
         torch.manual_seed(spec.seed)
         backbone = _checked_backbone(spec, weights)
@@ -182,15 +193,30 @@ def pretrain(
             raise TadError(f"{annotations}: no clip of an action can be cut for training; {remedy}")
         counts = (len(videos), len(table), len(tables[1]), table.dropped)
         log.info("%d videos; %d segments, %d of them held out; %d others are too short", *counts)
-        trainer = tsp.Trainer(backbone, frames, num_classes=len(classes), spec=spec, device=device)
+        trainer = tsp.Trainer(backbone, frames, num_classes=len(classes), spec=spec, device=str(chosen))
 
         def save(module: nn.Module, path: Path, facts: dict[str, Any]) -> None:
             _save(module, path, stamp("pretrain", spec.model_dump(mode="json"), inputs, labels=list(classes), **facts))
 
         _fit(trainer, tables, kept, save)
+    write_json(kept / "finished.json", {"identity": made, "sha256": sha256(kept / "backbone.safetensors")})
     with publish(out) as partial:
         shutil.copyfile(kept / "backbone.safetensors", partial)
     return out
+
+
+def _contents(videos: Mapping[str, tuple[Any, Any]], labels: list[str], weights: Path | None) -> dict[str, str]:
+    """Content of all that training reads; a test video that comes or goes changes nothing here."""
+    read = {v: [entry["sha256"], entry["reader"], annotated["instances"]] for v, (annotated, entry) in videos.items()}
+    return {"train": digest([labels, read], 16)} | ({"weights": sha256(weights)} if weights else {})
+
+
+def _finished(kept: Path, identity: str) -> bool:
+    """Whether `kept` holds the whole result of a training that read the same."""
+    receipt, weights = kept / "finished.json", kept / "backbone.safetensors"
+    if not (receipt.is_file() and weights.is_file()):
+        return False
+    return read_json(receipt) == {"identity": identity, "sha256": sha256(weights)}
 
 
 def _segments(

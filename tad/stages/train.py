@@ -1,7 +1,8 @@
 """Features and annotations → a trained detector.
 
 Inputs: index of features (merge), annotations (annotate).
-Output: `results/<run>/model.safetensors`: averaged (EMA) weights; stamp, labels and the detector's settings in the header.
+Output: `results/<run>/model.safetensors`: averaged (EMA) weights; in the header the stamp, the labels
+    and the detector's settings.
 Settings: `tad.specs.TrainStageSpec`.
 """
 
@@ -22,7 +23,7 @@ from tad.provenance import code, expect, stamp
 from tad.specs import TrainSpec, TrainStageSpec
 from tad.training import checkpoint
 from tad.training.data import HELD_OUT, Features, Item, Windows, generator, label_names, read_items, recipe_of
-from tad.training.device import reproducible, resolve
+from tad.device import reproducible, resolve
 from tad.training.engine import Engine, Saving
 
 log = logging.getLogger(__name__)
@@ -71,9 +72,17 @@ def training_key(spec: TrainStageSpec, labels: list[str], roles: dict[str, list[
 
 
 def _fit(
-    reader: FeatureReader, roles: dict[str, list[Item]], labels: list[str], spec: TrainStageSpec, *, key: str, kept: Path,
-    device: torch.device, seconds: float, tensorboard: Path,
-) -> tuple[dict[str, Tensor], dict[str, Any]]:  # fmt: skip
+    reader: FeatureReader,
+    roles: dict[str, list[Item]],
+    labels: list[str],
+    spec: TrainStageSpec,
+    *,
+    key: str,
+    kept: Path,
+    device: torch.device,
+    seconds: float,
+    tensorboard: Path,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Train, or continue training; the chosen weights and how they came about."""
 
     def windows(items: list[Item]) -> Windows:
@@ -85,13 +94,21 @@ def _fit(
     with reproducible(device):
         torch.manual_seed(spec.seed)
         detector = build(
-            spec.detector.name, spec.detector.settings,
-            feature_dim=reader.dim, num_classes=len(labels), max_length=train.max_length,
-        )  # fmt: skip
+            spec.detector.name,
+            spec.detector.settings,
+            feature_dim=reader.dim,
+            num_classes=len(labels),
+            max_length=train.max_length,
+        )
         engine = Engine(
-            detector, windows(roles["train"]), spec=train, seed=spec.seed, device=device, saving=state,
+            detector,
+            windows(roles["train"]),
+            spec=train,
+            seed=spec.seed,
+            device=device,
+            saving=state,
             judged=windows(roles["judged"]) if roles["judged"] else None,
-        )  # fmt: skip
+        )
         engine.resume()
         result = engine.run(tensorboard)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
@@ -119,7 +136,7 @@ def train(
         out: the model to write.
         kept: folder for the state of an unfinished training and for finished weights, by the digest of what training
             reads; a call in which none of that has changed republishes the weights at once. May be deleted any time.
-        device: see `tad.training.device.resolve`.
+        device: see `tad.device.resolve`.
         threads: CPU threads; 0: torch's choice. Results on CPU are bit-equal for equal numbers of threads.
         checkpoint_seconds: time between saved states within an epoch; at ends of epochs a sixth of it.
 
@@ -143,18 +160,25 @@ def train(
             log.info("nothing that training reads has changed: weights republished from %s", finished)
         else:
             weights, facts = _fit(
-                reader, roles, labels, spec, key=key, kept=Path(kept), device=target, seconds=checkpoint_seconds,
+                reader,
+                roles,
+                labels,
+                spec,
+                key=key,
+                kept=Path(kept),
+                device=target,
+                seconds=checkpoint_seconds,
                 tensorboard=Path(out).parent / "logs" / "tensorboard",
-            )  # fmt: skip
+            )
             checkpoint.write_tensors(finished, weights, {"facts": facts})
         dim = reader.dim
     inputs = {"features": str(merged["identity"]), "annotations": str(table_stamp["identity"])}
     facts = {**facts, "recipe": recipe_of(merged), "training": key}
-    detector = {**spec.detector.model_dump(mode="json"), "num_classes": len(labels), "max_length": spec.train.max_length}
+    sizes = {"num_classes": len(labels), "max_length": spec.train.max_length}
     header = {
         "tad_stamp": stamp("train", spec.model_dump(mode="json"), inputs, **facts),
         "labels": labels,
-        "detector": detector,
+        "detector": {**spec.detector.model_dump(mode="json"), **sizes},
         "feature_dim": str(dim),
     }
     checkpoint.write_tensors(out, weights, header)
