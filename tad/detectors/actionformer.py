@@ -85,7 +85,9 @@ class Detector(PointDetector):
     ) -> None:
         levels = len(regression_ranges)
         if len(windows) != levels:
-            raise TadError(f"settings.windows: {list(windows)}: needs one per level of settings.regression_ranges ({levels})")
+            raise TadError(
+                f"settings.windows: {list(windows)}: needs one per level of settings.regression_ranges ({levels})"
+            )
         if embed_dim % num_heads:
             raise TadError(f"settings.num_heads: {num_heads}: must divide settings.embed_dim ({embed_dim})")
         strides = [2**level for level in range(levels)]

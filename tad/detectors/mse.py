@@ -7,6 +7,7 @@ An, Zhao P., Wang, Zhao C., Yang: Multi-granularity semantic enhancement for tem
 # B videos, T snippets, C channels
 
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from tad.errors import TadError
 from tad.layers.attention import ConvAttention
 from tad.layers.masked import ScaledDropPath
-from tad.layers.sgp import GranularBlock, check_face
+from tad.layers.sgp import GranularBlock
 from tad.layers.trident import TridentDetector
 
 
@@ -57,7 +58,8 @@ class EnhancedBlock(GranularBlock):
         instant_BCT, window_BCT = self.products(u_BCT, mask_B1T)
         local_BCT = weight[0] * instant_BCT + weight[1] * window_BCT + weight[2] * u_BCT
         global_BCT = self.attn(self.normed(local_BCT, mask_B1T), mask_B1T)
-        return weight[3] * local_BCT + weight[4] * u_BCT + weight[5] * global_BCT
+        fused_BCT: Tensor = weight[3] * local_BCT + weight[4] * u_BCT + weight[5] * global_BCT
+        return fused_BCT
 
 
 class Detector(TridentDetector):
@@ -98,34 +100,24 @@ class Detector(TridentDetector):
         input_noise: float,
         buffer_factor: float,
     ) -> None:
-        masked = check_face(face)
         if embed_dim % num_heads:
             raise TadError(f"settings.num_heads: {num_heads}: must divide settings.embed_dim ({embed_dim})")
-
-        def block(width: int, *, halves: bool) -> EnhancedBlock:
-            return EnhancedBlock(
-                embed_dim,
-                heads=num_heads,
-                mlp_dim=mlp_dim,
-                kernel=width,
-                factor=kernel_factor,
-                init_std=init_conv_std,
-                droppath=droppath,
-                halves=halves,
-                masked=masked,
-            )
-
         super().__init__(
-            stem=[block(1, halves=False) for _ in range(stem_layers)],
-            branch=[block(kernel, halves=True) for _ in regression_ranges[1:]],
+            block=partial(EnhancedBlock, heads=num_heads),
             feature_dim=feature_dim,
             num_classes=num_classes,
             max_length=max_length,
+            face=face,
             embed_dim=embed_dim,
             embed_layers=embed_layers,
             embed_kernel=embed_kernel,
             use_position=use_position,
+            stem_layers=stem_layers,
             kernel=kernel,
+            kernel_factor=kernel_factor,
+            init_conv_std=init_conv_std,
+            mlp_dim=mlp_dim,
+            droppath=droppath,
             head_dim=head_dim,
             head_layers=head_layers,
             head_kernel=head_kernel,
@@ -140,5 +132,4 @@ class Detector(TridentDetector):
             iou_weight_power=iou_weight_power,
             input_noise=input_noise,
             buffer_factor=buffer_factor,
-            masked=masked,
         )

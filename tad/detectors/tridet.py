@@ -5,12 +5,12 @@ Shi, Zhong, Cao, Ma, Li, Tao: TriDet: Temporal Action Detection with Relative Bo
 
 from collections.abc import Sequence
 
-from tad.layers.sgp import GranularBlock, check_face
+from tad.layers.sgp import GranularBlock
 from tad.layers.trident import TridentDetector
 
 
 class Detector(TridentDetector):
-    """TriDet as published (`face` parity) or with its defects repaired (corrected); settings are explained in tridet.yaml."""
+    """TriDet as published (`face` parity) or with its defects repaired (corrected); settings: see tridet.yaml."""
 
     def __init__(
         self,
@@ -44,31 +44,22 @@ class Detector(TridentDetector):
         input_noise: float,
         buffer_factor: float,
     ) -> None:
-        masked = check_face(face)
-
-        def block(width: int, *, halves: bool) -> GranularBlock:
-            return GranularBlock(
-                embed_dim,
-                mlp_dim=mlp_dim,
-                kernel=width,
-                factor=kernel_factor,
-                init_std=init_conv_std,
-                droppath=droppath,
-                halves=halves,
-                masked=masked,
-            )
-
         super().__init__(
-            stem=[block(1, halves=False) for _ in range(stem_layers)],
-            branch=[block(kernel, halves=True) for _ in regression_ranges[1:]],
+            block=GranularBlock,
             feature_dim=feature_dim,
             num_classes=num_classes,
             max_length=max_length,
+            face=face,
             embed_dim=embed_dim,
             embed_layers=embed_layers,
             embed_kernel=embed_kernel,
             use_position=use_position,
+            stem_layers=stem_layers,
             kernel=kernel,
+            kernel_factor=kernel_factor,
+            init_conv_std=init_conv_std,
+            mlp_dim=mlp_dim,
+            droppath=droppath,
             head_dim=head_dim,
             head_layers=head_layers,
             head_kernel=head_kernel,
@@ -83,5 +74,4 @@ class Detector(TridentDetector):
             iou_weight_power=iou_weight_power,
             input_noise=input_noise,
             buffer_factor=buffer_factor,
-            masked=masked,
         )

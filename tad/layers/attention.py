@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tad.layers.masked import ChannelNorm, MaskedConv1d
+from tad.layers.masked import ChannelNorm, MaskedConv1d, zero_outside
 
 FAR = -1.0e4  # finite, so that a padded query whose keys are all padding stays a number; exp(FAR) is 0 in float32
-QUERIES = 32  # queries of a block of local attention
+QUERIES = 64  # queries of a block of local attention
 
 
 def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
@@ -44,8 +44,8 @@ def local_attention(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, mask_B1T: Te
     offset_QJ = torch.arange(width, device=q_BHTD.device) - torch.arange(QUERIES, device=q_BHTD.device)[:, None]
     band_QJ = (offset_QJ >= 0) & (offset_QJ <= 2 * reach)
     allowed_ZQJ = (real_BNJ[:, :, None] & band_QJ).reshape(batch * blocks, 1, QUERIES, width)
-    bias = additive(allowed_ZQJ, q_BHTD.dtype)
-    y_ZHQD = F.scaled_dot_product_attention(q_ZHQD, around(k_BHTD), around(v_BHTD), attn_mask=bias)
+    logits_ZHQJ = (q_ZHQD * dim**-0.5) @ around(k_BHTD).transpose(2, 3) + additive(allowed_ZQJ, q_BHTD.dtype)
+    y_ZHQD = torch.softmax(logits_ZHQJ, dim=3) @ around(v_BHTD)
     y_BHTD = y_ZHQD.view(batch, blocks, heads, QUERIES, dim).transpose(1, 2).reshape(batch, heads, -1, dim)
     return y_BHTD[:, :, :length]
 
@@ -65,29 +65,29 @@ class ConvAttention(nn.Module):
         super().__init__()
         assert channels % heads == 0, (channels, heads)
         self.heads, self.window, self.stride = heads, window, stride
-        for name in ("query", "key", "value"):
-            conv = MaskedConv1d(channels, channels, kernel=3, stride=stride, groups=channels, bias=False)
-            self.add_module(f"{name}_conv", conv)
-            self.add_module(f"{name}_norm", ChannelNorm(channels))
-        for name in ("key", "query", "value", "proj"):
-            self.add_module(name, nn.Conv1d(channels, channels, 1))
+
+        def depthwise() -> MaskedConv1d:
+            return MaskedConv1d(channels, channels, kernel=3, stride=stride, groups=channels, bias=False)
+
+        self.query_conv, self.query_norm = depthwise(), ChannelNorm(channels)
+        self.key_conv, self.key_norm = depthwise(), ChannelNorm(channels)
+        self.value_conv, self.value_norm = depthwise(), ChannelNorm(channels)
+        self.key, self.query, self.value, self.proj = (nn.Conv1d(channels, channels, 1) for _ in range(4))
         self.dropout = nn.Dropout(dropout)
 
-    def _project(self, name: str, x_BCT: Tensor, mask_B1T: Tensor) -> Tensor:
-        modules = self._modules
-        x_BCT = modules[f"{name}_norm"](modules[f"{name}_conv"](x_BCT, mask_B1T))  # type: ignore[misc]
-        x_BCT = modules[name](x_BCT)  # type: ignore[misc]
+    def _split(self, x_BCT: Tensor) -> Tensor:
         batch, channels, length = x_BCT.shape
         return x_BCT.view(batch, self.heads, channels // self.heads, length).transpose(2, 3)
 
     def forward(self, x_BCT: Tensor, mask_B1T: Tensor) -> Tensor:
         """(B, C, T) → (B, C, T / stride), zero outside the mask."""
-        q_BHTD, k_BHTD, v_BHTD = (self._project(name, x_BCT, mask_B1T) for name in ("query", "key", "value"))
+        q_BHTD = self._split(self.query(self.query_norm(self.query_conv(x_BCT, mask_B1T))))
+        k_BHTD = self._split(self.key(self.key_norm(self.key_conv(x_BCT, mask_B1T))))
+        v_BHTD = self._split(self.value(self.value_norm(self.value_conv(x_BCT, mask_B1T))))
         mask_B1T = mask_B1T[:, :, :: self.stride]
         if self.window > 1:
             y_BHTD = local_attention(q_BHTD, k_BHTD, v_BHTD, mask_B1T, reach=self.window // 2)
         else:
             y_BHTD = global_attention(q_BHTD, k_BHTD, v_BHTD, mask_B1T)
         y_BCT = y_BHTD.transpose(2, 3).reshape(x_BCT.shape[0], x_BCT.shape[1], -1)
-        y_BCT = self.dropout(self.proj(y_BCT))
-        return y_BCT * mask_B1T.to(y_BCT.dtype)
+        return zero_outside(self.dropout(self.proj(y_BCT)), mask_B1T)

@@ -82,7 +82,7 @@ class PointDetector(nn.Module):
         masked: bool,
     ) -> None:
         super().__init__()
-        self.coarsest = 2 ** (len(ranges) - 1)
+        self.coarsest: int = 2 ** (len(ranges) - 1)
         if max_length % self.coarsest:
             raise TadError(
                 f"train.max_length: {max_length}: must be a multiple of {self.coarsest}, the stride of the last of"
@@ -171,9 +171,7 @@ class PointDetector(nn.Module):
     def _losses(self, outputs: Outputs, targets: list[Targets]) -> dict[str, Tensor]:
         lengths = [mask.shape[2] for mask in outputs.masks]
         points_P4 = points_of(lengths, self.ranges, outputs.logits[0].device)
-        labelled = [
-            label_points(points_P4, target, classes=self.num_classes, radius=self.radius) for target in targets
-        ]
+        labelled = [label_points(points_P4, target, classes=self.num_classes, radius=self.radius) for target in targets]
         classes_BPK = torch.stack([classes for classes, _ in labelled])
         offsets_BP2 = torch.stack([offsets for _, offsets in labelled])
         valid_BP1 = torch.cat(outputs.masks, dim=2).transpose(1, 2)
@@ -215,8 +213,8 @@ class PointDetector(nn.Module):
     ) -> list[Candidates]:
         """Candidates of each video before suppression, in snippets of its grid; a video without any has empty ones.
 
-        Videos of a batch do not influence one another: those whose own padding differs go through the network separately
-        (unless padding changes nothing), so the batch size changes no result.
+        Videos of a batch do not influence one another: those whose own padding differs go through the network
+        separately (unless padding changes nothing), so the batch size changes no result.
 
         Args:
             feats_BTC: float32; rows beyond a video's length are ignored.
@@ -245,9 +243,7 @@ class PointDetector(nn.Module):
                 found[index] = self._select(outputs, row, score_threshold, topk, min_length)
         return found
 
-    def _select(
-        self, outputs: Outputs, row: int, score_threshold: float, topk: int, min_length: float
-    ) -> Candidates:
+    def _select(self, outputs: Outputs, row: int, score_threshold: float, topk: int, min_length: float) -> Candidates:
         """Per level, the `topk` best (point, class) pairs of one video above the threshold, decoded."""
         parts = []
         for level, logits_BKT in enumerate(outputs.logits):
@@ -271,7 +267,8 @@ class PointDetector(nn.Module):
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
         """Parameters for AdamW: convolution weights (and `decayed`) with weight decay, all else without."""
-        decay, free = [], []
+        decay: list[Tensor] = []
+        free: list[Tensor] = []
         for module in self.modules():
             for name, parameter in module.named_parameters(recurse=False):
                 kernel = isinstance(module, nn.Conv1d | nn.Linear) and name == "weight"

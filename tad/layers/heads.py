@@ -55,9 +55,7 @@ class ClassHead(_Tower):
 
     def forward(self, features: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
         """(B, C, T) per level → (B, K, T) per level."""
-        return [
-            self.cls_head(self.tower(x_BCT, mask), mask) for x_BCT, mask in zip(features, masks, strict=True)
-        ]
+        return [self.cls_head(self.tower(x_BCT, mask), mask) for x_BCT, mask in zip(features, masks, strict=True)]
 
 
 class OffsetHead(_Tower):
@@ -90,8 +88,8 @@ def trident_offsets(
 ) -> Tensor:
     """Distances (N, 2) from the chosen points to their borders, in strides of the level (TriDet, section 3.3).
 
-    A distance is the expectation over the bins 0…`bins` of a softmax over the boundary logits beside the point plus the
-    point's own centre logits. Only what is chosen is decoded: a softmax over all classes and points costs 15 times as much.
+    A distance is the expectation over the bins 0…`bins` of a softmax over the boundary logits beside the point plus
+    the point's own centre logits. Only what is chosen is decoded: all classes and points would cost 15 times as much.
 
     Args:
         start_BKT: start logits.

@@ -12,9 +12,7 @@ EPSILON = 1e-8
 SAME_LENGTH = 1e-3  # instances within this many snippets of the shortest one share its points
 
 
-def label_points(
-    points_P4: Tensor, targets: Targets, *, classes: int, radius: float
-) -> tuple[Tensor, Tensor]:
+def label_points(points_P4: Tensor, targets: Targets, *, classes: int, radius: float) -> tuple[Tensor, Tensor]:
     """Classes (P, K) of 0 and 1, and offsets (P, 2) to the borders in strides, of one video's points.
 
     A point belongs to the shortest instance whose centre lies within `radius` strides of it (and that contains it) and

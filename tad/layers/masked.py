@@ -35,9 +35,7 @@ class MaskedConv1d(nn.Module):
         super().__init__()
         assert kernel % 2 == 1, kernel
         self.stride = stride
-        self.conv = nn.Conv1d(
-            inputs, outputs, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=bias
-        )
+        self.conv = nn.Conv1d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=bias)
         if self.conv.bias is not None:
             nn.init.zeros_(self.conv.bias)
 
@@ -134,7 +132,8 @@ def position_table(channels: int, length: int) -> Tensor:
     angle_TC = position_T1 / torch.pow(torch.tensor(10000.0, dtype=torch.float64), exponent_C)
     angle_TC[:, 0::2] = torch.sin(angle_TC[:, 0::2])
     angle_TC[:, 1::2] = torch.cos(angle_TC[:, 1::2])
-    return (angle_TC.T[None] / channels**0.5).float()
+    code_1CT: Tensor = angle_TC.T[None] / channels**0.5
+    return code_1CT.float()
 
 
 def position_code(table_1CT: Tensor, spans: list[int], length: int) -> Tensor:

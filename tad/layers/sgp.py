@@ -56,26 +56,32 @@ class GranularBlock(nn.Module):
     ) -> None:
         super().__init__()
         if channels % GROUPS:
-            raise TadError(f"settings.embed_dim: {channels}: must be a multiple of {GROUPS}, the groups of its GroupNorm")
+            raise TadError(f"settings.embed_dim: {channels}: must be a multiple of {GROUPS}, the groups of GroupNorm")
         self.halves, self.masked = halves, masked
         self.ln = ChannelNorm(channels)
         self.gn = nn.GroupNorm(GROUPS, channels)
-        widths = {"psi": kernel, "fc": 1, "convw": kernel, "convkw": odd_kernel(kernel, factor), "global_fc": 1}
-        for name, width in widths.items():
+        live = LIVE_STD if masked and init_std == 0 else init_std
+
+        def depthwise(width: int, std: float) -> nn.Conv1d:
             conv = nn.Conv1d(channels, channels, width, padding=width // 2, groups=channels)
-            saddle = masked and init_std == 0
-            std = LIVE_STD * (name not in ("psi", "fc")) if saddle else init_std
             nn.init.normal_(conv.weight, 0.0, std)
-            self.add_module(name, conv)
+            return conv
+
+        self.psi = depthwise(kernel, init_std)
+        self.fc = depthwise(1, init_std)
+        self.convw = depthwise(kernel, live)
+        self.convkw = depthwise(odd_kernel(kernel, factor), live)
+        self.global_fc = depthwise(1, live)
         self.mlp = nn.Sequential(nn.Conv1d(channels, mlp_dim, 1), nn.GELU(), nn.Conv1d(mlp_dim, channels, 1))
-        for name in ("drop_path_out", "drop_path_mlp"):
-            self.add_module(name, ScaledDropPath(channels, probability=droppath) if halves else nn.Identity())
+        self.drop_path_out, self.drop_path_mlp = (
+            ScaledDropPath(channels, probability=droppath) if halves else nn.Identity() for _ in range(2)
+        )
 
     def products(self, u_BCT: Tensor, mask_B1T: Tensor) -> tuple[Tensor, Tensor]:
         """The instant branch F ⊙ g and the window branch (W + K) ⊙ P of normalised features."""
         gate_BC1 = F.relu(self.global_fc(time_mean(u_BCT, mask_B1T, masked=self.masked)))
-        instant_BCT = self.fc(u_BCT) * gate_BC1
-        window_BCT = (self.convw(u_BCT) + self.convkw(u_BCT)) * self.psi(u_BCT)
+        instant_BCT: Tensor = self.fc(u_BCT) * gate_BC1
+        window_BCT: Tensor = (self.convw(u_BCT) + self.convkw(u_BCT)) * self.psi(u_BCT)
         return instant_BCT, window_BCT
 
     def normed(self, x_BCT: Tensor, mask_B1T: Tensor) -> Tensor:
@@ -101,7 +107,7 @@ class GranularBlock(nn.Module):
         return (zero_outside(x_BCT, mask_B1T) if self.masked else x_BCT), mask_B1T
 
 
-def check_face(face: str) -> bool:
+def corrected(face: str) -> bool:
     """Whether the face is the corrected one.
 
     Raises:

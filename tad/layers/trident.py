@@ -2,7 +2,8 @@
 
 # B videos, T snippets, C channels, K classes, N chosen points
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import ClassVar
 
 from torch import Tensor
@@ -10,13 +11,14 @@ from torch import Tensor
 from tad.layers.detector import Chosen, Outputs, PointDetector
 from tad.layers.heads import ClassHead, OffsetHead, trident_offsets
 from tad.layers.pyramid import LevelNorms, Pyramid
-from tad.layers.sgp import GranularBlock
+from tad.layers.sgp import GranularBlock, corrected
 
 
 class TridentDetector(PointDetector):
     """Encoder of granularity blocks, class head and trident head (TriDet, section 3).
 
-    Args are those of the detectors' YAML files; `blocks` are stem and branch.
+    The arguments are those of the detectors' YAML files, and `block`, which makes a temporal block from its width and
+    the keyword arguments of `GranularBlock`.
     """
 
     class_offsets: ClassVar[bool] = True
@@ -24,16 +26,21 @@ class TridentDetector(PointDetector):
     def __init__(
         self,
         *,
-        stem: Sequence[GranularBlock],
-        branch: Sequence[GranularBlock],
+        block: Callable[..., GranularBlock],
         feature_dim: int,
         num_classes: int,
         max_length: int,
+        face: str,
         embed_dim: int,
         embed_layers: int,
         embed_kernel: int,
         use_position: bool,
+        stem_layers: int,
         kernel: int,
+        kernel_factor: float,
+        init_conv_std: float,
+        mlp_dim: int,
+        droppath: float,
         head_dim: int,
         head_layers: int,
         head_kernel: int,
@@ -48,7 +55,6 @@ class TridentDetector(PointDetector):
         iou_weight_power: float,
         input_noise: float,
         buffer_factor: float,
-        masked: bool,
     ) -> None:
         levels = len(regression_ranges)
         super().__init__(
@@ -64,31 +70,26 @@ class TridentDetector(PointDetector):
             input_noise=input_noise,
             iou_weight_power=iou_weight_power,
             buffer_factor=buffer_factor,
-            masked=masked,
+            masked=corrected(face),
         )
         self.bins = num_bins
+        masked = self.masked
+        make = partial(block, embed_dim, mlp_dim=mlp_dim, factor=kernel_factor, init_std=init_conv_std, masked=masked)
         self.backbone = Pyramid(
             feature_dim,
             embed_dim,
             kernel=embed_kernel,
             layers=embed_layers,
-            stem=stem,
-            branch=branch,
+            stem=[make(kernel=1, droppath=0.0, halves=False) for _ in range(stem_layers)],
+            branch=[make(kernel=kernel, droppath=droppath, halves=True) for _ in range(1, levels)],
             max_length=max_length if use_position else 0,
             masked=masked,
         )
         self.neck = LevelNorms(embed_dim, levels=levels, masked=masked)
-        for name, width in {"cls_head": head_kernel, "start_head": boundary_kernel, "end_head": boundary_kernel}.items():
-            head = ClassHead(
-                embed_dim,
-                head_dim,
-                classes=num_classes,
-                kernel=width,
-                layers=head_layers,
-                prior=class_prior,
-                masked=masked,
-            )
-            self.add_module(name, head)
+        tower = partial(ClassHead, embed_dim, head_dim, classes=num_classes, layers=head_layers, masked=masked)
+        self.cls_head = tower(kernel=head_kernel, prior=class_prior)
+        self.start_head = tower(kernel=boundary_kernel, prior=class_prior)
+        self.end_head = tower(kernel=boundary_kernel, prior=class_prior)
         self.reg_head = OffsetHead(
             embed_dim,
             head_dim,
