@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -138,9 +139,7 @@ def _select(source: Path, table: Table, variant: int) -> Table:
     if lacking and total >= min(VARIANTS):  # a smaller file is a subset, for which no variant is claimed
         hint = f"set variant: {total}, or use the official text files"
         raise TadError(f"{source}: variant {variant} needs {', '.join(lacking)}, which the file lacks; {hint}")
-    present = exclude(table, {video_id: why for video_id, why in out.items() if video_id in table.videos})
-    present.excluded.update(out)
-    return present
+    return exclude(replace(table, excluded=out), out)
 
 
 def read(source: Path, *, variant: int = 212, duration_file: str = "", known: Mapping[str, str] = KNOWN) -> Table:
