@@ -169,7 +169,7 @@ def _empty_problem(table: Table) -> Problem | None:
 def _refuse(problems: list[Problem], source: str, hint: str = "") -> None:
     if not problems:
         return
-    for problem in problems[:LISTED]:
+    for problem in problems[:LISTED] if len(problems) > 1 else []:  # a single one is in the message
         log.error("%s", problem.line(source))
     more = f" ({len(problems) - 1} more problems, the first ones in the log)" if len(problems) > 1 else ""
     raise TadError(problems[0].line(source) + hint + more)
