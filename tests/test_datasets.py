@@ -3,6 +3,8 @@
 import inspect
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -264,3 +266,19 @@ def test_stage_on_thumos14_writes_everything(files: Path, tmp_path: Path) -> Non
     assert set(stamp["inputs"]) == {"annotations", "duration_file"}
     assert "tad.datasets.thumos14" in stamp["modules"]
     assert "tad.annotation_checks" in stamp["modules"]
+
+
+def test_missing_and_folder_sources_are_named(tmp_path: Path) -> None:
+    spec = AnnotateSpec.model_validate({"dataset": "own", "format": {"name": "activitynet"}})
+    with pytest.raises(TadError, match=r"nowhere\.json: no such file"):
+        annotate(tmp_path / "nowhere.json", tmp_path / "out.json", spec=spec)
+    with pytest.raises(TadError, match="is a folder; name the annotation file"):
+        annotate(tmp_path, tmp_path / "out.json", spec=spec)
+
+
+def test_annotations_do_not_import_torch() -> None:
+    modules = (
+        "tad.stages.annotate, tad.datasets.thumos14, tad.datasets.csv, tad.datasets.hacs, tad.datasets.activitynet13"
+    )
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
