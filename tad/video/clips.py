@@ -6,8 +6,9 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
-# Shares of a frame's duration. Just under a half: a time exactly between two frames must not be decided by rounding.
-TOLERANCE, LAST = 0.49, 0.99
+# Shares of a native frame. Below a half and below one, because a tie must not be decided by the rounding of times:
+# containers store milliseconds, decord single precision.
+TOLERANCE, LAST = 0.49, 0.9
 
 
 def count_clips(frames: int, *, length: int, stride: int) -> int:

@@ -46,7 +46,7 @@ def list_videos(folder: Path) -> dict[str, str]:
         video_id = os.path.splitext(path.rpartition("/")[2])[0]
         if SAFE.fullmatch(video_id) is None:
             raise TadError(
-                f"{folder}/{path}: {video_id!r} cannot be a video id; rename the file: letters, digits, '_', '.' and '-'"
+                f"{folder}/{path}: {video_id!r} is no video id; rename the file: letters, digits, '_', '.' and '-'"
             )
         if video_id in videos:
             raise TadError(f"{folder}/{path}: same video id as {videos[video_id]} ('{video_id}'); rename or remove one")

@@ -1,0 +1,112 @@
+"""Small videos for tests, encoded with PyAV: constant and varying rate, rotated, cut by stream copy, damaged."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from tad.video.reader import av  # decord must be imported before it
+
+
+def picture(number: int, *, width: int, height: int) -> np.ndarray:
+    """A frame (H, W, 3) uint8 that differs from its neighbours and from its mirror images."""
+    y, x = np.mgrid[:height, :width]
+    image = np.stack([(2 * x + 3 * number) % 256, (2 * y + 5 * number) % 256, np.full_like(x, 7 * number % 256)], -1)
+    image[: height // 4, : width // 4] = [255, 0, 0]
+    return image.astype(np.uint8)
+
+
+def encode(
+    path: Path,
+    frames: int,
+    *,
+    width: int = 64,
+    height: int = 48,
+    rate: int = 30,
+    times_ms: Sequence[int] | None = None,
+    rotation: int = 0,
+    keyframes: int = 12,
+    codec: str = "libx264",
+) -> Path:
+    """A video of `frames` pictures; `times_ms` gives each its time (varying rate)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options = {"g": str(keyframes), "bf": "2", "crf": "18"} if codec == "libx264" else {"g": str(keyframes)}
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.thread_count = 1
+        if rotation:
+            stream.set_display_rotation(rotation)
+        if times_ms is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        for number in range(frames):
+            frame = av.VideoFrame.from_ndarray(picture(number, width=width, height=height), format="rgb24")
+            if times_ms is not None:
+                frame.pts, frame.time_base = times_ms[number], Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def varying(frames: int) -> list[int]:
+    """Times in ms: 30 frames per second with every third gap three times as long."""
+    return np.cumsum([0] + [33 if number % 3 else 99 for number in range(frames - 1)]).tolist()
+
+
+def cut(source: Path, path: Path, *, start: float) -> Path:
+    """Stream copy from `start` seconds: whole groups of pictures, and an edit list that hides what is too early."""
+    options = {"avoid_negative_ts": "disabled", "use_editlist": "1"}
+    with av.open(str(source)) as have, av.open(str(path), "w", options=options) as container:
+        stream = have.streams.video[0]
+        copy = container.add_stream_from_template(stream)
+        shift = round(start / stream.time_base)
+        have.seek(shift, stream=stream)
+        for packet in have.demux(stream):
+            if packet.dts is not None:
+                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, copy
+                container.mux(packet)
+    return path
+
+
+def moov_first(source: Path, path: Path) -> Path:
+    """The same packets with the index at the front, so that a cut-off file can still be opened."""
+    with av.open(str(source)) as have, av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream = have.streams.video[0]
+        copy = container.add_stream_from_template(stream)
+        for packet in have.demux(stream):
+            if packet.dts is not None:
+                packet.stream = copy
+                container.mux(packet)
+    return path
+
+
+def truncate(source: Path, path: Path, *, share: float = 0.6) -> Path:
+    """The first part of a file."""
+    data = source.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    return path
+
+
+def audio_only(path: Path) -> Path:
+    """An mp4 with a second of sound and no picture."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000, layout="mono")
+        for block in range(16):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 16000, 1024 * block
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def text(path: Path) -> Path:
+    """A web page under a video's name."""
+    path.write_text("<html><body>404 not found</body></html>\n" * 20)
+    return path
+
+
+def empty(path: Path) -> Path:
+    """No bytes at all."""
+    path.write_bytes(b"")
+    return path
