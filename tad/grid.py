@@ -47,7 +47,8 @@ class Grid:
 
     def clamp(self, seconds: np.ndarray) -> np.ndarray:
         """Times moved into [0, duration]."""
-        return np.clip(seconds, 0.0, self.duration)
+        clamped: np.ndarray = np.clip(seconds, 0.0, self.duration)
+        return clamped
 
     def window(self, first: int, last: int) -> "Grid":
         """The grid of snippets [first, last) alone; its seconds are still those of the whole video."""

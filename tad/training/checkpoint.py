@@ -33,7 +33,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, An
     offset = 0
     for name in names:
         end = offset + tensors[name].numel() * tensors[name].element_size()
-        header[name] = {"dtype": CODES[tensors[name].dtype], "shape": list(tensors[name].shape), "data_offsets": [offset, end]}
+        dtype, shape = CODES[tensors[name].dtype], list(tensors[name].shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}
         offset = end
     head = canonical(header).encode()
     head += b" " * (-len(head) % 8)
@@ -58,7 +59,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise TadError(f"{path}: not a readable safetensors file ({str(error)[:80]}); remove it and run again") from None
+        raise TadError(f"{path}: not a readable safetensors file ({str(error)[:80]}); remove and remake it") from None
 
 
 def read_json_field(path: Path, metadata: dict[str, str], key: str, kind: type) -> Any:

@@ -86,25 +86,31 @@ def resize(feats_TC: np.ndarray, length: int) -> np.ndarray:
     return F.interpolate(feats_1CT, size=length, mode="linear", align_corners=False)[0].T.contiguous().numpy()
 
 
-def clean(instances: Sequence[Instance], classes: dict[str, int], grid: Grid, *, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+def _same(one: Instance, other: Instance, classes: dict[str, int]) -> bool:
+    apart = max(abs(one.start - other.start), abs(one.end - other.end))
+    return classes[one.label] == classes[other.label] and apart <= SAME_SECONDS
+
+
+def clean(
+    instances: Sequence[Instance], classes: dict[str, int], grid: Grid, *, threshold: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Instances in seconds → segments (N, 2) in snippets and class ids (N,), as the published loaders clean them.
 
     Of instances with equal class and ends within a millisecond one is kept. What starts after the last clip's end, or
     lies in the clips by less than `threshold` of its length, is dropped; ends are cut there.
     """
-    kept: list[tuple[float, float, int]] = []
+    seen: list[Instance] = []
     limit = grid.length + grid.start / grid.step
     segments, labels = [], []
     for instance in instances:
-        label = classes[instance.label]
-        if any(label == k and abs(instance.start - s) <= SAME_SECONDS and abs(instance.end - e) <= SAME_SECONDS for s, e, k in kept):
+        if any(_same(instance, other, classes) for other in seen):
             continue
-        kept.append((instance.start, instance.end, label))
+        seen.append(instance)
         start, end = grid.to_grid(instance.start), grid.to_grid(instance.end)
         if start >= limit or end <= start or (min(end, limit) - start) / (end - start) < threshold:
             continue
         segments.append((start, min(end, limit)))
-        labels.append(label)
+        labels.append(classes[instance.label])
     return np.array(segments, np.float64).reshape(-1, 2), np.array(labels, np.int64)
 
 
@@ -120,7 +126,9 @@ def label_names(table: Table, *, class_agnostic: bool) -> list[str]:
     return ["action"] if class_agnostic else list(table.labels)
 
 
-def select(table: Table, split: str, reader: FeatureReader, exclude: dict[str, str]) -> tuple[list[str], dict[str, str]]:
+def select(
+    table: Table, split: str, reader: FeatureReader, exclude: dict[str, str]
+) -> tuple[list[str], dict[str, str]]:
     """The videos of a split that are to be used, sorted, and the reasons of those that are not.
 
     Raises:
@@ -136,7 +144,9 @@ def select(table: Table, split: str, reader: FeatureReader, exclude: dict[str, s
                 f"{reader.path}: no features of video '{video_id}' of split {split}; extract it, or exclude it with a"
                 f" reason (exclude: {{{video_id}: why}} of the run or the dataset)"
             )
-    usable = [v for v in wanted if v in known and v not in reasons and reader.grid(v).length > 0]
+        if video_id not in reasons and reader.grid(video_id).length == 0:
+            reasons[video_id] = "its features hold no snippet"
+    usable = [video_id for video_id in wanted if video_id not in reasons]
     if not usable:
         splits = ", ".join(f"{name} {len(table.split(name))}" for name in ("train", "val", "test"))
         raise TadError(
@@ -146,7 +156,9 @@ def select(table: Table, split: str, reader: FeatureReader, exclude: dict[str, s
     return usable, reasons
 
 
-def read_items(reader: FeatureReader, table: Table, split: str, *, spec: TrainSpec, exclude: dict[str, str]) -> list[Item]:
+def read_items(
+    reader: FeatureReader, table: Table, split: str, *, spec: TrainSpec, exclude: dict[str, str]
+) -> list[Item]:
     """The videos of a split with their cleaned instances on the (resized) grid.
 
     Raises:
@@ -171,8 +183,14 @@ def read_items(reader: FeatureReader, table: Table, split: str, *, spec: TrainSp
         )
     log.info(
         "%s: %d videos (%d without instances: background only), %d instances; %d duplicate or outside the video;"
-        " %d videos excluded", split, len(items), empty, sum(len(i.labels_N) for i in items), lost, len(reasons),
-    )  # fmt: skip
+        " %d videos excluded",
+        split,
+        len(items),
+        empty,
+        sum(len(i.labels_N) for i in items),
+        lost,
+        len(reasons),
+    )
     return items
 
 
@@ -272,13 +290,17 @@ class Windows:
         for row, index in enumerate(chosen.tolist()):
             item = self.items[index]
             first, last, segments_N2, kept = truncate(
-                item.segments_N2, length=item.grid.length, max_length=spec.max_length, crop_ratio=crop_ratio,
-                threshold=spec.trunc_threshold, margin=spec.trunc_margin * item.half_clip,
+                item.segments_N2,
+                length=item.grid.length,
+                max_length=spec.max_length,
+                crop_ratio=crop_ratio,
+                threshold=spec.trunc_threshold,
+                margin=spec.trunc_margin * item.half_clip,
                 rng=generator(self.seed, WINDOW, epoch, index),
-            )  # fmt: skip
+            )
             feats_TC = self.features.read(item.video_id, first, last)
-            if feats_TC.shape[1] != self.dim:
-                raise TadError(f"features of '{item.video_id}' are {feats_TC.shape[1]} wide, others {self.dim}; extract them again")
+            if feats_TC.shape[1] != (dim := self.dim):
+                raise TadError(f"features of '{item.video_id}': {feats_TC.shape[1]} wide, others {dim}; extract again")
             feats_BTC[row, : last - first] = torch.from_numpy(np.ascontiguousarray(feats_TC))
             lengths.append(last - first)
             segments = torch.from_numpy(segments_N2.astype(np.float32))

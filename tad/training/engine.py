@@ -1,8 +1,8 @@
 """Windows → trained weights: the loop over steps, resumable after any of them with bit-equal results.
 
-The state after step i is written whole (weights, averages, optimiser, loss normaliser, best epoch so far); the rest is a
-function of the settings and i: learning rate, order of videos, windows, and the model's random stream, which is seeded
-anew at every step. So neither an interruption nor an evaluation in between can change what follows.
+The state after step i is written whole (weights, averages, optimiser, loss normaliser, best epoch so far); the rest is
+a function of the settings and i: learning rate, order of videos, windows, and the model's random stream, which is
+seeded anew at every step. So neither an interruption nor an evaluation in between can change what follows.
 """
 
 import copy
@@ -36,7 +36,6 @@ class Result:
     weights: dict[str, Tensor]
     epoch: int
     rule: str
-    loss: float
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,16 @@ class Engine:
     """One training run of a detector."""
 
     def __init__(
-        self, detector: Any, windows: Windows, *, spec: TrainSpec, seed: int, device: torch.device, saving: Saving,
+        self,
+        detector: Any,
+        windows: Windows,
+        *,
+        spec: TrainSpec,
+        seed: int,
+        device: torch.device,
+        saving: Saving,
         judged: Windows | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`judged`: the videos whose loss selects the epoch; None: the last epoch is taken."""
         self.spec, self.seed, self.device, self.saving = spec, seed, device, saving
         self.windows, self.judged = windows, judged
@@ -100,9 +106,10 @@ class Engine:
         values = torch.stack([v.detach().float().reshape(()) for v in (*losses.values(), norm)]).tolist()
         if not all(math.isfinite(value) for value in values):
             found = ", ".join(f"{name} {value:g}" for name, value in zip(names, values, strict=True))
+            epoch, videos = self.step // len(self.windows) + 1, ", ".join(batch.video_ids)
             raise TadError(
-                f"training step {self.step} (epoch {self.step // len(self.windows) + 1}, videos {', '.join(batch.video_ids)}):"
-                f" not finite: {found}; lower train.lr or look at these videos. {self._last_good()}"
+                f"training step {self.step} (epoch {epoch}, videos {videos}): not finite: {found};"
+                f" lower train.lr or look at these videos. {self._last_good()}"
             )
         self.optimizer.step()
         self.ema.update(self.detector)
@@ -175,6 +182,8 @@ class Engine:
             values = self._losses(self.judge.loss, batch.to(self.device), HELD_OUT, k)
             losses.append((float(values["total"]), len(batch.video_ids)))
         loss = sum(value * count for value, count in losses) / sum(count for _, count in losses)
+        if not math.isfinite(loss):
+            raise TadError(f"epoch {epoch + 1}: loss {loss} on the judged videos; lower train.lr. {self._last_good()}")
         log.info("epoch %d: loss %.4f on %d judged videos", epoch + 1, loss, len(self.judged.items))
         if loss < self.best_loss:
             self.best_loss, self.best_epoch = loss, epoch + 1
@@ -188,7 +197,7 @@ class Engine:
         Raises:
             TadError: loss not finite, out of memory.
         """
-        writer = SummaryWriter(str(tensorboard), purge_step=self.step)  # type: ignore[no-untyped-call]
+        writer = SummaryWriter(str(tensorboard), purge_step=self.step)
         iterations = len(self.windows)
         parts: list[dict[str, float]] = []
         started, first = time.monotonic(), self.step
@@ -197,7 +206,7 @@ class Engine:
             for batch in ahead(make, range(self.step, self.total)):
                 parts.append(self._train_step(batch.to(self.device)))
                 for name, value in parts[-1].items():
-                    writer.add_scalar(f"train/{name}", value, self.step - 1)  # type: ignore[no-untyped-call]
+                    writer.add_scalar(f"train/{name}", value, self.step - 1)
                 epoch, k = divmod(self.step - 1, iterations)
                 if k == iterations - 1:
                     pace = (time.monotonic() - started) / (self.step - first)
@@ -211,10 +220,10 @@ class Engine:
                 f" {self.spec.max_length}; lower one of them or set train.precision bfloat16. {self._last_good()}"
             ) from None
         finally:
-            writer.close()  # type: ignore[no-untyped-call]
+            writer.close()
         if self.best:
-            return Result(self.best, self.best_epoch, RULES[self.spec.selection], self.best_loss)
-        return Result(self.ema.values, self.epochs, RULES["last"], float(np.mean([p["total"] for p in parts]) if parts else 0))
+            return Result(self.best, self.best_epoch, RULES[self.spec.selection])
+        return Result(self.ema.values, self.epochs, RULES["last"])
 
     def _report(self, epoch: int, parts: list[dict[str, float]], left: float) -> None:
         mean = {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
