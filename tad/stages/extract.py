@@ -26,13 +26,13 @@ from torch import Tensor, nn
 from tad import plugins
 from tad.backbones._weights import load_weights
 from tad.cache import FeatureReader, ShardWriter, key_of
+from tad.device import reproducible, resolve
 from tad.errors import TadError
 from tad.files import digest, read_json, sha256
 from tad.grid import Grid
 from tad.progress import track
 from tad.provenance import expect, stamp
 from tad.specs import ExtractSpec
-from tad.device import reproducible, resolve
 from tad.video.clips import ClipBuffer
 from tad.video.feed import Feed, Job
 

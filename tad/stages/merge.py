@@ -55,7 +55,6 @@ def _collect(shards: Sequence[Path]) -> tuple[dict[str, Path], dict[str, str]]:
 def _check_whole(manifests: Sequence[Path], places: dict[str, Path], excluded: dict[str, str], spec: MergeSpec) -> None:
     wanted: set[str] = set()
     for manifest in manifests:
-        expect(manifest, stage="probe", dataset=spec.dataset)
         wanted |= set(read_json(manifest)["videos"])
     lacking = sorted(wanted - set(places) - set(excluded))
     if lacking:
@@ -84,7 +83,11 @@ def merge(shards: Sequence[Path], manifests: Sequence[Path], out: Path, *, spec:
     stamps = [expect(path, stage="extract", dataset=spec.dataset) for path in shards]
     _same_recipe(shards, stamps)
     places, excluded = _collect(shards)
+    probed = {str(expect(manifest, stage="probe", dataset=spec.dataset)["identity"]) for manifest in manifests}
     _check_whole(manifests, places, excluded, spec)
+    for path, found in zip(shards, stamps, strict=True):
+        if found["inputs"]["manifest"] not in probed:
+            raise TadError(f"{path}: made from an earlier manifest of its videos; run extract again")
     # the inputs' files are named by their order: an index of the same shards is the same wherever they lie
     inputs = {f"shard {k:05d}": str(found["identity"]) for k, found in enumerate(stamps)}
     made = stamp(
