@@ -171,8 +171,10 @@ def evaluate(
             as they are, so that they pass for the class which has got their number.
 
     Raises:
-        TadError: no instances, no video in common, unknown labels, values that are not finite.
+        TadError: no threshold, no instances, no video in common, unknown labels, values that are not finite.
     """
+    if not len(tiou) or not all(0 < t <= 1 for t in tiou):
+        raise TadError(f"tiou: {list(tiou)}: thresholds in (0, 1] are needed")
     names = list(labels) if labels is not None else sorted({label for rows in truth.values() for _, _, label in rows})
     known = {name: k for k, name in enumerate(names)}
     ids = sorted(truth)
