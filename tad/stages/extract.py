@@ -250,6 +250,8 @@ def extract(
     usable, excluded = _usable(manifest, spec)
     inputs = {"manifest": str(expect(manifest, stage="probe")["identity"])}
     if weights is not None:
+        if not weights.is_file():
+            raise TadError(f"{weights}: no such weight file; the backbone's YAML says where it is published")
         inputs["weights"] = sha256(weights)[:16]
     stamped = stamp("extract", spec.model_dump(mode="json"), inputs)
     recipe = digest(
