@@ -162,7 +162,7 @@ def plan(rng: np.random.Generator, label: str) -> dict[int, Track]:
         track = wave(math.radians(rng.uniform(42, 65)), 0.75 * period)
     else:
         track = circle(1.0 if label == "circle_outward" else -1.0, period)
-    return dict.fromkeys([(0,), (1,), (0, 1)][int(rng.integers(3))], track)
+    return dict.fromkeys([(0,), (1,), (0, 1), (0, 1)][int(rng.integers(4))], track)
 
 
 def draw_pose(rng: np.random.Generator, edges: np.ndarray, script: list[tuple[int, int, str]]) -> np.ndarray:
@@ -191,8 +191,8 @@ def swing(rng: np.random.Generator, times: np.ndarray, amplitude: float, fastest
 
 def figure(rng: np.random.Generator, times: np.ndarray, pose: np.ndarray, colours: np.ndarray) -> np.ndarray:
     """(F, 12, 8) capsules of the figure, in pixels relative to the point between its feet."""
-    size = rng.uniform(116, 142)
-    upper, fore = size * rng.uniform(0.165, 0.19), size * rng.uniform(0.15, 0.175)
+    size = rng.uniform(124, 142)
+    upper, fore = size * rng.uniform(0.18, 0.2), size * rng.uniform(0.165, 0.185)
     leg, torso = size * rng.uniform(0.235, 0.255), size * rng.uniform(0.28, 0.31)
     bend, narrow, thick = rng.uniform(0.1, 0.5), rng.uniform(0.88, 1.0), size * rng.uniform(0.9, 1.15)
     legs, body, arms = colours
@@ -216,7 +216,7 @@ def figure(rng: np.random.Generator, times: np.ndarray, pose: np.ndarray, colour
         shoulder = neck + np.array([side * 0.1 * size, 0.02 * size])
         elbow = shoulder + upper * np.stack([side * np.sin(angle), np.cos(angle)], -1)
         hand = elbow + fore * np.stack([side * np.sin(angle + bend), np.cos(angle + bend)], -1)
-        parts += [(shoulder, elbow, 0.036, arms), (elbow, hand, 0.032, arms), (hand, hand, 0.04, arms)]
+        parts += [(shoulder, elbow, 0.042, arms), (elbow, hand, 0.038, arms), (hand, hand, 0.05, arms)]
     shapes = np.empty((len(times), len(parts), 8))
     for k, (start, end, radius, colour) in enumerate(parts):
         shapes[:, k, :2], shapes[:, k, 2:4] = start * [narrow, 1], end * [narrow, 1]
@@ -226,7 +226,7 @@ def figure(rng: np.random.Generator, times: np.ndarray, pose: np.ndarray, colour
 
 def distractors(rng: np.random.Generator, times: np.ndarray, base: np.ndarray) -> np.ndarray:
     """(F, S, 8) things that move without meaning: balls that roll to and fro, boxes that pass, a bar that turns."""
-    shapes = np.empty((len(times), int(rng.integers(2, 5)), 8))
+    shapes = np.empty((len(times), int(rng.integers(1, 4)), 8))
     for k in range(shapes.shape[1]):
         kind, y = int(rng.integers(3)), rng.uniform(0.35, 0.95) * HEIGHT
         half, radius = np.zeros((len(times), 2)), rng.uniform(5, 12)
@@ -241,7 +241,7 @@ def distractors(rng: np.random.Generator, times: np.ndarray, base: np.ndarray) -
             half, radius = rng.uniform(8, 20) * np.stack([np.cos(angle), np.sin(angle)], -1), 2.5
         centre = np.stack([x, np.full(len(times), y)], -1)
         shapes[:, k, :2], shapes[:, k, 2:4], shapes[:, k, 4] = centre - half, centre + half, radius
-        shapes[:, k, 5:] = np.clip(base + rng.uniform(-60, 60, 3), 0, 255)
+        shapes[:, k, 5:] = np.clip(base + rng.uniform(-50, 50, 3), 0, 255)
     return shapes
 
 
@@ -257,7 +257,7 @@ def background(rng: np.random.Generator, base: np.ndarray) -> np.ndarray:
     clutter[:, :2] = rng.uniform([0, 0], [width, height], (len(clutter), 2))
     clutter[:, 2:4] = clutter[:, :2] + rng.normal(0, 28, (len(clutter), 2))
     clutter[:, 4] = rng.uniform(2, 16, len(clutter))
-    clutter[:, 5:] = np.clip(base + rng.uniform(-35, 35, (len(clutter), 3)), 0, 255)
+    clutter[:, 5:] = np.clip(base + rng.uniform(-28, 28, (len(clutter), 3)), 0, 255)
     rasterise(canvas, clutter)
     return canvas
 
@@ -273,9 +273,9 @@ def make_scene(index: int, *, videos: int, seed: int) -> Scene:
 
     dark = look_rng.random() < 0.5
     base = np.clip((80.0 if dark else 180.0) + look_rng.uniform(-25, 25, 3), 0, 255)
-    contrast = np.array([100.0, 55.0, 115.0])[:, None] + look_rng.uniform(-18, 18, (3, 3))
+    contrast = np.array([95.0, 40.0, 120.0])[:, None] + look_rng.uniform(-18, 18, (3, 3))
     colours = np.clip(base + (contrast if dark else -contrast), 0, 255)
-    jitter = look_rng.normal(0, look_rng.uniform(0.0, 0.8), (len(times), 2))
+    jitter = look_rng.normal(0, look_rng.uniform(0.0, 0.5), (len(times), 2))
     pan = np.stack([swing(look_rng, times, look_rng.uniform(0, 20), 5.0), swing(look_rng, times, 6.0, 5.0)], -1)
     camera = np.round(pan + jitter)
     person = figure(look_rng, times, pose, colours)
