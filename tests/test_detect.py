@@ -1,0 +1,231 @@
+"""Detection: what candidates.h5 holds, and models and features that do not belong together."""
+
+import json
+import pickle
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import training_tools as tools
+from training_tools import detect_spec, train_spec, videos_of, write_inputs
+
+from tad import plugins
+from tad.annotations import Video
+from tad.errors import TadError
+from tad.provenance import expect
+from tad.specs import DetectStageSpec
+from tad.stages.detect import detect
+from tad.training import checkpoint
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "load", tools.use_tiny)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_inputs(tmp_path, videos_of(np.random.default_rng(0)))
+    tools.run(tmp_path, train_spec(epochs=1), seconds=1000)
+    return tmp_path
+
+
+def run(folder: Path, spec: DetectStageSpec, *, name: str = "candidates.h5") -> Path:
+    paths = folder / "f.h5", folder / "out" / "model.safetensors", folder / "toy.json", folder / name
+    return detect(*paths, spec=spec, threads=1)
+
+
+def test_candidates_of_every_video_of_the_split(folder: Path) -> None:
+    path = run(folder, detect_spec())
+    made = expect(path, stage="detect", run="r", split="test")
+    assert set(made["inputs"]) == {"features", "annotations", "model"}
+    videos = videos_of(np.random.default_rng(0))
+    with h5py.File(path) as file:
+        ids = [v.decode() for v in file["video_ids"][:]]
+        assert ids == ["test_7", "test_8", "test_9"]
+        offsets = file["offsets"][:]
+        assert offsets.dtype == np.int64
+        assert offsets[0] == 0
+        assert offsets[-1] == len(file["scores"]) > 10
+        assert file["segments"].shape == (offsets[-1], 2)
+        assert (file["segments"].dtype, file["scores"].dtype) == (np.float32, np.float32)
+        assert file["labels"].dtype == np.int32
+        assert set(file["labels"][:]) <= {0, 1}
+        lengths = [len(videos[v][1]) for v in ids]
+        assert file["grids"][:].tolist() == [[0.5, 1.0, n, n + 0.5] for n in lengths]
+        for k, length in enumerate(lengths):
+            assert file["segments"][offsets[k] : offsets[k + 1]].max() <= length
+        assert json.loads(file.attrs["labels"]) == ["jump", "run"]
+        assert json.loads(file.attrs["excluded"]) == {}
+
+
+def arrays(path: Path) -> dict[str, np.ndarray]:
+    with h5py.File(path) as file:
+        return {name: file[name][:] for name in file}
+
+
+def test_equal_runs_give_equal_bytes_and_batches_change_nothing(folder: Path) -> None:
+    first = run(folder, detect_spec()).read_bytes()
+    assert run(folder, detect_spec()).read_bytes() == first
+    one, many = arrays(folder / "candidates.h5"), arrays(run(folder, detect_spec(batch_size=4), name="many.h5"))
+    for name, value in one.items():
+        if value.dtype.kind == "f":
+            np.testing.assert_allclose(many[name], value, atol=1e-5)
+        else:
+            np.testing.assert_array_equal(many[name], value)
+
+
+def test_a_video_without_candidates_has_an_empty_row(folder: Path) -> None:
+    found = arrays(run(folder, detect_spec(score_threshold=0.9999)))
+    assert found["offsets"].tolist() == [0, 0, 0, 0]
+    assert found["segments"].shape == (0, 2)
+    assert len(found["video_ids"]) == 3
+
+
+def test_excluded_videos_are_listed_with_their_reason(folder: Path) -> None:
+    videos = videos_of(np.random.default_rng(0))
+    reasons = {"test_8": "damaged: no frame", "train_1": "damaged"}
+    write_inputs(folder, videos, without=("test_8", "train_1"), excluded=reasons)
+    path = run(folder, detect_spec(exclude={"test_9": "other sport"}))
+    with h5py.File(path) as file:
+        assert [v.decode() for v in file["video_ids"][:]] == ["test_7"]
+        assert json.loads(file.attrs["excluded"]) == {"test_8": "damaged: no frame", "test_9": "other sport"}
+
+
+def test_a_missing_video_is_refused(folder: Path) -> None:
+    write_inputs(folder, videos_of(np.random.default_rng(0)), without=("test_8",))
+    with pytest.raises(TadError, match="no features of video 'test_8' of split test"):
+        run(folder, detect_spec())
+
+
+def test_an_empty_split_is_refused(folder: Path) -> None:
+    spec = detect_spec().model_copy(update={"split": "val"})
+    with pytest.raises(TadError, match="split 'val' of toy has no video to use"):
+        run(folder, spec)
+
+
+def test_resized_features_use_the_spread_grid(tmp_path: Path) -> None:
+    write_inputs(tmp_path, videos_of(np.random.default_rng(0)))
+    tools.run(tmp_path, train_spec(epochs=1, resize=16), seconds=1000)
+    with pytest.raises(TadError, match=r"trained with train\.resize 16, detect uses 0"):
+        run(tmp_path, detect_spec())
+    grids = arrays(run(tmp_path, detect_spec(resize=16)))["grids"]
+    length = len(videos_of(np.random.default_rng(0))["test_7"][1])
+    assert grids[0].tolist() == pytest.approx([length / 32, length / 16, 16, length + 0.5])
+
+
+def test_a_model_that_only_proposes_names_its_one_class(tmp_path: Path) -> None:
+    write_inputs(tmp_path, videos_of(np.random.default_rng(0)))
+    tools.run(tmp_path, train_spec(epochs=1, class_agnostic=True), seconds=1000)
+    with h5py.File(run(tmp_path, detect_spec())) as file:
+        assert json.loads(file.attrs["labels"]) == ["action"]
+        assert set(file["labels"][:]) == {0}
+
+
+# -- what does not belong together -------------------------------------------------------------------------------------
+
+
+def test_features_of_another_width_are_refused(folder: Path) -> None:
+    videos = {name: (video, feats[:, :4]) for name, (video, feats) in videos_of(np.random.default_rng(0)).items()}
+    write_inputs(folder, videos)
+    with pytest.raises(TadError, match=r"model\.safetensors: trained on features 6 wide, these are 4 wide"):
+        run(folder, detect_spec())
+
+
+def test_features_of_another_recipe_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools, "RECIPE", {"backbone": {"name": "other", "settings": {}}, "dataset": "toy"})
+    write_inputs(folder, videos_of(np.random.default_rng(0)))
+    with pytest.raises(TadError, match=r"trained on features of recipe \w+, these are of recipe \w+; run train again"):
+        run(folder, detect_spec())
+
+
+def test_another_detector_is_refused(folder: Path) -> None:
+    spec = detect_spec()
+    other = spec.detector.model_copy(update={"settings": {"width": 9}})
+    with pytest.raises(TadError, match=r"made with detector=.*'width': 8.* expected .*'width': 9"):
+        run(folder, spec.model_copy(update={"detector": other}))
+
+
+def rewrite(folder: Path, change: object) -> None:
+    path = folder / "out" / "model.safetensors"
+    tensors, metadata = checkpoint.read_tensors(path)
+    change(tensors, metadata)  # type: ignore[operator]
+    checkpoint.write_tensors(path, tensors, metadata)
+
+
+def test_weights_that_do_not_fit_are_one_line(folder: Path) -> None:
+    rewrite(folder, lambda tensors, _: tensors.update({"heads.weight": torch.zeros(2, 2)}))
+    with pytest.raises(TadError, match="weights do not fit detector tiny .*heads.weight") as caught:
+        run(folder, detect_spec())
+    assert "\n" not in str(caught.value)
+    rewrite(folder, lambda tensors, _: tensors.pop("heads.weight"))
+    with pytest.raises(TadError, match="weights do not fit detector tiny"):
+        run(folder, detect_spec())
+
+
+def test_weights_that_are_not_finite_are_refused(folder: Path) -> None:
+    rewrite(folder, lambda tensors, _: tensors["heads.bias"].fill_(float("nan")))
+    with pytest.raises(TadError, match=r"weight 'heads\.bias' is not finite"):
+        run(folder, detect_spec())
+
+
+class Trap:
+    """Runs a command where pickles are trusted."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.mark,)
+
+
+def test_a_hostile_checkpoint_is_refused_and_runs_nothing(folder: Path) -> None:
+    path, mark = folder / "out" / "model.safetensors", folder / "ran"
+    whole = path.read_bytes()
+    bad = {
+        "pickle": pickle.dumps(Trap(mark)),
+        "empty": b"",
+        "huge header": b"\xff" * 64,
+        "truncated": whole[: len(whole) // 2],
+        "not JSON": (8).to_bytes(8, "little") + b"notjson!",
+        "list": (8).to_bytes(8, "little") + b"[1,2,3] ",
+    }
+    for name, content in bad.items():
+        path.write_bytes(content)
+        with pytest.raises(TadError, match=r"model\.safetensors: ") as caught:
+            run(folder, detect_spec())
+        assert "\n" not in str(caught.value), name
+    torch.save({"state_dict": {"a": torch.zeros(2)}, "trap": Trap(mark)}, path)
+    with pytest.raises(TadError, match="not a readable safetensors file"):
+        run(folder, detect_spec())
+    assert not mark.exists()
+    assert not (folder / "candidates.h5").exists()
+
+
+def test_a_foreign_safetensors_file_is_refused(folder: Path) -> None:
+    path = folder / "out" / "model.safetensors"
+    tensors, metadata = checkpoint.read_tensors(path)
+    checkpoint.write_tensors(path, tensors, {})
+    with pytest.raises(TadError, match="holds no 'tad_stamp', so it was not made by tad train"):
+        run(folder, detect_spec())
+    for key, value in (("tad_stamp", "{"), ("labels", "{}"), ("detector", "7"), ("tad_stamp", "{}")):
+        checkpoint.write_tensors(path, tensors, metadata | {key: value})
+        with pytest.raises(TadError, match=r"model\.safetensors: "):
+            run(folder, detect_spec())
+
+
+def test_features_that_are_not_finite_are_named(folder: Path) -> None:
+    with h5py.File(folder / "f.h5", "r+") as file:
+        file["test_8"]["feats"][1, 1] = np.nan
+    with pytest.raises(TadError, match=r"f\.h5: features of 'test_8' hold NaN"):
+        run(folder, detect_spec())
+
+
+def test_a_table_with_other_classes_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools, "LABELS", ("fall", "jump", "run"))
+    videos = {n: (Video(v.split, v.duration), feats) for n, (v, feats) in videos_of(np.random.default_rng(0)).items()}
+    write_inputs(folder, videos)
+    with pytest.raises(TadError, match="its classes are not those of"):
+        run(folder, detect_spec())

@@ -1,0 +1,296 @@
+"""Whole trainings: bit-equal repetition and resuming, selection of the epoch; bad input is one line."""
+
+import json
+import logging
+import math
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import training_tools as tools
+from safetensors.torch import load_file
+from training_tools import Tiny, run, train_spec, videos_of, windows_of, write_inputs
+
+from tad import plugins
+from tad.annotations import Instance, Video
+from tad.cache import FeatureReader, ShardWriter
+from tad.device import reproducible
+from tad.errors import TadError
+from tad.provenance import read_stamp, stamp
+from tad.training import checkpoint
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "load", tools.use_tiny)
+    monkeypatch.setattr(Tiny, "calls", 0)
+    monkeypatch.setattr(Tiny, "nan_at", -1)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_inputs(tmp_path, videos_of(np.random.default_rng(0)))
+    return tmp_path
+
+
+# -- whole trainings ---------------------------------------------------------------------------------------------------
+
+
+def test_two_trainings_give_equal_bytes(folder: Path) -> None:
+    first = run(folder, train_spec()).read_bytes()
+    calls = Tiny.calls
+    assert calls == 3 * 4
+    other = folder / "other"
+    write_inputs(other, videos_of(np.random.default_rng(0)))
+    assert run(other, train_spec(), seconds=1000).read_bytes() == first
+    assert run(folder, train_spec(seed=4)).read_bytes() != first
+    made = read_stamp(folder / "out" / "model.safetensors")
+    assert made["epoch_rule"] == "last epoch"
+    assert (made["seed"], made["epoch"], made["steps"], made["device"]) == (4, 4, 12, "cpu")
+    assert list((folder / "out" / "logs" / "tensorboard").iterdir())
+
+
+def test_the_model_is_the_average_not_the_last_weights(folder: Path) -> None:
+    slow = load_file(run(folder, train_spec(ema_decay=0.999)))
+    fast = load_file(run(folder, train_spec(ema_decay=0.0)))
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        start = Tiny(feature_dim=6, num_classes=2, max_length=16).state_dict()
+    assert (slow["heads.weight"] - start["heads.weight"]).abs().max() < 1e-3
+    assert (fast["heads.weight"] - start["heads.weight"]).abs().max() > 1e-3
+    assert set(slow) == set(start)
+
+
+@pytest.mark.parametrize("settings", [{}, {"selection": "held-out"}])
+def test_killed_at_random_steps_it_ends_in_equal_bits(folder: Path, settings: dict[str, object]) -> None:
+    spec = train_spec(**settings)
+    write_inputs(folder / "whole", videos_of(np.random.default_rng(0)))
+    wanted = run(folder / "whole", spec).read_bytes()
+    draw = random.Random(repr(settings))
+    kills = [("loss", draw.randint(2, 4)), ("fsync", draw.randint(2, 5)), ("loss", draw.randint(2, 3))]
+    steps = []
+    for what, count in kills:
+        command = [sys.executable, tools.__file__, str(folder), json.dumps(settings), what, str(count)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == -9, done.stderr
+        states = list((folder / "kept").glob("*.state.safetensors"))
+        if states:
+            steps.append(json.loads(checkpoint.read_tensors(states[0])[1]["state"])["step"])
+    assert steps == sorted(steps)
+    assert 0 < steps[-1] < 12
+    before = Tiny.calls
+    assert run(folder, spec).read_bytes() == wanted
+    assert Tiny.calls - before == (12 if not settings else 8) - steps[-1]
+    assert not list((folder / "kept").glob("*.state.safetensors"))
+
+
+def test_a_state_of_other_settings_is_not_resumed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tiny, "nan_at", 6)
+    with pytest.raises(TadError, match="not finite"):
+        run(folder, train_spec())
+    monkeypatch.setattr(Tiny, "nan_at", -1)
+    before = Tiny.calls
+    run(folder, train_spec(lr=0.02))
+    assert Tiny.calls - before == 12
+
+
+def test_a_broken_state_costs_time_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = run(folder, train_spec()).read_bytes()
+    (kept,) = (folder / "kept").iterdir()
+    kept.unlink()
+    (folder / "kept" / f"{kept.stem}.state.safetensors").write_bytes(b"\x80\x04 not a state")
+    assert run(folder, train_spec()).read_bytes() == wanted
+
+
+def test_weights_are_republished_when_nothing_that_training_reads_changed(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    first = load_file(run(folder, train_spec()))
+    identity = read_stamp(folder / "out" / "model.safetensors")["identity"]
+    videos = videos_of(np.random.default_rng(0))
+    rng = np.random.default_rng(1)
+    videos["test_new"] = (Video("test", 20.5, (Instance(1, 4, "run"),)), rng.normal(size=(20, 6)).astype(np.float16))
+    write_inputs(folder, videos)
+    before = Tiny.calls
+    again = load_file(run(folder, train_spec()))
+    assert Tiny.calls == before
+    assert "republished" in caplog.text
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert read_stamp(folder / "out" / "model.safetensors")["identity"] != identity
+    changed = videos["train_0"][0].instances[0]
+    moved = Instance(changed.start + 0.4, changed.end + 0.4, changed.label)
+    videos["train_0"] = (Video("train", videos["train_0"][0].duration, (moved,)), videos["train_0"][1])
+    write_inputs(folder, videos)
+    run(folder, train_spec())
+    assert Tiny.calls == before + 12
+
+
+def test_selection_by_held_out_videos_never_sees_the_test_split(folder: Path) -> None:
+    held = run(folder, train_spec(selection="held-out", epochs=6))
+    made = read_stamp(held)
+    assert made["epoch_rule"] == "held-out train videos"
+    assert made["videos"] == {"train": 5, "judged": 2}
+    assert 4 <= made["epoch"] <= 7  # from half of the epochs on
+    first = held.read_bytes()
+    videos = videos_of(np.random.default_rng(0))
+    for name in ("test_7", "test_8", "test_9"):
+        videos[name] = (videos[name][0], videos[name][1] * 2)
+    write_inputs(folder / "other", videos)
+    assert run(folder / "other", train_spec(selection="held-out", epochs=6)).read_bytes() == first
+
+
+def test_selection_on_the_test_split_says_so(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = read_stamp(run(folder, train_spec(selection="test")))
+    assert made["epoch_rule"] == "test split (peeked)"
+    assert "chosen on the test split" in caplog.text
+
+
+def test_held_out_without_a_share_is_refused(folder: Path) -> None:
+    with pytest.raises(TadError, match="hold_out"):
+        run(folder, train_spec(selection="held-out", hold_out=0.0))
+
+
+def test_training_learns(folder: Path) -> None:
+
+    spec = train_spec(epochs=60, lr=0.05)
+    weights = load_file(run(folder, spec, seconds=1000))
+    with FeatureReader(folder / "f.h5") as reader:
+        batch = windows_of(folder, reader).training_batch(0, 0)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        tiny = Tiny(feature_dim=6, num_classes=2, max_length=16).eval()
+    before = tiny.loss(batch.feats_BTC, batch.lengths_B, batch.targets)["cls"].item()
+    tiny.load_state_dict(weights)
+    after = tiny.loss(batch.feats_BTC, batch.lengths_B, batch.targets)["cls"].item()
+    assert after < 0.5 * before
+
+
+def test_bfloat16_trains_and_differs(folder: Path) -> None:
+    low = load_file(run(folder, train_spec(precision="bfloat16")))
+    full = load_file(run(folder, train_spec()))
+    assert all(value.isfinite().all() for value in low.values())
+    assert low["heads.weight"].dtype == torch.float32
+    assert not torch.equal(low["heads.weight"], full["heads.weight"])
+    torch.testing.assert_close(low["heads.weight"], full["heads.weight"], rtol=0.2, atol=0.02)
+
+
+@pytest.mark.slow
+def test_compiled_training_agrees(folder: Path) -> None:
+    compiled = load_file(run(folder, train_spec(compile=True)))
+    plain = load_file(run(folder, train_spec()))
+    assert set(compiled) == set(plain)
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-3, atol=1e-4)
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_stops_at_once_and_keeps_the_last_good_state(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tiny, "nan_at", 6)
+    said = r"training step 5 \(epoch 2, videos train_\d, train_\d\): not finite: cls nan"
+    with pytest.raises(TadError, match=said) as caught:
+        run(folder, train_spec())
+    assert Tiny.calls == 6
+    assert "\n" not in str(caught.value)
+    (state,) = (folder / "kept").glob("*.state.safetensors")
+    assert str(state) in str(caught.value)
+    tensors, metadata = checkpoint.read_tensors(state)
+    assert json.loads(metadata["state"])["step"] == 5
+    assert all(value.isfinite().all() for value in tensors.values() if value.is_floating_point())
+    assert not (folder / "out" / "model.safetensors").exists()
+    monkeypatch.setattr(Tiny, "nan_at", -1)
+    resumed = run(folder, train_spec()).read_bytes()
+    assert Tiny.calls == 6 + 7
+    write_inputs(folder / "whole", videos_of(np.random.default_rng(0)))
+    assert run(folder / "whole", train_spec()).read_bytes() == resumed
+
+
+def spoil(folder: Path, video_id: str, value: float) -> None:
+    import h5py
+
+    from tad.cache import checksum
+
+    with h5py.File(folder / "f.h5", "r+") as file:
+        file[video_id]["feats"][2, 3] = value
+        file[video_id].attrs["checksum"] = checksum(file[video_id]["feats"][:])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_features_that_are_not_finite_are_named(folder: Path, value: float) -> None:
+    spoil(folder, "train_2", value)
+    with pytest.raises(TadError, match=r"f\.h5: features of 'train_2' hold NaN or infinity"):
+        run(folder, train_spec())
+
+
+def test_damaged_features_are_named(folder: Path) -> None:
+    import h5py
+
+    with h5py.File(folder / "f.h5", "r+") as file:
+        file["train_1"]["feats"][0, 0] += 1
+    with pytest.raises(TadError, match="'train_1' do not match their checksum"):
+        run(folder, train_spec())
+
+
+def test_an_empty_split_is_refused(tmp_path: Path) -> None:
+    videos = {name: value for name, value in videos_of(np.random.default_rng(0)).items() if "test" in name}
+    write_inputs(tmp_path, videos)
+    with pytest.raises(TadError, match=r"split 'train' of toy has no video to use \(0 annotated"):
+        run(tmp_path, train_spec())
+
+
+def test_a_split_without_any_instance_is_refused(tmp_path: Path) -> None:
+    videos = videos_of(np.random.default_rng(0))
+    videos = {name: (Video(v.split, v.duration), feats) for name, (v, feats) in videos.items()}
+    write_inputs(tmp_path, videos)
+    with pytest.raises(TadError, match="not one of the 7 videos of split 'train' has an instance"):
+        run(tmp_path, train_spec())
+
+
+def test_missing_features_are_refused_unless_excluded(tmp_path: Path) -> None:
+    videos = videos_of(np.random.default_rng(0))
+    write_inputs(tmp_path, videos, without=("train_3",))
+    with pytest.raises(TadError, match="no features of video 'train_3' of split train; extract it, or exclude it"):
+        run(tmp_path, train_spec())
+    made = read_stamp(run(tmp_path, train_spec(exclude={"train_3": "lost"})))
+    assert made["videos"]["train"] == 6
+    write_inputs(tmp_path, videos, without=("train_3",), excluded={"train_3": "damaged"})
+    assert read_stamp(run(tmp_path, train_spec()))["videos"]["train"] == 6
+    with pytest.raises(TadError, match="no video is called 'trian_3'; did you mean 'train_3'"):
+        run(tmp_path, train_spec(exclude={"trian_3": "typo"}))
+
+
+def test_videos_of_another_width_are_named(tmp_path: Path) -> None:
+    videos = videos_of(np.random.default_rng(0))
+    videos["train_2"] = (videos["train_2"][0], videos["train_2"][1][:, :4])
+    write_inputs(tmp_path, videos)
+    with pytest.raises(TadError, match="features of 'train_2': 4 wide, others 6"):
+        run(tmp_path, train_spec())
+
+
+def test_features_of_another_set_are_refused(folder: Path) -> None:
+    with ShardWriter(folder / "f.h5", stamp("merge", {"dataset": "toy", "features": "other"}, {})):
+        pass
+    with pytest.raises(TadError, match="made with features='other', expected features='f'"):
+        run(folder, train_spec())
+
+
+def test_fewer_videos_than_a_batch_still_train(tmp_path: Path) -> None:
+    write_inputs(tmp_path, videos_of(np.random.default_rng(0), train=3))
+    assert read_stamp(run(tmp_path, train_spec(batch_size=8)))["steps"] == 4
+
+
+def test_training_leaves_torch_as_it_was(folder: Path) -> None:
+    before = torch.random.get_rng_state(), torch.are_deterministic_algorithms_enabled()
+    with reproducible(torch.device("cpu")):
+        assert torch.are_deterministic_algorithms_enabled()
+    run(folder, train_spec())
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    assert torch.are_deterministic_algorithms_enabled() == before[1]

@@ -1,0 +1,199 @@
+"""A detector small enough to train in milliseconds, data for it, and a program that trains and kills itself.
+
+`python tests/training_tools.py <folder> <JSON of settings> [loss|fsync <n>]`: SIGKILL at the n-th loss or file sync.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import tad.files
+from tad import plugins
+from tad.annotations import Instance, Table, Video, read_table, write_table
+from tad.cache import FeatureReader, ShardWriter
+from tad.grid import Grid
+from tad.layers.types import Candidates, Targets
+from tad.provenance import stamp
+from tad.specs import DetectSpec, DetectStageSpec, Plugin, TrainSpec, TrainStageSpec
+from tad.stages.train import train
+from tad.training.data import Features, Windows, read_items
+
+DIM, LABELS = 6, ("jump", "run")
+RECIPE = {"backbone": {"name": "toy", "settings": {}}, "dataset": "toy"}
+
+
+class Tiny(nn.Module):
+    """One convolution, batch statistics, dropout, noise and a loss normaliser: every kind of state there is."""
+
+    calls = 0
+    nan_at = -1
+    on_loss: Callable[[int], None] | None = None
+
+    def __init__(self, *, feature_dim: int, num_classes: int, max_length: int, width: int = 8) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv1d(feature_dim, width, 3, padding=1), nn.BatchNorm1d(width), nn.ReLU())
+        self.drop, self.heads = nn.Dropout(0.2), nn.Conv1d(width, num_classes + 2, 1)
+        self.unused = nn.Parameter(torch.ones(3))
+        self.num_classes, self.max_length, self.norm = num_classes, max_length, torch.tensor(10.0)
+
+    def _maps(self, feats_BTC: Tensor) -> Tensor:
+        return self.heads(self.drop(self.body(feats_BTC.transpose(1, 2)))).transpose(1, 2)
+
+    def loss(self, feats_BTC: Tensor, lengths_B: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
+        if self.training:
+            assert feats_BTC.shape[1] == self.max_length
+            Tiny.calls += 1
+            if Tiny.on_loss:
+                Tiny.on_loss(Tiny.calls)
+            feats_BTC = feats_BTC + 0.01 * torch.randn_like(feats_BTC)
+        maps_BTK = self._maps(feats_BTC)
+        truth_BTK = torch.zeros_like(maps_BTK[..., :-2])
+        for row, target in enumerate(targets):
+            for (start, end), label in zip(target.segments_N2.tolist(), target.labels_N.tolist(), strict=True):
+                truth_BTK[row, max(round(start), 0) : round(end), label] = 1
+        if self.training:
+            self.norm = 0.9 * self.norm + 0.1 * truth_BTK.sum().clamp(min=1)
+        mask_BT1 = (torch.arange(feats_BTC.shape[1]) < lengths_B[:, None])[..., None]
+        bce = nn.functional.binary_cross_entropy_with_logits(maps_BTK[..., :-2], truth_BTK, reduction="none")
+        cls = (bce * mask_BT1).sum() / self.norm
+        reg = maps_BTK[..., -2:].square().mean()
+        if Tiny.calls == Tiny.nan_at:
+            cls = cls * float("nan")
+        return {"cls": cls, "reg": reg, "total": cls + reg}
+
+    def candidates(
+        self, feats_BTC: Tensor, lengths_B: Tensor, *, score_threshold: float, topk: int, min_length: float
+    ) -> list[Candidates]:
+        assert not self.training
+        found = []
+        for maps_TK, length in zip(self._maps(feats_BTC), lengths_B.tolist(), strict=True):
+            scores_TK = maps_TK[:length, :-2].sigmoid()
+            time_N, label_N = (scores_TK > score_threshold).nonzero(as_tuple=True)
+            segments_N2 = torch.stack([time_N - 1.0, time_N + 1.0], 1)
+            found.append(Candidates(segments_N2[:topk], scores_TK[time_N, label_N][:topk], label_N[:topk]))
+        return found
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        decay = [p for p in self.parameters() if p.ndim > 1]
+        free = [p for p in self.parameters() if p.ndim <= 1]
+        return [{"params": decay, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+    def training_state(self) -> dict[str, Tensor]:
+        return {"norm": self.norm}
+
+    def load_training_state(self, state: dict[str, Tensor]) -> None:
+        self.norm = state["norm"]
+
+
+def use_tiny(kind: str, name: str) -> Any:
+    """Stands in for plugins.load."""
+    assert (kind, name) == ("detectors", "tiny")
+    return Tiny
+
+
+def train_spec(*, seed: int = 3, exclude: dict[str, str] | None = None, **changes: Any) -> TrainStageSpec:
+    """Settings of a training of a second."""
+    settings: dict[str, Any] = {
+        "epochs": 3, "warmup_epochs": 1, "batch_size": 2, "lr": 0.01, "eta_min": 1e-6, "weight_decay": 0.05,
+        "clip_grad": 1.0, "ema_decay": 0.9, "max_length": 16, "resize": 0, "trunc_threshold": 0.5,
+        "crop_ratio": (0.8, 1.0), "trunc_margin": 0.0, "class_agnostic": False, "selection": "last", "hold_out": 0.3,
+        "precision": "float32", "compile": False,
+    }  # fmt: skip
+    detector = Plugin(name="tiny", settings={"width": 8})
+    return TrainStageSpec(
+        run="r", dataset="toy", features="f", detector=detector, train=TrainSpec.model_validate(settings | changes),
+        seed=seed, exclude=exclude or {},
+    )  # fmt: skip
+
+
+def detect_spec(*, exclude: dict[str, str] | None = None, resize: int = 0, **changes: Any) -> DetectStageSpec:
+    """Settings of detect that fit `train_spec`."""
+    settings = {"score_threshold": 0.1, "topk": 50, "min_length": 0.0, "batch_size": 1} | changes
+    detector = Plugin(name="tiny", settings={"width": 8})
+    return DetectStageSpec(
+        run="r", dataset="toy", features="f", detector=detector, detect=DetectSpec.model_validate(settings),
+        resize=resize, exclude=exclude or {},
+    )  # fmt: skip
+
+
+def videos_of(rng: np.random.Generator, *, train: int = 7, test: int = 3) -> dict[str, tuple[Video, np.ndarray]]:
+    """Videos with features in which the classes can be seen; the last train video has no instance."""
+    made = {}
+    for k in range(train + test):
+        length = int(rng.integers(10, 30))
+        feats_TC = rng.normal(size=(length, DIM)).astype(np.float16)
+        instances = []
+        for n in range(0 if k == train - 1 else 1 + k % 2):
+            start = float(rng.uniform(0, length - 6))
+            label = LABELS[(k + n) % 2]
+            feats_TC[round(start) : round(start + 5), (k + n) % 2] += 3
+            instances.append(Instance(start + 0.5, start + 5.5, label))  # the grid starts at 0.5 s
+        split = "train" if k < train else "test"
+        made[f"{split}_{k}"] = (Video(split, length + 0.5, tuple(instances)), feats_TC)
+    return made
+
+
+def write_inputs(
+    folder: Path, videos: dict[str, tuple[Video, np.ndarray]], *, without: tuple[str, ...] = (), excluded: Any = None
+) -> tuple[Path, Path]:
+    """The index of features and the annotation table of some videos; those named in `without` have no features."""
+    folder.mkdir(parents=True, exist_ok=True)
+    features, annotations = folder / "f.h5", folder / "toy.json"
+    made = stamp("merge", {"dataset": "toy", "features": "f"}, {"n": str(sorted(videos))}, recipe=RECIPE)
+    with ShardWriter(features, made) as writer:
+        for video_id, (_, feats_TC) in sorted(videos.items()):
+            if video_id not in without:
+                writer.add(video_id, feats_TC, grid=Grid(0.5, 1.0, len(feats_TC), len(feats_TC) + 0.5), attrs={})
+        writer.attribute("excluded", excluded or {})
+    table = Table("toy", LABELS, {video_id: video for video_id, (video, _) in videos.items()})
+    write_table(table, annotations, stamp("annotate", {"dataset": "toy"}, {}))
+    return features, annotations
+
+
+def windows_of(folder: Path, reader: FeatureReader, **changes: object) -> Windows:
+    """Windows of the train split of a folder with inputs."""
+    spec = train_spec(**changes).train
+    items = read_items(reader, read_table(folder / "toy.json"), "train", spec=spec, exclude={})
+    return Windows(items, Features(reader, resize_to=spec.resize), spec=spec, seed=5, dim=reader.dim)
+
+
+def run(folder: Path, spec: TrainStageSpec, *, seconds: float = 0.0) -> Path:
+    """Train in a folder with inputs; a state is saved after every step by default."""
+    paths = folder / "f.h5", folder / "toy.json", folder / "out" / "model.safetensors"
+    return train(*paths, spec=spec, kept=folder / "kept", threads=1, checkpoint_seconds=seconds)
+
+
+def die() -> None:
+    """As if by kill -9: nothing is cleaned up."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main() -> None:
+    folder, settings, what = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3]
+    count = int(sys.argv[4])
+    plugins.load = use_tiny
+    if what == "loss":
+        Tiny.on_loss = lambda calls: die() if calls == count else None
+    else:
+        sync, seen = tad.files._fsync, [0]
+
+        def dying_sync(path: Path) -> None:
+            seen[0] += 1
+            if seen[0] == count:
+                die()
+            sync(path)
+
+        tad.files._fsync = dying_sync
+    run(folder, train_spec(**settings))
+
+
+if __name__ == "__main__":
+    main()
