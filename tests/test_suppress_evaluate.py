@@ -152,6 +152,37 @@ def test_map_says_what_was_scored_and_how(scored: Path) -> None:
     )
 
 
+def write_model(path: Path, run: str = "toy") -> Path:
+    """The header of a model: all that evaluate reads of it."""
+    spec = {"run": run, "dataset": "toys", "features": "clip", "detector": {"name": "mse", "settings": {}}, "seed": 3}
+    facts = {"epoch": 35, "epoch_rule": "last epoch", "seed": 3, "recipe": "0123456789ab"}
+    made = stamp("train", spec, {}, **facts)
+    header = json.dumps({"__metadata__": {"tad_stamp": json.dumps(made)}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    return path
+
+
+def test_the_commands_carry_seed_epoch_rule_and_recipe_of_the_model(scored: Path) -> None:
+    command = [sys.executable, "-m", "tad"]
+    candidates, found = scored / "candidates.h5", scored / "detections.json"
+    made = ["suppress", candidates, "--spec", SUPPRESS.json_text(), "--out", found]
+    subprocess.run([*command, *made], check=True, capture_output=True)
+    scoring = [
+        "evaluate", found, "--annotations", scored / "toys.json", "--model", write_model(scored / "model.safetensors"),
+        "--spec", evaluate_spec().json_text(), "--figure", scored / "a.png", "--out", scored / "map.json",
+    ]  # fmt: skip
+    subprocess.run([*command, *scoring], check=True, capture_output=True)
+    written = read_json(scored / "map.json")
+    assert (written["features"], written["detector"], written["seed"]) == ("clip", "mse", 3)
+    assert (written["epoch"], written["epoch_rule"]) == (35, "last epoch")
+    assert written["hashes"]["recipe"] == "0123456789ab"
+    assert set(written["hashes"]["code"]) == set(written["hashes"]["spec"]) == {"train", "suppress", "evaluate"}
+    write_model(scored / "model.safetensors", run="other")
+    failed = subprocess.run([*command, *scoring], check=False, capture_output=True, text=True)
+    assert failed.returncode == 1
+    assert "run='other', expected run='toy'" in failed.stderr
+
+
 def test_missing_videos_may_be_an_error(scored: Path) -> None:
     with pytest.raises(TadError, match=r"1 of 4 videos have no detections.*'v3' \(damaged"):
         evaluate(

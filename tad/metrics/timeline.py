@@ -26,7 +26,7 @@ def timeline(
     *,
     duration: float | None,
     title: str,
-    threshold: float = 0.05,
+    threshold: float = 0.1,
 ) -> Path:
     """Draw two rows per class: its instances above, its best detections below, darker where the score is higher.
 
@@ -58,7 +58,7 @@ def timeline(
             start, end = entry["segment"]
             opacity = 0.25 + 0.75 * min(max(float(entry["score"]), 0.0), 1.0)
             box = axes.broken_barh([(start, end - start)], (row + 0.02, 0.32), color=DETECTION_COLOUR, alpha=opacity)
-            box.set_edgecolor("white")
+            box.set(edgecolor="white", linewidth=0.3)
             last = max(last, end)
     axes.set_yticks(range(len(shown)), shown)
     axes.set_ylim(max(len(shown), 1) - 0.5, -0.5)

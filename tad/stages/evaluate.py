@@ -167,7 +167,6 @@ def evaluate(
     model: Path | None = None,
     features: Path | None = None,
     figure: Path | None = None,
-    code: str = "",
 ) -> Path:
     """Score detections and write map.json.
 
@@ -178,7 +177,6 @@ def evaluate(
         model: made by train; its stamp gives seed, epoch rule and recipe.
         features: index made by merge; its identity replaces the recipe that the model's stamp names.
         figure: PNG of one video's timeline, if wanted.
-        code: the fingerprint that a workflow compares; the stamp computes its own.
 
     Raises:
         TadError: inputs of another run or dataset, an unknown protocol, no instances, no video in common, unknown

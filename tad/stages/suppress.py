@@ -97,13 +97,12 @@ def write_detections(path: Path, head: dict[str, Any], results: dict[str, list[d
     return Path(path)
 
 
-def suppress(candidates: Path, out: Path, *, spec: SuppressStageSpec, code: str = "") -> Path:
+def suppress(candidates: Path, out: Path, *, spec: SuppressStageSpec) -> Path:
     """Suppress overlapping candidates, in snippets and float32, and write what is kept in seconds.
 
     Args:
         candidates: made by detect.
         out: the results file to write.
-        code: the fingerprint that a workflow compares; the stamp computes its own.
 
     Raises:
         TadError: candidates of another run, damaged, or not finite.
