@@ -157,7 +157,7 @@ def rewrite(folder: Path, change: object) -> None:
 
 def test_weights_that_do_not_fit_are_one_line(folder: Path) -> None:
     rewrite(folder, lambda tensors, _: tensors.update({"heads.weight": torch.zeros(2, 2)}))
-    with pytest.raises(TadError, match="weights do not fit detector tiny .*heads.weight") as caught:
+    with pytest.raises(TadError, match=r"weights do not fit detector tiny .*heads\.weight") as caught:
         run(folder, detect_spec())
     assert "\n" not in str(caught.value)
     rewrite(folder, lambda tensors, _: tensors.pop("heads.weight"))
