@@ -75,7 +75,7 @@ class ConfigFile(Spec):
 
 def _fields_at(model: type[Spec], path: tuple[Any, ...]) -> list[str]:
     """Names that were possible where pydantic met an unknown key."""
-    rows = {"datasets": DatasetRow, "features": FeatureRow, "runs": RunRow}
+    rows: dict[str, type[Spec]] = {"datasets": DatasetRow, "features": FeatureRow, "runs": RunRow}
     if len(path) >= 2 and path[0] in rows and model is ConfigFile:
         return list(rows[str(path[0])].model_fields)
     return list(model.model_fields)
@@ -267,7 +267,7 @@ class Config:
             row = self.run(run)
             dataset, features = row.dataset, row.features
         values = getattr(self, f"_{stage}")(run, dataset, features)
-        model = {
+        models: dict[str, type[Spec]] = {
             "annotate": specs.AnnotateSpec,
             "probe": specs.ProbeSpec,
             "pretrain": specs.PretrainSpec,
@@ -277,8 +277,8 @@ class Config:
             "detect": specs.DetectStageSpec,
             "suppress": specs.SuppressStageSpec,
             "evaluate": specs.EvaluateStageSpec,
-        }[stage]
-        return parse(model, values, source)
+        }
+        return parse(models[stage], values, source)
 
     def _annotate(self, _run: str, dataset: str, _features: str) -> Settings:
         row = self.dataset(dataset)

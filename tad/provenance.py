@@ -8,9 +8,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 import tad
 from tad.errors import TadError
 from tad.files import digest, read_json
+from tad.plugins import SYMBOLS
 
 ROOT = Path(tad.__file__).parent
 # Their whole effect on a result is in the spec (specs, config, plugins), or they have none (the others).
@@ -62,6 +65,14 @@ def _read_module(path: Path, mtime_ns: int, size: int) -> tuple[str, frozenset[s
     return hashlib.sha256(text.encode()).hexdigest()[:12], imports
 
 
+def _data(path: Path, module: str) -> str:
+    """`+<digest>` of the values in the YAML beside a module; a plug-in's are in the spec already."""
+    data = path.with_suffix(".yaml")
+    if module.split(".")[1] in SYMBOLS or not data.is_file():
+        return ""
+    return "+" + digest(yaml.safe_load(data.read_text(encoding="utf-8")))
+
+
 def modules(*roots: str) -> dict[str, str]:
     """Module → fingerprint, over everything of `tad` that the roots import, directly or not.
 
@@ -77,6 +88,7 @@ def modules(*roots: str) -> dict[str, str]:
             continue
         stat = path.stat()
         found[module], imports = _read_module(path, stat.st_mtime_ns, stat.st_size)
+        found[module] += _data(path, module)
         waiting.extend(sorted(imports))
         parent = module.rpartition(".")[0]
         if parent != "tad":

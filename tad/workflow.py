@@ -111,7 +111,9 @@ class Workflow:
         """A content key of the annotation files: a file replaced by one with an older date is noticed too."""
         if self._generated(wildcards.dataset):
             return "rendered"
-        return self._content(Path(self.config.dataset(wildcards.dataset).annotations))
+        settings = self.config.resolve_dataset(wildcards.dataset).sections["settings"]
+        beside = {key: self._content(Path(value)) for key, value in settings.items() if key.endswith("_file") and value}
+        return digest([self._content(Path(self.config.dataset(wildcards.dataset).annotations)), beside])
 
     def _content(self, path: Path) -> str:
         if path.is_file():
@@ -136,9 +138,8 @@ class Workflow:
         """Video id → content key. A rendered file that is as it was rendered counts as `rendered`, before it exists and
         after, so that the first run's plan and the second's agree."""
         folder = Path(self.video_folder(_Wildcards(dataset=dataset)))
-        present = (
-            {v: self.hashes.key(folder / path) for v, path in list_videos(folder).items()} if folder.is_dir() else {}
-        )
+        listed = list_videos(folder) if folder.is_dir() else {}
+        present = dict(zip(listed, self.hashes.keys(folder / path for path in listed.values()), strict=True))
         if not self._generated(dataset):
             return present
         made = self._rendered_keys(dataset)

@@ -15,6 +15,8 @@ FILES = {
     "config.py": "B = 1\n",
     "detectors/__init__.py": "",
     "detectors/mse.py": "import tad.segments\n",
+    "detectors/mse.yaml": "a: 1\n",
+    "nms/reference.yaml": "a: 1\n",
 }
 
 
@@ -40,6 +42,9 @@ def test_plugins_of_the_spec_are_roots(package: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "old", "new", "counts"),
     [
+        ("nms/reference.yaml", "a: 1", "a: 1  # why", False),
+        ("nms/reference.yaml", "a: 1", "a: 2", True),
+        ("detectors/mse.yaml", "a: 1", "a: 2", False),
         ("nms/reference.py", "# why", "# because", False),
         ("nms/reference.py", '"""Doc."""', '"""Another."""', False),
         ("nms/reference.py", "x + 1", "(x  +  1)", False),
