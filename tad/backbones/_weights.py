@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tad.errors import TadError
 
 LISTED = 5
+SUFFIXES = (".safetensors", ".pt", ".pth", ".pyth")
 WRAPPERS = ("model_state", "model", "state_dict")
 
 
@@ -64,8 +65,8 @@ def _listed(what: str, keys: list[str]) -> list[str]:
 def fit_weights(state: Mapping[str, Tensor], backbone: nn.Module, *, source: str) -> None:
     """Put a state dict into `backbone`, all of it or an error.
 
-    A backbone with a method `published_keys(state)` translates foreign key layouts first. BatchNorm's step counters
-    may be absent (files from before they existed); they do not act in evaluation.
+    A backbone with a method `published_keys(state)` translates foreign key layouts first (its own names stay as they
+    are). BatchNorm's step counters may be absent (older files); they do not act in evaluation.
 
     Raises:
         TadError: names the missing, unknown and misshapen keys in one line.
@@ -89,8 +90,18 @@ def fit_weights(state: Mapping[str, Tensor], backbone: nn.Module, *, source: str
 def load_weights(path: Path, backbone: nn.Module) -> nn.Module:
     """Fill `backbone` from a weight file (.safetensors, or a pickle read with weights_only) and return it in eval mode.
 
+    A folder stands for all weight files in it together (one per stream of a two-stream network).
+
     Raises:
         TadError: the file cannot be read or does not fit; see `read_weights` and `fit_weights`.
     """
-    fit_weights(read_weights(path), backbone, source=str(path))
+    path = Path(path)
+    files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES) if path.is_dir() else [path]
+    if not files:
+        raise TadError(f"{path}: holds no weight file ({', '.join(SUFFIXES)})")
+    translate = getattr(backbone, "published_keys", dict)
+    state: dict[str, Tensor] = {}
+    for file in files:
+        state |= translate(read_weights(file))
+    fit_weights(state, backbone, source=str(path))
     return backbone.eval()

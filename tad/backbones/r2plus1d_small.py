@@ -14,6 +14,7 @@ from tad.backbones._frames import normalise, resize_uint8
 from tad.errors import TadError
 
 SUBTRACT = ("clip_mean", "previous", "none")
+POOLS = ("mean", "max", "both")
 
 
 def _pair(c_in: int, c_out: int, *, space: int = 1, time: int = 1) -> nn.Sequential:
@@ -50,16 +51,18 @@ class Backbone(nn.Module):
 
     def __init__(
         self, *, height: int, width: int, widths: Sequence[int], time_strides: Sequence[int], subtract: str,
-        mean: Sequence[float], std: Sequence[float],
+        pool: str, mean: Sequence[float], std: Sequence[float],
     ) -> None:
         super().__init__()
         if subtract not in SUBTRACT:
             raise TadError(f"r2plus1d_small.subtract: {subtract!r}: one of {', '.join(SUBTRACT)}")
+        if pool not in POOLS:
+            raise TadError(f"r2plus1d_small.pool: {pool!r}: one of {', '.join(POOLS)}")
         if len(time_strides) != len(widths) - 1:
             raise TadError(f"r2plus1d_small.time_strides: {list(time_strides)}: one fewer than widths {list(widths)}")
         self.frame_size = self.crop_size = (height, width)
-        self.subtract, self.mean, self.std = subtract, tuple(mean), tuple(std)
-        self.dim = widths[-1]
+        self.subtract, self.pool, self.mean, self.std = subtract, pool, tuple(mean), tuple(std)
+        self.dim = widths[-1] * (2 if pool == "both" else 1)
         self.stem = nn.Sequential(
             nn.Conv3d(3, widths[0], (1, 5, 5), stride=(1, 2, 2), padding=(0, 2, 2), bias=False),
             nn.BatchNorm3d(widths[0]),
@@ -84,8 +87,9 @@ class Backbone(nn.Module):
             x_BCTHW = x_BCTHW - x_BCTHW.mean(dim=2, keepdim=True)
         elif self.subtract == "previous":
             x_BCTHW = torch.diff(x_BCTHW, dim=2, prepend=x_BCTHW[:, :, :1])
-        feats_BCTHW: Tensor = self.stages(self.stem(x_BCTHW))
-        return feats_BCTHW.mean(dim=(2, 3, 4))
+        cells_BCTHW: Tensor = self.stages(self.stem(x_BCTHW))
+        pooled = {"mean": [cells_BCTHW.mean(dim=(2, 3, 4))], "max": [cells_BCTHW.amax(dim=(2, 3, 4))]}
+        return torch.cat(pooled["mean"] + pooled["max"] if self.pool == "both" else pooled[self.pool], dim=1)
 
     def forward(self, clips_BTHWC: Tensor) -> Tensor:
         frames_NHWC = self.shrink(clips_BTHWC.flatten(0, 1))

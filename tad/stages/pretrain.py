@@ -19,7 +19,7 @@ from torch import nn
 
 from tad import plugins
 from tad.backbones._weights import load_weights
-from tad.device import resolve
+from tad.device import reproducible, resolve
 from tad.errors import TadError
 from tad.files import canonical, digest, publish, read_json, sha256, write_json
 from tad.progress import track
@@ -67,10 +67,16 @@ def _shrunk(frames: Iterator[np.ndarray], backbone: Any) -> Iterator[np.ndarray]
     for frame in frames:
         waiting.append(frame)
         if len(waiting) == FRAMES_AT_ONCE:
-            yield backbone.shrink(torch.from_numpy(np.stack(waiting))).numpy()
+            yield _levels(backbone.shrink(torch.from_numpy(np.stack(waiting))))
             waiting.clear()
     if waiting:
-        yield backbone.shrink(torch.from_numpy(np.stack(waiting))).numpy()
+        yield _levels(backbone.shrink(torch.from_numpy(np.stack(waiting))))
+
+
+def _levels(frames_NHWC: torch.Tensor) -> np.ndarray:
+    """Frames as uint8: a backbone may resize to fractions of a level, which training does not need."""
+    levels = frames_NHWC.round().to(torch.uint8) if frames_NHWC.is_floating_point() else frames_NHWC
+    return np.ascontiguousarray(levels.numpy())
 
 
 def decode(
@@ -86,7 +92,7 @@ def decode(
         for _, entry in track(videos.values(), "decode", len(videos)):
             frames = 0
             for chunk in _shrunk(sampled_frames(folder / entry["path"], entry, clip), backbone):
-                file.write(np.ascontiguousarray(chunk).tobytes())
+                file.write(chunk.tobytes())
                 frames += len(chunk)
             first.append(total)
             count.append(frames)
@@ -108,7 +114,13 @@ def _split(table: tsp_clips.SegmentTable, videos: int, spec: PretrainSpec) -> li
     """Segments of the videos to train on, and of those that are held out (none without `hold_out`)."""
     aside = max(1, round(spec.hold_out * videos)) if spec.hold_out else 0
     order = np.random.default_rng([spec.seed, videos]).permutation(videos).tolist()
-    return [table.of_videos(order[aside:]), table.of_videos(order[:aside])]
+    tables = [table.of_videos(order[aside:]), table.of_videos(order[:aside])]
+    if not (tables[0].labels_S != tsp_clips.BACKGROUND).any():
+        raise TadError(
+            "pretrain: no clip of an action can be cut from the train videos; shorten clip.length, or set "
+            "pretrain.short_segments: extend"
+        )
+    return tables
 
 
 def _checked_backbone(spec: PretrainSpec, weights: Path | None) -> Any:
@@ -122,8 +134,9 @@ def _checked_backbone(spec: PretrainSpec, weights: Path | None) -> Any:
     return load_weights(weights, backbone) if weights else backbone
 
 
-def _fit(trainer: tsp.Trainer, tables: list[tsp_clips.SegmentTable], kept: Path, save: Any) -> dict[str, Any]:
-    """Train all epochs; the facts of the epoch whose weights lie in `kept` at the end."""
+def _fit(trainer: tsp.Trainer, tables: list[tsp_clips.SegmentTable], kept: Path, stamped: dict[str, Any]) -> None:
+    """Train all epochs; the best epoch's weights lie in `kept` at the end: of those held out, else the last one's."""
+    spec = trainer.spec.model_dump(mode="json")
     epochs: list[dict[str, Any]] = []
     best: dict[str, Any] = {}
     for epoch in range(trainer.spec.epochs):
@@ -137,9 +150,8 @@ def _fit(trainer: tsp.Trainer, tables: list[tsp_clips.SegmentTable], kept: Path,
         log.info("epoch %d: loss %.4f%s", epoch + 1, loss, _held_out(score))
         if not best or not len(tables[1]) or score.mean > best["mean"]:
             best = {**facts, "mean": score.mean}
-            save(trainer.backbone, kept / "backbone.safetensors", best)
+            _save(trainer.backbone, kept / "backbone.safetensors", stamp("pretrain", spec, **stamped, **best))
         write_json(kept / "epochs.json", epochs)
-    return best
 
 
 def _held_out(score: tsp.Score) -> str:
@@ -150,7 +162,7 @@ def _held_out(score: tsp.Score) -> str:
 
 def pretrain(
     annotations: Path, manifests: list[Path], videos_folder: Path, out: Path, *, spec: PretrainSpec, kept: Path,
-    device: str = "cpu", weights: Path | None = None,
+    device: str = "auto", weights: Path | None = None,
 ) -> Path:
     """Train a clip encoder on the train split and write its weights to `out` (.safetensors).
 
@@ -160,7 +172,7 @@ def pretrain(
         videos_folder: where the manifest's paths start.
         spec: the settings.
         kept: folder of the best weights so far and of `epochs.json`; they stay when the training fails.
-        device: torch's name of it.
+        device: see `tad.device.resolve`.
         weights: encoder to start from; from scratch without.
 
     Raises:
@@ -171,35 +183,23 @@ def pretrain(
         expect(path, stage="probe")
     table_file = read_json(annotations)
     videos = _train_videos(table_file, manifests)
-    classes = {label: k for k, label in enumerate(table_file["labels"])}
-    inputs = _contents(videos, list(classes), weights)
+    labels = list(table_file["labels"])
+    inputs = _contents(videos, labels, weights)
     made = stamp("pretrain", spec.model_dump(mode="json"), inputs)["identity"]
     if _finished(kept, made):
         log.info("nothing that training reads has changed: the kept weights are published again")
-        with publish(out) as partial:
-            shutil.copyfile(kept / "backbone.safetensors", partial)
-        return out
-    (kept / "finished.json").unlink(missing_ok=True)
-    chosen = resolve(device)
-    with torch.random.fork_rng(devices=[]), torch.backends.cudnn.flags(benchmark=False, deterministic=True):
-        torch.manual_seed(spec.seed)
-        backbone = _checked_backbone(spec, weights)
+    else:
+        (kept / "finished.json").unlink(missing_ok=True)
         kept.mkdir(parents=True, exist_ok=True)
-        frames = decode(videos, videos_folder, backbone=backbone, clip=spec.clip, scratch=kept)
-        table = _segments(videos, frames, classes, spec)
-        tables = _split(table, len(videos), spec)
-        if not (tables[0].labels_S >= 0).any():
-            remedy = "shorten clip.length or set pretrain.short_segments to extend"
-            raise TadError(f"{annotations}: no clip of an action can be cut for training; {remedy}")
-        counts = (len(videos), len(table), len(tables[1]), table.dropped)
-        log.info("%d videos; %d segments, %d of them held out; %d others are too short", *counts)
-        trainer = tsp.Trainer(backbone, frames, num_classes=len(classes), spec=spec, device=str(chosen))
-
-        def save(module: nn.Module, path: Path, facts: dict[str, Any]) -> None:
-            _save(module, path, stamp("pretrain", spec.model_dump(mode="json"), inputs, labels=list(classes), **facts))
-
-        _fit(trainer, tables, kept, save)
-    write_json(kept / "finished.json", {"identity": made, "sha256": sha256(kept / "backbone.safetensors")})
+        target = resolve(device)
+        with reproducible(target):
+            torch.manual_seed(spec.seed)  # inside `reproducible`, which puts the generator back
+            backbone = _checked_backbone(spec, weights)
+            frames = decode(videos, videos_folder, backbone=backbone, clip=spec.clip, scratch=kept)
+            tables = _split(_segments(videos, frames, labels, spec), len(videos), spec)
+            trainer = tsp.Trainer(backbone, frames, num_classes=len(labels), spec=spec, device=target)
+            _fit(trainer, tables, kept, {"inputs": inputs, "labels": labels})
+        write_json(kept / "finished.json", {"identity": made, "sha256": sha256(kept / "backbone.safetensors")})
     with publish(out) as partial:
         shutil.copyfile(kept / "backbone.safetensors", partial)
     return out
@@ -207,7 +207,10 @@ def pretrain(
 
 def _contents(videos: Mapping[str, tuple[Any, Any]], labels: list[str], weights: Path | None) -> dict[str, str]:
     """Content of all that training reads; a test video that comes or goes changes nothing here."""
-    read = {v: [entry["sha256"], entry["reader"], annotated["instances"]] for v, (annotated, entry) in videos.items()}
+    read = {
+        video: [entry["sha256"], entry["reader"], annotated["instances"], annotated.get("ambiguous", [])]
+        for video, (annotated, entry) in videos.items()
+    }
     return {"train": digest([labels, read], 16)} | ({"weights": sha256(weights)} if weights else {})
 
 
@@ -216,14 +219,19 @@ def _finished(kept: Path, identity: str) -> bool:
     receipt, weights = kept / "finished.json", kept / "backbone.safetensors"
     if not (receipt.is_file() and weights.is_file()):
         return False
-    return read_json(receipt) == {"identity": identity, "sha256": sha256(weights)}
+    return bool(read_json(receipt) == {"identity": identity, "sha256": sha256(weights)})
 
 
 def _segments(
-    videos: Mapping[str, tuple[Any, Any]], frames: tsp_clips.Frames, classes: Mapping[str, int], spec: PretrainSpec
+    videos: Mapping[str, tuple[Any, Any]], frames: tsp_clips.Frames, labels: list[str], spec: PretrainSpec
 ) -> tsp_clips.SegmentTable:
-    durations = [count / rate for count, rate in zip(frames.count, frames.rates, strict=True)]
-    return tsp_clips.segment_table(
-        [entry for entry, _ in videos.values()], durations, classes,
-        clip_seconds=[spec.clip.length / rate for rate in frames.rates], short=spec.short_segments,
+    """The segments of all videos, on the durations that were decoded."""
+    table = tsp_clips.segment_table(
+        [annotated for annotated, _ in videos.values()],
+        [count / rate for count, rate in zip(frames.count, frames.rates, strict=True)],
+        {label: k for k, label in enumerate(labels)},
+        clip_seconds=[spec.clip.length / rate for rate in frames.rates],
+        short=spec.short_segments,
     )
+    log.info("%d videos with %d segments; %d others are too short for a clip", len(videos), len(table), table.dropped)
+    return table

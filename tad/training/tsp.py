@@ -73,9 +73,9 @@ class Trainer:
     """One TSP training: encoder, heads, optimiser and the clips they see."""
 
     def __init__(
-        self, backbone: Any, frames: Frames, *, num_classes: int, spec: PretrainSpec, device: str
+        self, backbone: Any, frames: Frames, *, num_classes: int, spec: PretrainSpec, device: torch.device
     ) -> None:
-        self.spec, self.device, self.frames = spec, torch.device(device), frames
+        self.spec, self.device, self.frames = spec, device, frames
         self.backbone = backbone.to(self.device)
         self.augment = Augment(tuple(backbone.crop_size), spec.flip, spec.shift)
         self.global_VC = self._global_features(spec.global_feature)

@@ -1,0 +1,296 @@
+"""Clip encoders: published structure, golden outputs, weight loading, preprocessing, and the plug-in contract."""
+
+from argparse import Namespace
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tad import plugins, vision
+from tad.backbones import _frames, i3d, tsp
+from tad.backbones._weights import fit_weights, load_weights
+from tad.errors import TadError
+from tad.video import flow
+
+NAMES = ["i3d", "r2plus1d_small", "slowfast", "tsp"]
+TOLERANCE = 1e-4
+
+
+def build(name: str, **changes: Any) -> Any:
+    return plugins.load("backbones", name)(**(plugins.document("backbones", name)["settings"] | changes)).eval()
+
+
+def rule(shapes: Iterable[tuple[str, torch.Size]], seed: int) -> dict[str, Tensor]:
+    """The golden files' weights: a function of the sorted names."""
+    state = {}
+    for k, (name, shape) in enumerate(sorted(shapes)):
+        u = 2 * np.random.default_rng([seed, k]).random(int(np.prod(shape))) - 1
+        if name.endswith("running_var"):
+            u = 1 + 0.5 * u
+        elif name.endswith(("running_mean", "bias")):
+            u = 0.1 * u
+        elif len(shape) == 1:
+            u = 1 + 0.2 * u
+        else:
+            u = u * np.sqrt(6 / np.prod(shape[1:]))
+        state[name] = torch.from_numpy(u.astype(np.float32).reshape(shape))
+    return state
+
+
+def names_of(module: nn.Module) -> list[tuple[str, torch.Size]]:
+    return [(k, v.shape) for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")]
+
+
+def golden_input(shape: tuple[int, ...], seed: int) -> Tensor:
+    u = 2 * np.random.default_rng([seed, 999]).random(int(np.prod(shape))) - 1
+    return torch.from_numpy(u.astype(np.float32).reshape(1, *shape))
+
+
+def difference(out: Tensor, golden: np.ndarray) -> float:
+    assert tuple(out.shape) == golden.shape
+    return float(np.linalg.norm(out.numpy() - golden) / np.linalg.norm(golden))
+
+
+@pytest.fixture(scope="module")
+def golden(shared: Path) -> Any:
+    return np.load(shared / "golden" / "backbones.npz")
+
+
+@pytest.mark.parametrize(("stream", "channels", "seed", "lengths"), [("rgb", 3, 7, (16, 21)), ("flow", 2, 8, (16,))])
+def test_i3d_equals_the_published_network(
+    golden: Any, stream: str, channels: int, seed: int, lengths: tuple[int, ...]
+) -> None:
+    net = i3d.Inception(channels=channels, num_classes=400).eval()
+    net.load_state_dict(rule(names_of(net), seed), strict=False)
+    for length in lengths:
+        with torch.inference_mode():
+            feats = net.features(golden_input((channels, length, 224, 224), 100 * seed + length))
+            logits = net.classify(feats)
+        assert difference(feats[0], golden[f"i3d_{stream}/T{length}/features"]) < TOLERANCE
+        assert difference(logits[0], golden[f"i3d_{stream}/T{length}/logits"]) < TOLERANCE
+
+
+def test_r2plus1d_34_equals_the_published_network(golden: Any) -> None:
+    net = build("tsp")
+    net.load_state_dict(rule(names_of(net), 9), strict=False)
+    for length in (16, 8):
+        with torch.inference_mode():
+            feats = net.features(golden_input((3, length, 112, 112), 900 + length))
+        assert difference(feats[0], golden[f"r2plus1d_34/T{length}/features"]) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("depth", "seed", "entries"), [(50, 10, 662), pytest.param(101, 11, 1274, marks=pytest.mark.slow)]
+)
+def test_slowfast_equals_the_published_network(golden: Any, depth: int, seed: int, entries: int) -> None:
+    net = build("slowfast", depth=depth)
+    assert len(net.state_dict()) == entries
+    net.load_state_dict(rule(names_of(net), seed), strict=False)
+    with torch.inference_mode():
+        feats = net.features(golden_input((3, 32, 256, 256), 100 * seed + 32))
+        logits = net.classify(feats)
+    assert difference(feats[0], golden[f"slowfast_r{depth}/sliding7_mean"]) < TOLERANCE
+    assert difference(logits[0], golden[f"slowfast_r{depth}/logits"]) < TOLERANCE
+
+
+def test_i3d_has_the_published_parameters() -> None:
+    for channels, expected in ((3, 12_697_264), (2, 12_675_312)):
+        net = i3d.Inception(channels=channels, num_classes=400)
+        assert sum(p.numel() for p in net.parameters()) == expected
+        assert len(names_of(net)) == 287
+        assert len(net.state_dict()) == 344
+
+
+def test_r2plus1d_34_has_the_published_widths_and_parameters() -> None:
+    net = build("tsp")
+    assert sum(p.numel() for p in net.parameters()) + 512 * 400 + 400 == 63_697_175
+    assert len(net.state_dict()) + 2 == 416
+    firsts = [getattr(net, f"layer{k}")[0] for k in (2, 3, 4)]
+    assert [block.conv1[0][0].out_channels for block in firsts] == [230, 460, 921]
+    assert [block.conv2[0][0].out_channels for block in firsts] == [288, 576, 1152]
+    assert {m.eps for m in net.modules() if isinstance(m, nn.BatchNorm3d)} == {1e-3}
+
+
+def test_r2plus1d_18_is_torchvisions() -> None:
+    net = build("tsp", depth=18)
+    models = vision.torchvision().models.video
+    theirs = models.r2plus1d_18(weights=None).eval()
+    fit_weights(theirs.state_dict(), net, source="torchvision")
+    theirs.fc = nn.Identity()
+    x = golden_input((3, 4, 32, 32), 1)
+    with torch.inference_mode():
+        torch.testing.assert_close(net.features(x), theirs(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(7, 2), (3, 2), (3, 1), (2, 2), (1, 1)])
+def test_same_padding_is_tensorflows(kernel: int, stride: int) -> None:
+    for size in range(1, 65):
+        front, back = i3d.same_padding(size, kernel, stride)
+        cells = -(-size // stride)  # TensorFlow: as many outputs as strides, whatever padding that takes
+        total = max((cells - 1) * stride + kernel - size, 0)
+        assert (front, back) == (total // 2, total - total // 2)
+
+
+def other_dialect(name: str) -> str:
+    """Our names of I3D → those of the other published conversion, written down independently."""
+    parts = name.split(".")
+    if parts[0] == "logits":
+        return name.replace("logits", "conv3d_0c_1x1")
+    parts[0] = parts[0].lower()
+    table = {"b0": "branch_0", "b1a": "branch_1.0", "b1b": "branch_1.1", "b2a": "branch_2.0", "b2b": "branch_2.1"}
+    return ".".join({"bn": "batch3d", "b3b": "branch_3.1", **table}.get(part, part) for part in parts)
+
+
+def test_i3d_reads_both_dialects_and_old_files_without_counters(tmp_path: Path) -> None:
+    net = build("i3d")
+    state = rule(names_of(net.rgb), 7)
+    torch.save(state, tmp_path / "rgb_imagenet.pt", _use_new_zipfile_serialization=False)
+    torch.save({other_dialect(k): v for k, v in state.items()}, tmp_path / "model_rgb.pth")
+    for name in ("rgb_imagenet.pt", "model_rgb.pth"):
+        loaded = load_weights(tmp_path / name, build("i3d")).state_dict()
+        assert all(torch.equal(loaded[f"rgb.{key}"], value) for key, value in state.items())
+
+
+def test_both_streams_load_from_a_folder(tmp_path: Path) -> None:
+    net = build("i3d", streams="both")
+    torch.save(rule(names_of(net.rgb), 7), tmp_path / "rgb_imagenet.pt")
+    torch.save(rule(names_of(net.flow), 8), tmp_path / "flow_imagenet.pt")
+    loaded = load_weights(tmp_path, net).state_dict()
+    torch.testing.assert_close(loaded["flow.logits.conv3d.bias"], rule(names_of(net.flow), 8)["logits.conv3d.bias"])
+
+
+def test_tsp_checkpoints_load_without_their_heads(tmp_path: Path) -> None:
+    net = build("tsp", depth=18)
+    model = {f"features.{key}": value for key, value in net.state_dict().items()}
+    heads = {"fc1.weight": torch.zeros(20, 512), "fc2.weight": torch.zeros(2, 1024)}
+    torch.save({"model": model | heads, "epoch": 4, "args": Namespace(lr=0.1)}, tmp_path / "tsp.pth")
+    load_weights(tmp_path / "tsp.pth", build("tsp", depth=18))
+
+
+class Payload:
+    """What a malicious file would hold: something that is called when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return (Path, ("harm",))
+
+
+def test_weights_that_do_not_fit_are_named_and_code_is_never_run(tmp_path: Path) -> None:
+    net = build("r2plus1d_small")
+    state = {key: value.contiguous() for key, value in net.state_dict().items()}
+    save_file(state, tmp_path / "whole.safetensors")
+    load_weights(tmp_path / "whole.safetensors", build("r2plus1d_small"))
+    state["extra"] = torch.zeros(1)
+    del state["stem.0.weight"]
+    state["stem.1.bias"] = torch.zeros(3)
+    torch.save({"state_dict": state}, tmp_path / "wrong.pth")
+    named = r"1 missing: stem\.0\.weight; 1 unknown: extra; 1 of another shape: stem\.1\.bias"
+    with pytest.raises(TadError, match=named):
+        load_weights(tmp_path / "wrong.pth", net)
+    torch.save({"model": Payload()}, tmp_path / "harm.pth")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "whole.safetensors").read_bytes()[:999])
+    (tmp_path / "text.pt").write_text("<html>not found</html>")
+    for name in ("harm.pth", "cut.safetensors", "text.pt", "absent.pth"):
+        with pytest.raises(TadError, match=name):
+            load_weights(tmp_path / name, net)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_yaml_says_what_the_plugin_takes_and_does(name: str) -> None:
+    document = plugins.document("backbones", name)
+    assert {"settings", "clip"} <= set(document)
+    if name != "r2plus1d_small":
+        assert {"name", "url", "licence", "published"} <= set(document["weights"])
+    assert document["clip"].keys() == {"length", "stride", "policy", "rate"}
+
+
+def test_names_are_the_public_modules() -> None:
+    assert plugins.names("backbones") == NAMES
+
+
+@pytest.mark.parametrize(("name", "length"), [("r2plus1d_small", 16), ("tsp", 4)])
+def test_frames_shrunk_beforehand_give_the_same_features(name: str, length: int) -> None:
+    torch.manual_seed(0)
+    net = build(name, **({"depth": 18} if name == "tsp" else {}))
+    clips = torch.randint(0, 256, (2, length, 60, 100, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        whole = net(clips)
+        shrunk = net.shrink(clips.flatten(0, 1))
+        torch.testing.assert_close(net(shrunk.reshape(2, length, *shrunk.shape[1:])), whole)
+    assert whole.shape == (2, net.dim)
+    assert whole.dtype == torch.float32
+    torch.testing.assert_close(net(clips[1:])[0], whole[1], rtol=1e-4, atol=1e-5)
+
+
+def test_i3d_views_and_rows() -> None:
+    net = build("i3d", short=224, view="center_crop")
+    clip = torch.randint(0, 256, (1, 9, 224, 224, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        assert net(clip).shape == (1, 1024)
+    x = torch.arange(340.0).expand(1, 3, 1, 256, 340)
+    net.view = "ten_crop"
+    views = net._views(x)
+    assert len(views) == 10
+    assert [int(v[0, 0, 0, 0, 0]) for v in views] == [0, 116, 0, 116, 58, 223, 339, 223, 339, 281]
+
+
+def test_i3d_flow_stream_pads_its_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def fake(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        calls.append(1)
+        return np.full((*first.shape[:2], 2), float(second[0, 0, 0]) - float(first[0, 0, 0]), dtype=np.float32)
+
+    monkeypatch.setattr(i3d, "tvl1_flow", fake)
+    net = build("i3d", streams="flow", stream_length=4)
+    clips = torch.tensor([0, 20, 10, 10], dtype=torch.uint8).view(1, 4, 1, 1, 1).expand(2, 4, 6, 6, 3).contiguous()
+    levels = (net._flow_input(clips)[:, 0, :, 0, 0] + 1) * 127.5
+    expected = torch.tensor([255.0, 64.0, 128.0, 128.0])  # +20 pixels saturates, the last of three fields repeats
+    torch.testing.assert_close(levels, expected.expand(2, 4))
+    assert len(calls) == 3  # the second clip's fields are remembered
+
+
+def test_flow_is_quantised_as_published() -> None:
+    assert flow.quantise(np.array([-30.0, -20, 0, 10, 20]), bound=20).tolist() == [0, 0, 128, 192, 255]
+    assert flow.grey(np.array([[[255, 255, 255], [255, 0, 0]]], dtype=np.uint8)).tolist() == [[255, 76]]
+
+
+def test_tvl1_measures_motion_or_names_the_package() -> None:
+    rng = np.random.default_rng(0)
+    noise = np.kron(rng.integers(0, 256, (12, 12)), np.ones((4, 4))).astype(np.uint8)
+    first = np.repeat(noise[:, :, None], 3, axis=2)
+    try:
+        measured = flow.tvl1_flow(first, np.roll(first, 2, axis=1))
+    except TadError as error:
+        assert "opencv-contrib-python-headless" in str(error)  # noqa: PT017
+    else:
+        np.testing.assert_allclose(np.median(measured[8:-8, 8:-8], axis=(0, 1)), [2, 0], atol=0.3)
+
+
+def test_center_crop_rounds_as_published() -> None:
+    cut = _frames.center_crop(torch.arange(171.0).expand(128, 171), (112, 112))
+    assert int(cut[0, 0]) == 30  # Python's round(29.5)
+    assert _frames.short_side(180, 320, 256) == (256, 455)
+    assert _frames.short_side(320, 180, 256) == (455, 256)
+
+
+def test_slowfast_takes_the_published_slow_frames() -> None:
+    x = torch.arange(32.0).view(1, 1, 32, 1, 1)
+    slow, fast = plugins.load("backbones", "slowfast").pathways(None, x)
+    assert slow.flatten().tolist() == [0, 4, 8, 13, 17, 22, 26, 31]
+    assert fast is x
+
+
+def test_settings_that_cannot_be_are_refused() -> None:
+    wrong = [("i3d", {"streams": "audio"}), ("tsp", {"depth": 50}), ("slowfast", {"pool": "max"})]
+    for name, changes in [*wrong, ("r2plus1d_small", {"subtract": "all"})]:
+        with pytest.raises(TadError, match=name):
+            build(name, **changes)
+
+
+def test_middle_width_keeps_the_number_of_weights() -> None:
+    assert [tsp.middle_width(a, b) for a, b in ((64, 64), (64, 128), (128, 128))] == [144, 230, 288]
