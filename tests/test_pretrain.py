@@ -21,7 +21,7 @@ from tad.training import tsp, tsp_clips
 
 SETTINGS = {
     "height": 16, "width": 24, "widths": [8, 16, 32], "time_strides": [2, 2], "subtract": "clip_mean",
-    "pool": "both", "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25],
+    "pool": "mean", "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25],
 }  # fmt: skip
 CLIP = {"length": 8, "stride": 4, "policy": "resample", "rate": 10.0}
 RATE, SECONDS = 20, 12
