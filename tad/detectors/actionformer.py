@@ -14,7 +14,7 @@ from tad.errors import TadError
 from tad.layers.attention import ConvAttention
 from tad.layers.detector import Chosen, Outputs, PointDetector
 from tad.layers.heads import ClassHead, OffsetHead
-from tad.layers.masked import ChannelNorm, ScaledDropPath, halve, max_pool, zero_outside
+from tad.layers.masked import ChannelNorm, Pointwise, ScaledDropPath, halve, max_pool, zero_outside
 from tad.layers.pyramid import LevelNorms, Pyramid
 
 
@@ -30,10 +30,10 @@ class TransformerBlock(nn.Module):
         self.ln2 = ChannelNorm(channels)
         self.attn = ConvAttention(channels, heads=heads, window=window, stride=2 if halves else 1, dropout=dropout)
         self.mlp = nn.Sequential(
-            nn.Conv1d(channels, mlp_dim, 1),
+            Pointwise(channels, mlp_dim),
             nn.GELU(),
             nn.Dropout(dropout),
-            nn.Conv1d(mlp_dim, channels, 1),
+            Pointwise(mlp_dim, channels),
             nn.Dropout(dropout),
         )
         self.drop_path_attn = ScaledDropPath(channels, probability=droppath)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tad.layers.masked import ChannelNorm, MaskedConv1d, zero_outside
+from tad.layers.masked import ChannelNorm, MaskedConv1d, Pointwise, zero_outside
 
 FAR = -1.0e4  # finite, so that a padded query whose keys are all padding stays a number; exp(FAR) is 0 in float32
 QUERIES = 64  # queries of a block of local attention
@@ -72,22 +72,35 @@ class ConvAttention(nn.Module):
         self.query_conv, self.query_norm = depthwise(), ChannelNorm(channels)
         self.key_conv, self.key_norm = depthwise(), ChannelNorm(channels)
         self.value_conv, self.value_norm = depthwise(), ChannelNorm(channels)
-        self.key, self.query, self.value, self.proj = (nn.Conv1d(channels, channels, 1) for _ in range(4))
+        self.key, self.query, self.value, self.proj = (Pointwise(channels, channels) for _ in range(4))
         self.dropout = nn.Dropout(dropout)
 
     def _split(self, x_BCT: Tensor) -> Tensor:
-        batch, channels, length = x_BCT.shape
-        return x_BCT.view(batch, self.heads, channels // self.heads, length).transpose(2, 3)
+        x_BTC = x_BCT.transpose(1, 2)
+        batch, length, channels = x_BTC.shape
+        return x_BTC.view(batch, length, self.heads, channels // self.heads).transpose(1, 2)
+
+    def _keys(self, x_BCT: Tensor) -> Tensor:
+        """Norm and projection of the keys without their biases.
+
+        The biases shift all keys, and so all logits of a query, alike: softmax does not see them. Their exact gradient,
+        zero, is passed on instead of rounding noise, which Adam would turn into a random walk.
+        """
+        norm, key = self.key_norm, self.key
+        assert key.bias is not None
+        shape = (x_BCT.shape[1],)
+        x_BTC = F.layer_norm(x_BCT.transpose(1, 2), shape, norm.weight.flatten(), 0 * norm.bias.flatten(), 1e-5)
+        return F.linear(x_BTC, key.weight[:, :, 0], 0 * key.bias).transpose(1, 2)
 
     def forward(self, x_BCT: Tensor, mask_B1T: Tensor) -> Tensor:
         """(B, C, T) → (B, C, T / stride), zero outside the mask."""
         q_BHTD = self._split(self.query(self.query_norm(self.query_conv(x_BCT, mask_B1T))))
-        k_BHTD = self._split(self.key(self.key_norm(self.key_conv(x_BCT, mask_B1T))))
+        k_BHTD = self._split(self._keys(self.key_conv(x_BCT, mask_B1T)))
         v_BHTD = self._split(self.value(self.value_norm(self.value_conv(x_BCT, mask_B1T))))
         mask_B1T = mask_B1T[:, :, :: self.stride]
         if self.window > 1:
             y_BHTD = local_attention(q_BHTD, k_BHTD, v_BHTD, mask_B1T, reach=self.window // 2)
         else:
             y_BHTD = global_attention(q_BHTD, k_BHTD, v_BHTD, mask_B1T)
-        y_BCT = y_BHTD.transpose(2, 3).reshape(x_BCT.shape[0], x_BCT.shape[1], -1)
+        y_BCT = y_BHTD.transpose(1, 2).flatten(2).transpose(1, 2)
         return zero_outside(self.dropout(self.proj(y_BCT)), mask_B1T)

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from tad.errors import TadError
 from tad.layers.masked import (
     ChannelNorm,
+    Pointwise,
     ScaledDropPath,
     group_norm,
     halve,
@@ -72,7 +73,7 @@ class GranularBlock(nn.Module):
         self.convw = depthwise(kernel, live)
         self.convkw = depthwise(odd_kernel(kernel, factor), live)
         self.global_fc = depthwise(1, live)
-        self.mlp = nn.Sequential(nn.Conv1d(channels, mlp_dim, 1), nn.GELU(), nn.Conv1d(mlp_dim, channels, 1))
+        self.mlp = nn.Sequential(Pointwise(channels, mlp_dim), nn.GELU(), Pointwise(mlp_dim, channels))
         self.drop_path_out, self.drop_path_mlp = (
             ScaledDropPath(channels, probability=droppath) if halves else nn.Identity() for _ in range(2)
         )
