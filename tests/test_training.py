@@ -21,7 +21,9 @@ from tad.cache import FeatureReader, ShardWriter
 from tad.device import reproducible
 from tad.errors import TadError
 from tad.provenance import read_stamp, stamp
+from tad.specs import Plugin
 from tad.training import checkpoint
+from tad.training.data import Batch, Windows
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +31,7 @@ def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugins, "load", tools.use_tiny)
     monkeypatch.setattr(Tiny, "calls", 0)
     monkeypatch.setattr(Tiny, "nan_at", -1)
+    monkeypatch.setattr(Tiny, "worsens", False)
 
 
 @pytest.fixture
@@ -144,6 +147,18 @@ def test_selection_by_held_out_videos_never_sees_the_test_split(folder: Path) ->
     assert run(folder / "other", train_spec(selection="held-out", epochs=6)).read_bytes() == first
 
 
+def test_the_best_epoch_so_far_survives_an_interruption(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tiny, "worsens", True)  # the first judged epoch, 4 of 7, stays the best
+    spec = train_spec(selection="held-out", epochs=6)
+    write_inputs(folder / "whole", videos_of(np.random.default_rng(0)))
+    whole = run(folder / "whole", spec)
+    assert read_stamp(whole)["epoch"] == 4
+    monkeypatch.setattr(Tiny, "nan_at", Tiny.calls + 13)
+    with pytest.raises(TadError, match="epoch 7"):
+        run(folder, spec)
+    assert run(folder, spec).read_bytes() == whole.read_bytes()
+
+
 def test_selection_on_the_test_split_says_so(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     made = read_stamp(run(folder, train_spec(selection="test")))
     assert made["epoch_rule"] == "test split (peeked)"
@@ -186,6 +201,43 @@ def test_compiled_training_agrees(folder: Path) -> None:
     assert set(compiled) == set(plain)
     for name, value in plain.items():
         torch.testing.assert_close(compiled[name], value, rtol=1e-3, atol=1e-4)
+
+
+REAL = {
+    "embed_dim": 16, "mlp_dim": 16, "head_dim": 16, "regression_ranges": [[0, 4], [4, 10000]], "windows": [3, 3],
+    "input_noise": 0.1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["mse", "actionformer"])
+def test_real_detectors_continue_with_equal_bits(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.undo()
+    settings = plugins.document("detectors", name)["settings"]
+    settings |= {key: value for key, value in REAL.items() if key in settings}
+    spec = train_spec().model_copy(update={"detector": Plugin(name=name, settings=settings)})
+    write_inputs(folder / "whole", videos_of(np.random.default_rng(0)))
+    whole = run(folder / "whole", spec, seconds=1000)
+    make = Windows.training_batch
+
+    def interrupted(self: Windows, epoch: int, k: int) -> Batch:
+        if (epoch, k) == (2, 1):
+            raise KeyboardInterrupt
+        return make(self, epoch, k)
+
+    monkeypatch.setattr(Windows, "training_batch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, spec)
+    monkeypatch.undo()
+    (state,) = (folder / "kept").glob("*.state.safetensors")
+    tensors, metadata = checkpoint.read_tensors(state)
+    assert json.loads(metadata["state"])["step"] == 7
+    assert tensors["normaliser.loss_norm"] != settings["init_loss_norm"]
+    assert run(folder, spec).read_bytes() == whole.read_bytes()
+
+
+def test_an_average_that_cannot_move_is_warned_of(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(folder, train_spec(ema_decay=0.999), seconds=1000)
+    assert "99 % of the averaged weights will still be the initial ones after 12 steps" in caplog.text
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ class Tiny(nn.Module):
 
     calls = 0
     nan_at = -1
+    worsens = False
     on_loss: Callable[[int], None] | None = None
 
     def __init__(self, *, feature_dim: int, num_classes: int, max_length: int, width: int = 8) -> None:
@@ -67,6 +68,8 @@ class Tiny(nn.Module):
         reg = maps_BTK[..., -2:].square().mean()
         if Tiny.calls == Tiny.nan_at:
             cls = cls * float("nan")
+        if Tiny.worsens and not self.training:
+            cls = cls + 100.0 * Tiny.calls
         return {"cls": cls, "reg": reg, "total": cls + reg}
 
     def candidates(

@@ -197,6 +197,11 @@ class Engine:
         Raises:
             TadError: loss not finite, out of memory.
         """
+        if (share := self.spec.ema_decay**self.total) > 0.05:
+            log.warning(
+                "%.0f %% of the averaged weights will still be the initial ones after %d steps with train.ema_decay %g;"
+                " train longer or lower it", 100 * share, self.total, self.spec.ema_decay,
+            )  # fmt: skip
         writer = SummaryWriter(str(tensorboard), purge_step=self.step)
         iterations = len(self.windows)
         parts: list[dict[str, float]] = []
