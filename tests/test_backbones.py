@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tad import plugins, vision
 from tad.backbones import _frames, i3d, tsp
-from tad.backbones._weights import fit_weights, load_weights
+from tad.backbones._weights import fit_weights, load_weights, weights_identity
 from tad.errors import TadError
 from tad.video import flow
 
@@ -147,12 +147,12 @@ def other_dialect(name: str) -> str:
 
 
 def test_i3d_reads_both_dialects_and_old_files_without_counters(tmp_path: Path) -> None:
-    net = build("i3d")
+    net = build("i3d", streams="rgb")
     state = rule(names_of(net.rgb), 7)
     torch.save(state, tmp_path / "rgb_imagenet.pt", _use_new_zipfile_serialization=False)
     torch.save({other_dialect(k): v for k, v in state.items()}, tmp_path / "model_rgb.pth")
     for name in ("rgb_imagenet.pt", "model_rgb.pth"):
-        loaded = load_weights(tmp_path / name, build("i3d")).state_dict()
+        loaded = load_weights(tmp_path / name, build("i3d", streams="rgb")).state_dict()
         assert all(torch.equal(loaded[f"rgb.{key}"], value) for key, value in state.items())
 
 
@@ -161,6 +161,8 @@ def test_both_streams_load_from_a_folder(tmp_path: Path) -> None:
     torch.save(rule(names_of(net.rgb), 7), tmp_path / "rgb_imagenet.pt")
     torch.save(rule(names_of(net.flow), 8), tmp_path / "flow_imagenet.pt")
     loaded = load_weights(tmp_path, net).state_dict()
+    assert len(weights_identity(tmp_path)) == 16
+    assert weights_identity(tmp_path) != weights_identity(tmp_path / "rgb_imagenet.pt")
     torch.testing.assert_close(loaded["flow.logits.conv3d.bias"], rule(names_of(net.flow), 8)["logits.conv3d.bias"])
 
 
@@ -194,7 +196,8 @@ def test_weights_that_do_not_fit_are_named_and_code_is_never_run(tmp_path: Path)
     torch.save({"model": Payload()}, tmp_path / "harm.pth")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "whole.safetensors").read_bytes()[:999])
     (tmp_path / "text.pt").write_text("<html>not found</html>")
-    for name in ("harm.pth", "cut.safetensors", "text.pt", "absent.pth"):
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "harm.pth", "cut.safetensors", "text.pt", "absent.pth"):
         with pytest.raises(TadError, match=name):
             load_weights(tmp_path / name, net)
 
@@ -204,7 +207,8 @@ def test_yaml_says_what_the_plugin_takes_and_does(name: str) -> None:
     document = plugins.document("backbones", name)
     assert {"settings", "clip"} <= set(document)
     if name != "r2plus1d_small":
-        assert {"name", "url", "licence", "published"} <= set(document["weights"])
+        assert {"name", "url", "licence"} <= set(document["weights"])
+        assert "https://" in document["published"]["weights"]
     assert document["clip"].keys() == {"length", "stride", "policy", "rate"}
 
 
@@ -227,7 +231,7 @@ def test_frames_shrunk_beforehand_give_the_same_features(name: str, length: int)
 
 
 def test_i3d_views_and_rows() -> None:
-    net = build("i3d", short=224, view="center_crop")
+    net = build("i3d", streams="rgb", short=224, view="center_crop")
     clip = torch.randint(0, 256, (1, 9, 224, 224, 3), dtype=torch.uint8)
     with torch.inference_mode():
         assert net(clip).shape == (1, 1024)

@@ -12,10 +12,34 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tad.errors import TadError
+from tad.files import digest, sha256
 
 LISTED = 5
 SUFFIXES = (".safetensors", ".pt", ".pth", ".pyth")
 WRAPPERS = ("model_state", "model", "state_dict")
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The file itself, or the weight files in a folder, sorted.
+
+    Raises:
+        TadError: there is none.
+    """
+    path = Path(path)
+    files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES) if path.is_dir() else [path]
+    if not files or not files[0].is_file():
+        raise TadError(f"{path}: no such weight file; the backbone's YAML says where it is published")
+    return files
+
+
+def weights_identity(path: Path) -> str:
+    """16 hex digits of the content of a weight file, or of all weight files in a folder.
+
+    Raises:
+        TadError: there is none.
+    """
+    sums = [sha256(file) for file in weight_files(path)]
+    return sums[0][:16] if len(sums) == 1 else digest(sums, 16)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -95,13 +119,9 @@ def load_weights(path: Path, backbone: nn.Module) -> nn.Module:
     Raises:
         TadError: the file cannot be read or does not fit; see `read_weights` and `fit_weights`.
     """
-    path = Path(path)
-    files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES) if path.is_dir() else [path]
-    if not files:
-        raise TadError(f"{path}: holds no weight file ({', '.join(SUFFIXES)})")
     translate = getattr(backbone, "published_keys", dict)
     state: dict[str, Tensor] = {}
-    for file in files:
+    for file in weight_files(path):
         state |= translate(read_weights(file))
     fit_weights(state, backbone, source=str(path))
     return backbone.eval()

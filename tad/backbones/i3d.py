@@ -145,7 +145,7 @@ class Backbone(nn.Module):
     """
 
     def __init__(
-        self, *, streams: str, view: str, short: int, crop: int, num_classes: int, stream_length: int, flow_bound: float
+        self, *, streams: str, view: str, short: int, crop: int, classes: int, stream_length: int, flow_bound: float
     ) -> None:
         super().__init__()
         if streams not in STREAMS:
@@ -156,9 +156,9 @@ class Backbone(nn.Module):
         self.stream_length, self.flow_bound = stream_length, flow_bound
         self._fields: OrderedDict[bytes, Tensor] = OrderedDict()
         if streams != "flow":
-            self.rgb = Inception(channels=3, num_classes=num_classes)
+            self.rgb = Inception(channels=3, num_classes=classes)
         if streams != "rgb":
-            self.flow = Inception(channels=2, num_classes=num_classes)
+            self.flow = Inception(channels=2, num_classes=classes)
         self.dim = 2048 if streams == "both" else 1024
 
     def published_keys(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ class Backbone(nn.Module):
     """Clips (B, 32, H, W, 3) uint8 RGB → (B, 2304) float32."""
 
     def __init__(
-        self, *, depth: int, short: int, crop: int, pool: str, num_classes: int, mean: Sequence[float],
+        self, *, depth: int, short: int, crop: int, pool: str, classes: int, mean: Sequence[float],
         std: Sequence[float],
     ) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Backbone(nn.Module):
         self.mean, self.std = tuple(mean), tuple(std)
         kernel = (DEPTHS[depth], 1, 1)
         net = pytorchvideo_models("slowfast").create_slowfast(
-            model_depth=depth, model_num_class=num_classes, slowfast_fusion_conv_kernel_size=kernel
+            model_depth=depth, model_num_class=classes, slowfast_fusion_conv_kernel_size=kernel
         )
         self.blocks: nn.ModuleList = net.blocks
 

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from tad import plugins
-from tad.backbones._weights import load_weights
+from tad.backbones._weights import load_weights, weights_identity
 from tad.cache import FeatureReader, ShardWriter, key_of
 from tad.device import reproducible, resolve
 from tad.errors import TadError
-from tad.files import digest, read_json, sha256
+from tad.files import digest, read_json
 from tad.grid import Grid
 from tad.progress import track
 from tad.provenance import expect, stamp
@@ -235,7 +235,7 @@ def extract(
 
     Args:
         videos: folder below which the manifest's paths lie.
-        weights: file of the backbone's weights; None leaves them random (for tests).
+        weights: file of the backbone's weights, or folder of several; None leaves them random (for tests).
         kept: folder for finished videos, outside the workflow's care; emptied of parts when the shard is published,
             and from then on holding the shard itself, so that a later run recomputes only what has changed.
         code: fingerprint given by the workflow; the stamp computes its own.
@@ -250,9 +250,7 @@ def extract(
     usable, excluded = _usable(manifest, spec)
     inputs = {"manifest": str(expect(manifest, stage="probe")["identity"])}
     if weights is not None:
-        if not weights.is_file():
-            raise TadError(f"{weights}: no such weight file; the backbone's YAML says where it is published")
-        inputs["weights"] = sha256(weights)[:16]
+        inputs["weights"] = weights_identity(weights)
     stamped = stamp("extract", spec.model_dump(mode="json"), inputs)
     recipe = digest(
         {"spec": spec.model_dump(mode="json", exclude={"dataset", "on_damaged"}), "code": stamped["code"],

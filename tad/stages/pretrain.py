@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tad import plugins
-from tad.backbones._weights import load_weights
+from tad.backbones._weights import load_weights, weights_identity
 from tad.device import reproducible, resolve
 from tad.errors import TadError
 from tad.files import canonical, digest, publish, read_json, sha256, write_json
@@ -211,7 +211,7 @@ def _contents(videos: Mapping[str, tuple[Any, Any]], labels: list[str], weights:
         video: [entry["sha256"], entry["reader"], annotated["instances"], annotated.get("ambiguous", [])]
         for video, (annotated, entry) in videos.items()
     }
-    return {"train": digest([labels, read], 16)} | ({"weights": sha256(weights)} if weights else {})
+    return {"train": digest([labels, read], 16)} | ({"weights": weights_identity(weights)} if weights else {})
 
 
 def _finished(kept: Path, identity: str) -> bool:
