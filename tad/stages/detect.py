@@ -22,6 +22,7 @@ import torch
 from tad import plugins
 from tad.annotations import read_table
 from tad.cache import FeatureReader, H5Writer
+from tad.device import reproducible, resolve
 from tad.errors import TadError
 from tad.grid import Grid
 from tad.layers.types import Candidates
@@ -30,7 +31,6 @@ from tad.provenance import expect, stamp
 from tad.specs import DetectStageSpec
 from tad.training import checkpoint
 from tad.training.data import recipe_of, resize, select
-from tad.device import reproducible, resolve
 
 log = logging.getLogger(__name__)
 

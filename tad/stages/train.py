@@ -17,13 +17,13 @@ from torch import Tensor
 from tad import plugins
 from tad.annotations import Table, read_table
 from tad.cache import FeatureReader
+from tad.device import reproducible, resolve
 from tad.errors import TadError
 from tad.files import digest
 from tad.provenance import code, expect, stamp
 from tad.specs import TrainSpec, TrainStageSpec
 from tad.training import checkpoint
 from tad.training.data import HELD_OUT, Features, Item, Windows, generator, label_names, read_items, recipe_of
-from tad.device import reproducible, resolve
 from tad.training.engine import Engine, Saving
 
 log = logging.getLogger(__name__)
