@@ -127,7 +127,7 @@ class Trainer:
         return clips, self.global_VC[torch.from_numpy(videos).to(self.device)], labels
 
     def epoch(self, epoch: int, table: SegmentTable) -> float:
-        """One pass over random clips of the segments; the mean loss, or at once the loss that is not finite.
+        """One pass over random clips of the segments; the mean loss, or NaN (at once) where something is not finite.
 
         The clips depend on (seed, epoch) alone.
         """
@@ -144,7 +144,9 @@ class Trainer:
             if not np.isfinite(loss):
                 return loss
             total += loss
-        return total / steps
+        # a finite loss may still have led to a step out of bounds, and the last step has no successor that would tell
+        finite = all(bool(value.isfinite().all()) for value in self.backbone.state_dict().values())
+        return total / steps if finite else float("nan")
 
     def _set_rates(self, step: int, steps: int) -> None:
         spec = self.spec
