@@ -164,6 +164,14 @@ def _read_safetensors_metadata(path: Path) -> dict[str, str]:
     return metadata if isinstance(metadata, dict) else {}
 
 
+def _parsed(text: Any) -> Any:
+    """The stamp's JSON; nothing when it is none."""
+    try:
+        return json.loads(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+
+
 def read_stamp(path: Path) -> dict[str, Any]:
     """The stamp of an artefact (.h5, .json or .safetensors).
 
@@ -178,11 +186,9 @@ def read_stamp(path: Path) -> dict[str, Any]:
         from tad.cache import open_h5
 
         with open_h5(path) as file:
-            text = file.attrs.get("tad_stamp")
-            value = json.loads(text) if text else None
+            value = _parsed(file.attrs.get("tad_stamp"))
     elif path.suffix == ".safetensors":
-        text = _read_safetensors_metadata(path).get("tad_stamp")
-        value = json.loads(text) if text else None
+        value = _parsed(_read_safetensors_metadata(path).get("tad_stamp"))
     else:
         document = read_json(path)
         value = document.get("stamp") if isinstance(document, dict) else None
