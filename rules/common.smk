@@ -19,6 +19,13 @@ shell.prefix(
 )
 
 
+# Rules that use every core there is. A cluster has no such number: its profile gives threads rule by rule.
+try:
+    cores = workflow.cores
+except WorkflowError:
+    cores = 1
+
+
 wildcard_constraints:
     run=flow.pattern("runs"),
     dataset=flow.pattern("datasets"),

@@ -11,7 +11,7 @@ rule train:
         "results/{run}/logs/train.tsv"
     conda:
         "../envs/torch.yaml"
-    threads: workflow.cores or 1
+    threads: cores
     resources:
         mem_mb=8000,
         runtime=1440,
@@ -37,7 +37,7 @@ rule detect:
         "results/{run}/logs/detect.tsv"
     conda:
         "../envs/torch.yaml"
-    threads: workflow.cores or 1
+    threads: cores
     resources:
         mem_mb=8000,
         runtime=240,

@@ -11,7 +11,7 @@ rule pretrain:
         "results/features/{dataset}/{features}/logs/pretrain.tsv"
     conda:
         "../envs/video.yaml"
-    threads: workflow.cores or 1
+    threads: cores
     resources:
         mem_mb=8000,
         runtime=1440,
