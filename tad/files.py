@@ -97,15 +97,15 @@ def content_key(path: Path) -> str:
     It does not depend on the file's dates. A change that keeps the length and misses every block goes unseen; video
     containers do not change like that, and `probe` records the full sha256 besides.
     """
-    size = os.stat(path).st_size
-    state = hashlib.sha256(str(size).encode())
-    with open(path, "rb") as handle:
+    with open(path, "rb", buffering=0) as handle:
+        size = os.fstat(handle.fileno()).st_size
+        state = hashlib.sha256(str(size).encode())
         if size <= SMALL_BYTES:
-            state.update(handle.read())
+            state.update(handle.readall())
         else:
             for k in range(SAMPLES):
-                handle.seek(math.floor(k * (size - SAMPLE_BYTES) / (SAMPLES - 1)))
-                state.update(handle.read(SAMPLE_BYTES))
+                at = math.floor(k * (size - SAMPLE_BYTES) / (SAMPLES - 1))
+                state.update(os.pread(handle.fileno(), SAMPLE_BYTES, at))
     return state.hexdigest()[:16]
 
 

@@ -40,7 +40,7 @@ def _imports(tree: ast.AST) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name for name in found if name == "tad" or name.startswith("tad.")}
+    return found
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:
@@ -89,7 +89,7 @@ def modules(*roots: str) -> dict[str, str]:
         stat = path.stat()
         found[module], imports = _read_module(path, stat.st_mtime_ns, stat.st_size)
         found[module] += _data(path, module)
-        waiting.extend(sorted(imports))
+        waiting.extend(sorted(name for name in imports if name.startswith("tad.")))
         parent = module.rpartition(".")[0]
         if parent != "tad":
             waiting.append(parent)
@@ -97,10 +97,18 @@ def modules(*roots: str) -> dict[str, str]:
 
 
 def file_fingerprint(path: Path) -> str:
-    """The fingerprint of one script with what it imports of `tad`."""
-    stat = path.stat()
-    own, imports = _read_module(path, stat.st_mtime_ns, stat.st_size)
-    return digest({"script": own, **modules(*sorted(imports))})
+    """The fingerprint of one script, with the scripts beside it that it imports and what they use of `tad`."""
+    found: dict[str, str] = {}
+    waiting = [path]
+    while waiting:
+        script = waiting.pop()
+        if script.name in found or not script.is_file():
+            continue
+        stat = script.stat()
+        found[script.name], imports = _read_module(script, stat.st_mtime_ns, stat.st_size)
+        waiting.extend(script.with_name(f"{name}.py") for name in sorted(imports) if "." not in name)
+        found |= modules(*sorted(name for name in imports if name.startswith("tad.")))
+    return digest(dict(sorted(found.items())))
 
 
 def stage_roots(stage: str, spec: dict[str, Any]) -> list[str]:

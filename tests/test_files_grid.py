@@ -16,16 +16,27 @@ from tad.grid import Grid
 def test_publish_leaves_nothing_when_the_block_fails(tmp_path: Path) -> None:
     target = tmp_path / "a.json"
     target.write_text("old")
-    with pytest.raises(RuntimeError), publish(target) as partial:
-        partial.write_text("half")
-        raise RuntimeError
+
+    def fail_halfway() -> None:
+        with publish(target) as partial:
+            partial.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_halfway()
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.json"]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "line 1"), (b'{"a":\n1,}', "line 2"), (b'{"a": NaN}', "NaN"), (b"\xff\xfe", "UTF-8"), (None, "no such file")],
+    [
+        (b"", "line 1"),
+        (b'{"a":\n1,}', "line 2"),
+        (b'{"a": NaN}', "NaN"),
+        (b"\xff\xfe", "UTF-8"),
+        (None, "no such file"),
+    ],
 )
 def test_bad_json_is_one_line_that_names_the_file(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "x.json"

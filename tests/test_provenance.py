@@ -7,7 +7,7 @@ import pytest
 from tad import provenance
 
 FILES = {
-    "stages/suppress.py": '"""Doc."""\nfrom tad.nms import run\nfrom tad import segments\nfrom tad.config import Config\n',
+    "stages/suppress.py": '"""Doc."""\nfrom tad.nms import run\nfrom tad import segments\nimport tad.config\n',
     "stages/__init__.py": "",
     "nms/__init__.py": "from tad.nms.reference import run\n",
     "nms/reference.py": 'def run(x):\n    """Doc."""\n    return x + 1  # why\n',
