@@ -13,9 +13,12 @@ try:
 except TadError as error:
     raise WorkflowError(str(error))
 
-# A shell function, so that an edit of the package needs no reinstall and a rule still reads (and prints) `tad …`.
+# Shell functions, so that an edit of the package needs no reinstall and a rule still reads (and prints) `tad …`.
 shell.prefix(
-    f"set -euo pipefail; tad() {{{{ PYTHONPATH='{workflow.basedir}' '{sys.executable}' -m tad \"$@\"; }}}}; "
+    "set -euo pipefail; "
+    f"export PYTHONPATH='{workflow.basedir}' TAD_DEVICE='{flow.device}'; "
+    f"tad() {{{{ '{sys.executable}' -m tad \"$@\"; }}}}; "
+    f"workflow_script() {{{{ '{sys.executable}' '{workflow.basedir}/workflow_scripts/'\"$@\"; }}}}; "
 )
 
 

@@ -21,7 +21,7 @@ rule train:
         code=code("train"),
     shell:
         "tad train {input.features} --annotations {input.annotations} --spec {params.spec:q}"
-        " --device {flow.device} --threads {threads} --out {output} 2> {log}"
+        " --threads {threads} --out {output} 2> {log}"
 
 
 rule detect:
@@ -47,7 +47,7 @@ rule detect:
         code=code("detect"),
     shell:
         "tad detect {input.features} --model {input.model} --annotations {input.annotations}"
-        " --spec {params.spec:q} --device {flow.device} --threads {threads} --out {output} 2> {log}"
+        " --spec {params.spec:q} --threads {threads} --out {output} 2> {log}"
 
 
 rule suppress:

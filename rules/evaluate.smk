@@ -41,5 +41,4 @@ rule table:
     params:
         code=content("table_code"),
     shell:
-        "PYTHONPATH={workflow.basedir:q} {sys.executable:q} {workflow.basedir:q}/workflow_scripts/results_table.py"
-        " {input} --out {output} 2> {log}"
+        "workflow_script results_table.py" " {input} --out {output} 2> {log}"

@@ -22,7 +22,7 @@ rule pretrain:
         videos=content("video_folder"),
     shell:
         "tad pretrain {input.annotations} --manifests {input.manifests} --videos {params.videos:q}"
-        " --spec {params.spec:q} --device {flow.device} --threads {threads} --out {output} 2> {log}"
+        " --spec {params.spec:q} --threads {threads} --out {output} 2> {log}"
 
 
 rule extract:
@@ -48,7 +48,7 @@ rule extract:
         weights=content("weights_content"),
     shell:
         "tad extract {input.manifest} --videos {params.videos:q} --weights {input.weights:q}"
-        " --spec {params.spec:q} --device {flow.device} --threads {threads} --out {output} 2> {log}"
+        " --spec {params.spec:q} --threads {threads} --out {output} 2> {log}"
 
 
 rule merge:

@@ -18,7 +18,7 @@ rule render:
         code=content("render_code"),
         folder="results/data/{dataset}",
     shell:
-        "PYTHONPATH={workflow.basedir:q} {sys.executable:q} {workflow.basedir:q}/workflow_scripts/render_demo.py"
+        "workflow_script render_demo.py"
         " --out {params.folder} --jobs {threads} {params.settings} 2> {log}"
 
 

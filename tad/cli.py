@@ -35,7 +35,8 @@ def _stage(commands: Any, name: str, text: str, *inputs: tuple[str, str]) -> arg
 
 
 def _device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; an absent device is an error")
+    default = os.environ.get("TAD_DEVICE", "auto")  # set by the workflow from config.yaml: where it runs is no setting
+    parser.add_argument("--device", default=default, help="auto, cpu, cuda or cuda:N; an absent device is an error")
 
 
 def build_parser() -> argparse.ArgumentParser:

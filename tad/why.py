@@ -1,4 +1,4 @@
-"""What would run for a target, and why, in words: Snakemake's dry run, with the stamps telling which setting or module."""
+"""What would run for a target, and why, in words: a dry run, with the stamps telling which setting or module."""
 
 import re
 import subprocess
