@@ -6,13 +6,14 @@ Detections of a class are ordered by score; ties by video id, start, end, so tha
 # D detections, G instances, H tIoU thresholds, K classes, R recall depths, V videos
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tad.errors import TadError
+from tad.metrics.bootstrap import Matches
 from tad.plugins import nearest
 
 Truth = Mapping[str, Sequence[tuple[float, float, str]]]
@@ -34,6 +35,7 @@ class Evaluation:
         outside: videos of the detections without ground truth entry; they do not count.
         detections: how many were scored.
         unscored: label → detections whose class has no instance, which do not count.
+        matches: which detection finds an instance, for `tad.metrics.bootstrap`.
     """
 
     tiou: tuple[float, ...]
@@ -49,6 +51,7 @@ class Evaluation:
     outside: tuple[str, ...]
     detections: int
     unscored: dict[str, int]
+    matches: Matches = field(repr=False, compare=False)
 
     @property
     def mean_ap(self) -> Array:
@@ -195,7 +198,7 @@ def evaluate(
     counts = np.bincount(true[:, 0].astype(np.int64), minlength=len(names))
     scored = np.flatnonzero(counts)
     class_of, unscored = _class_table(names, scored, seen, absent_labels)
-    ap, recall = _score(true, seen, class_of, len(ids), np.array(tiou, np.float64), np.array(recall_at, np.int64))
+    ap, recall, matches = _score(true, seen, class_of, ids, np.array(tiou, np.float64), np.array(recall_at, np.int64))
     return Evaluation(
         tiou=tuple(tiou),
         labels=tuple(names[k] for k in scored),
@@ -210,6 +213,7 @@ def evaluate(
         outside=tuple(outside),
         detections=len(seen) - sum(unscored.values()),
         unscored=unscored,
+        matches=matches,
     )
 
 
@@ -226,25 +230,28 @@ def _class_table(
 
 
 def _score(
-    true: Array, seen: Array, class_of: NDArray[np.int64], videos: int, tiou: Array, recall_at: NDArray[np.int64]
-) -> tuple[Array, Array]:
-    """Rows (label id, video, start, end, score) → AP (H, K), recall (H, R, K)."""
+    true: Array, seen: Array, class_of: NDArray[np.int64], ids: list[str], tiou: Array, recall_at: NDArray[np.int64]
+) -> tuple[Array, Array, Matches]:
+    """Rows (label id, video, start, end, score) → AP (H, K), recall (H, R, K) and who found something."""
     from tad.metrics.kernels import score_classes
 
+    videos = len(ids)
     seen = seen[class_of[seen[:, 0].astype(np.int64)] >= 0]
     classes, video = class_of[seen[:, 0].astype(np.int64)], seen[:, 1].astype(np.int64)
     order = sort_order(classes, seen[:, 4], video, seen[:, 2:4])
     true_group = class_of[true[:, 0].astype(np.int64)] * videos + true[:, 1].astype(np.int64)
     by_group = np.argsort(true_group, kind="stable")
     total = int(class_of.max()) + 1
-    ap, recall = score_classes(
+    starts = np.searchsorted(classes[order], np.arange(total + 1))
+    ap, recall, found = score_classes(
         np.ascontiguousarray(seen[order, 2:4]),
         (classes * videos + video)[order],
-        np.searchsorted(classes[order], np.arange(total + 1)),
+        starts,
         np.ascontiguousarray(true[by_group, 2:4]),
         np.searchsorted(true_group[by_group], np.arange(total * videos + 1)),
         videos,
         tiou,
         recall_at,
     )
-    return ap, recall
+    instances = np.bincount(true_group, minlength=total * videos).reshape(total, videos).T
+    return ap, recall, Matches(tuple(ids), video[order], starts, found, np.ascontiguousarray(instances))

@@ -1,6 +1,7 @@
 """Matching of detections with instances, average precision and recall, compiled: sorted arrays → numbers."""
 
-# D detections, G instances, H tIoU thresholds, K classes, R recall depths, V videos
+# D detections, G instances, H tIoU thresholds, K classes, N resamples, P detections that find an instance,
+# R recall depths, V videos
 
 from typing import Any
 
@@ -83,7 +84,8 @@ def average_precision(found: Any, instances: Any) -> Any:
 def score_classes(
     segments: Any, group: Any, starts: Any, instances: Any, first: Any, videos: Any, tious: Any, depths: Any
 ) -> Any:
-    """AP (H, K) and recall (H, R, K); detections of class k are starts[k]:starts[k + 1], its groups k·V … (k + 1)·V."""
+    """AP (H, K), recall (H, R, K) and true positives (H, D); detections of class k are starts[k]:starts[k + 1], its
+    groups k·V … (k + 1)·V."""
     classes = len(starts) - 1
     found, reached = match(segments, group, instances, first, tious, depths)
     ap = np.zeros((len(tious), classes), np.float64)
@@ -97,4 +99,49 @@ def score_classes(
                 for g in range(a, b):
                     hits += reached[r, g] >= tious[h]
                 recall[h, r, k] = hits / (b - a)
-    return ap, recall
+    return ap, recall, found
+
+
+@compiled
+def resampled_precision(video: Any, starts: Any, at: Any, first: Any, found: Any, counts: Any, totals: Any) -> Any:
+    """mAP (N, H) when the detections and instances of video v count counts[n, v] times, NaN without instances.
+
+    Between detections that find an instance precision only falls, so the envelope is read at those alone.
+
+    Args:
+        video: (D,). starts: (K + 1,) detections of class k are starts[k]:starts[k + 1].
+        at: (P,) detections that find an instance at any threshold; first: (K + 1,) where a class begins in it.
+        found: (H, P) at which thresholds they do. counts: (N, V). totals: (N, K) instances of the resample.
+    """
+    scores = np.full((len(counts), len(found)), np.nan, np.float64)
+    ranks = np.empty(len(at), np.int64)
+    hits = np.empty(len(at), np.int64)
+    for n in range(len(counts)):
+        classes = 0
+        sums = np.zeros(len(found), np.float64)
+        for k in range(len(starts) - 1):
+            if totals[n, k] == 0:
+                continue
+            classes += 1
+            a, b = first[k], first[k + 1]
+            seen, d = 0, starts[k]
+            for p in range(a, b):
+                while d <= at[p]:
+                    seen += counts[n, video[d]]
+                    d += 1
+                ranks[p] = seen
+            for h in range(len(found)):
+                total = 0
+                for p in range(a, b):
+                    total += found[h, p] * counts[n, video[at[p]]]
+                    hits[p] = total
+                area = envelope = 0.0
+                for p in range(b - 1, a - 1, -1):
+                    weight = found[h, p] * counts[n, video[at[p]]]
+                    if weight:
+                        envelope = max(envelope, hits[p] / ranks[p])
+                        area += weight * envelope
+                sums[h] += area / totals[n, k]
+        if classes:
+            scores[n] = sums / classes
+    return scores

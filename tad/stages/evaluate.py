@@ -1,82 +1,29 @@
 """Detections and annotations → the score, with everything that a reader needs to compare it.
 
 Inputs: detections (suppress, or any ActivityNet results file), annotations (annotate), model (train) and features
-    (merge), both only for what their stamps say.
+    (merge or convert), both only for what their stamps say.
 Output: `results/<run>/map.json`, and a timeline of the video with the most instances as PNG.
 Settings: `tad.specs.EvaluateStageSpec`.
 """
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tad.annotations import Table, read_table
 from tad.errors import TadError
 from tad.files import digest, read_json, write_json
-from tad.metrics import Evaluation, Protocol, protocol
-from tad.metrics import evaluate as score
+from tad.metrics import Evaluation, Protocol
+from tad.metrics.bootstrap import describe, draw, resample
+from tad.metrics.files import Detections, Truth, score_file
 from tad.metrics.timeline import timeline
-from tad.provenance import expect, read_stamp, stamp
+from tad.provenance import FEATURES, expect, read_stamp, stamp
 from tad.specs import EvaluateStageSpec
 
 log = logging.getLogger(__name__)
 
-Truth = dict[str, list[tuple[float, float, str]]]
 NO_DETECTIONS = "no entry in the detections"
-
-
-@dataclass(frozen=True)
-class Detections:
-    """What is used of a results file; `stamp` is empty where it was not made by `tad`."""
-
-    results: dict[str, list[dict[str, Any]]]
-    labels: list[str]
-    excluded: dict[str, str]
-    external_scores: bool
-    stamp: dict[str, Any]
-
-
-def read_detections(path: Path, run: str) -> Detections:
-    """The detections in a results file.
-
-    Raises:
-        TadError: not a results file, or made by another run.
-    """
-    document = read_json(path)
-    results = document.get("results") if isinstance(document, dict) else None
-    if not isinstance(results, dict) or not all(isinstance(entries, list) for entries in results.values()):
-        raise TadError(f"{path}: not a results file (expected 'results': {{video id: [detections]}})")
-    found = expect(path, stage="suppress", run=run) if "stamp" in document else {}
-    external = document.get("external_data") or {}
-    return Detections(
-        results,
-        [str(label) for label in document.get("labels", [])],
-        dict(document.get("excluded", {})),
-        bool(external.get("used", False)),
-        found,
-    )
-
-
-def ground_truth(table: Table, split: str, rules: Protocol, *, proposals: str = "") -> tuple[Truth, dict[str, str]]:
-    """The videos that count, with their instances, and those left out with their reasons.
-
-    `proposals` replaces every label: the one class of a detector that does not classify.
-
-    Raises:
-        TadError: a split without videos; the message counts those of each split.
-    """
-    videos = table.split(split)
-    if not videos:
-        counts = {name: len(table.split(name)) for name in ("train", "val", "test")}
-        raise TadError(f"{table.dataset}: split '{split}' has no videos; videos per split: {counts}")
-    truth = {
-        video_id: [(i.start, i.end, proposals or i.label) for i in video.instances]
-        for video_id, video in sorted(videos.items())
-        if video_id not in rules.left_out
-    }
-    return truth, {**table.excluded, **{v: why for v, why in rules.left_out.items() if v in videos}}
 
 
 def _missing(
@@ -175,32 +122,27 @@ def evaluate(
         annotations: table made by annotate.
         out: the map.json to write.
         model: made by train; its stamp gives seed, epoch rule and recipe.
-        features: index made by merge; its identity replaces the recipe that the model's stamp names.
+        features: index made by merge or convert; its identity replaces the recipe that the model's stamp names.
         figure: PNG of one video's timeline, if wanted.
 
     Raises:
         TadError: inputs of another run or dataset, an unknown protocol, no instances, no video in common, unknown
             labels, values that are not finite, missing videos where `eval.on_missing` is error.
     """
-    found = read_detections(detections, spec.run)
     made = expect(model, stage="train", run=spec.run, dataset=spec.dataset) if model is not None else {}
     expect(annotations, stage="annotate", dataset=spec.dataset)
-    table, rules = read_table(annotations), protocol(spec.eval.protocol)
-    proposals = found.labels[0] if len(found.labels) == 1 and found.labels[0] not in table.labels else ""
-    truth, excluded = ground_truth(table, spec.split, rules, proposals=proposals)
-    labels = [proposals] if proposals else list(table.labels)
-    try:
-        result = score(truth, found.results, tiou=spec.eval.tiou, labels=labels, **rules.rules())
-    except TadError as error:
-        raise TadError(f"{detections} against split {spec.split} of {annotations}: {error}") from None
+    table = read_table(annotations)
+    scored = score_file(detections, table, run=spec.run, split=spec.split, settings=spec.eval)
+    result, truth, found, excluded = scored.result, scored.truth, scored.detections, scored.excluded
     missing = _missing(result, truth, found, spec, detections)
     own = _stamp(detections, annotations, model, spec, found.stamp)
-    recipe = str(expect(features, stage="merge", dataset=spec.dataset)["identity"]) if features is not None else ""
+    recipe = str(expect(features, stage=FEATURES, dataset=spec.dataset)["identity"]) if features is not None else ""
     document = {
         "stamp": own,
         **{"run": spec.run, "dataset": spec.dataset, "split": spec.split},
         **_scores(result),
-        "protocol": _protocol(result, rules, spec.eval.protocol),
+        "interval": describe(resample(result.matches, draw(result.videos)), result.tiou),
+        "protocol": _protocol(result, scored.rules, spec.eval.protocol),
         "videos": {
             "evaluated": result.videos - len(result.missing),
             "in_split": len(table.split(spec.split)),
@@ -216,7 +158,7 @@ def evaluate(
             "labels_without_instances": result.unscored,
             "videos_outside_the_split": len([v for v in result.outside if v not in excluded]),
         },
-        "classes": "one, proposals" if proposals else len(result.labels),
+        "classes": "one, proposals" if scored.proposals else len(result.labels),
         "external_scores": found.external_scores,
         **_made_by(made, found.stamp, own, recipe),
     }
