@@ -32,13 +32,15 @@ class Instance:
 class Video:
     """A video's split, duration in seconds (None: not stated by the source) and instances in the source's order.
 
-    `ambiguous` are segments that are neither action nor background (THUMOS14).
+    `ambiguous` are segments that are neither action nor background (THUMOS14). `rate` are the frames per second that
+    the source states; only imported features, whose videos nobody has looked at, are placed with it.
     """
 
     split: str
     duration: float | None
     instances: tuple[Instance, ...] = ()
     ambiguous: tuple[tuple[float, float], ...] = ()
+    rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ def write_table(table: Table, path: Path, stamp: dict[str, Any]) -> Path:
             "duration": video.duration,
             "instances": [[i.start, i.end, i.label] for i in video.instances],
             "ambiguous": [list(segment) for segment in video.ambiguous],
+            "rate": video.rate,
         }
         for video_id, video in table.videos.items()
     }
@@ -138,6 +141,7 @@ def read_table(path: Path) -> Table:
                     for k, (start, end, label) in enumerate(entry["instances"])
                 ),
                 ambiguous=tuple((start, end) for start, end in entry["ambiguous"]),
+                rate=entry.get("rate"),
             )
             for video_id, entry in value["videos"].items()
         }

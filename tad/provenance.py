@@ -21,6 +21,7 @@ TRANSPARENT = {
     *("specs", "config", "plugins", "provenance", "errors", "files", "progress"),
     *("cli", "why", "workflow", "__main__"),
 }
+FEATURES = ("merge", "convert")  # the stages that make an index of features: own ones, imported ones
 PLUGIN_FIELDS = {"format": "datasets", "backbone": "backbones", "detector": "detectors"}
 
 
@@ -210,20 +211,24 @@ def identity_of(path: Path) -> str:
     return str(read_stamp(path)["identity"])
 
 
-def expect(path: Path, *, stage: str, **spec: Any) -> dict[str, Any]:
-    """The stamp of `path`, if it was made by `stage` with these settings.
+def expect(path: Path, *, stage: str | tuple[str, ...], **spec: Any) -> dict[str, Any]:
+    """The stamp of `path`, if it was made by `stage` (or one of several) with these settings.
 
     Raises:
         TadError: another stage or other settings; the message says which, and what to do.
     """
     found = read_stamp(path)
-    if found["stage"] != stage:
-        raise TadError(f"{path}: made by stage {found['stage']}, expected one made by {stage}; remove it and run again")
+    stages = (stage,) if isinstance(stage, str) else stage
+    if found["stage"] not in stages:
+        raise TadError(
+            f"{path}: made by stage {found['stage']}, expected one made by {' or '.join(stages)}; "
+            "remove it and run again"
+        )
     for key, wanted in spec.items():
         have = found["spec"].get(key)
         if have != wanted:
             raise TadError(
                 f"{path}: made with {key}={have!r:.120}, expected {key}={wanted!r:.120}; "
-                f"remove it and run {stage} again"
+                f"remove it and run {found['stage']} again"
             )
     return found

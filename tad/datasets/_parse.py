@@ -192,6 +192,12 @@ def _instance(item: Any, entry: str, where: str) -> Instance:
     return Instance(seconds(segment[0], where), seconds(segment[1], where), label.strip(), entry)
 
 
+def _rate(value: Any, where: str) -> float | None:
+    """Frames per second; None where the file says none, or 0."""
+    rate = 0.0 if value is None else seconds(value, where)
+    return rate if rate > 0 else None
+
+
 def read_database(
     source: Path,
     *,
@@ -203,7 +209,7 @@ def read_database(
 
     Args:
         source: `{"database": {id: {"subset", "duration", "annotations": [{"segment": [s, e], "label"}]}}}`.
-            `duration` may be missing or text, `annotations` missing or null.
+            `duration` may be missing or text, `annotations` missing or null, `fps` (ActionFormer's files) missing.
         splits: the file's subset names → ours, or empty to leave these videos out; the usual names by default.
         ambiguous: label of segments that are neither action nor background.
         rename: the file's video id → ours.
@@ -232,6 +238,7 @@ def read_database(
                 duration=None if given is None else seconds(given, f"{where}: duration"),
                 instances=tuple(i for i in found if i.label != ambiguous or not ambiguous),
                 ambiguous=tuple((i.start, i.end) for i in found if ambiguous and i.label == ambiguous),
+                rate=_rate(entry.get("fps"), f"{where}: fps"),
             )
     return videos
 

@@ -124,6 +124,7 @@ def _read_json(source: Path, durations: Mapping[str, float]) -> dict[str, Video]
             duration=video.duration if video.duration is not None else durations.get(video_id),
             instances=video.instances,
             ambiguous=video.ambiguous,
+            rate=video.rate,
         )
         for video_id, video in videos.items()
     }

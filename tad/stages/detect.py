@@ -1,6 +1,6 @@
 """Features and a trained detector → scored candidate segments of every video of a split, before suppression.
 
-Inputs: index of features (merge), model (train), annotations (annotate; only for the split's videos).
+Inputs: index of features (merge or convert), model (train), annotations (annotate; only for the split's videos).
 Output: `results/<run>/candidates.h5`: segments in grid units, scores and labels of all videos in one row each, offsets,
     the grids that lead to seconds, and the excluded videos with their reasons.
 Settings: `tad.specs.DetectStageSpec`.
@@ -27,7 +27,7 @@ from tad.errors import TadError
 from tad.grid import Grid
 from tad.layers.types import Candidates
 from tad.progress import track
-from tad.provenance import expect, stamp
+from tad.provenance import FEATURES, expect, stamp
 from tad.specs import DetectStageSpec
 from tad.training import checkpoint
 from tad.training.data import recipe_of, resize, select
@@ -150,7 +150,7 @@ def detect(
     """Run the detector over every video of the split; a result of each video by itself, whatever the batch size.
 
     Args:
-        features: index made by merge.
+        features: index made by merge or convert.
         model: detector made by train.
         annotations: table made by annotate.
         out: the candidates to write.
@@ -162,7 +162,7 @@ def detect(
             a reason, damaged features, out of memory.
     """
     target = resolve(device, threads=threads)
-    merged = expect(features, stage="merge", dataset=spec.dataset, features=spec.features)
+    merged = expect(features, stage=FEATURES, dataset=spec.dataset, features=spec.features)
     table_stamp = expect(annotations, stage="annotate", dataset=spec.dataset)
     table = read_table(annotations)
     with FeatureReader(features) as reader, reproducible(target), torch.inference_mode():

@@ -1,6 +1,6 @@
 """Features and annotations → a trained detector.
 
-Inputs: index of features (merge), annotations (annotate).
+Inputs: index of features (merge or convert), annotations (annotate).
 Output: `results/<run>/model.safetensors`: averaged (EMA) weights; in the header the stamp, the labels
     and the detector's settings.
 Settings: `tad.specs.TrainStageSpec`.
@@ -20,7 +20,7 @@ from tad.cache import FeatureReader
 from tad.device import reproducible, resolve
 from tad.errors import TadError
 from tad.files import digest
-from tad.provenance import code, expect, stamp
+from tad.provenance import FEATURES, code, expect, stamp
 from tad.specs import TrainSpec, TrainStageSpec
 from tad.training import checkpoint
 from tad.training.data import HELD_OUT, Features, Item, Windows, generator, label_names, read_items, recipe_of
@@ -131,7 +131,7 @@ def train(
     """Train a detector on the train split, or take up where an earlier call with the same settings was cut off.
 
     Args:
-        features: index made by merge.
+        features: index made by merge or convert.
         annotations: table made by annotate.
         out: the model to write.
         kept: folder for the state of an unfinished training and for finished weights, by the digest of what training
@@ -145,7 +145,7 @@ def train(
             features or loss not finite, out of memory.
     """
     target = resolve(device, threads=threads)
-    merged = expect(features, stage="merge", dataset=spec.dataset, features=spec.features)
+    merged = expect(features, stage=FEATURES, dataset=spec.dataset, features=spec.features)
     table_stamp = expect(annotations, stage="annotate", dataset=spec.dataset)
     table = read_table(annotations)
     labels = label_names(table, class_agnostic=spec.train.class_agnostic)
