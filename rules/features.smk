@@ -1,4 +1,4 @@
-# Videos → features, shard by shard; the shards → one index.
+# Videos → features, shard by shard; the shards → one index. Published features → such an index.
 rule pretrain:
     input:
         annotations="results/annotations/{dataset}.json",
@@ -9,6 +9,8 @@ rule pretrain:
         "results/features/{dataset}/{features}/logs/pretrain.log",
     benchmark:
         "results/features/{dataset}/{features}/logs/pretrain.tsv"
+    wildcard_constraints:
+        features=flow.pattern("extracted"),
     conda:
         "../envs/video.yaml"
     threads: cores
@@ -35,6 +37,8 @@ rule extract:
         "results/features/{dataset}/{features}/logs/{shard}.extract.log",
     benchmark:
         "results/features/{dataset}/{features}/logs/{shard}.extract.tsv"
+    wildcard_constraints:
+        features=flow.pattern("extracted"),
     conda:
         "../envs/video.yaml"
     resources:
@@ -61,6 +65,8 @@ rule merge:
         "results/features/{dataset}/{features}/logs/merge.log",
     benchmark:
         "results/features/{dataset}/{features}/logs/merge.tsv"
+    wildcard_constraints:
+        features=flow.pattern("extracted"),
     conda:
         "../envs/base.yaml"
     resources:
@@ -71,3 +77,28 @@ rule merge:
         code=code("merge"),
     shell:
         "tad merge {input.shards} --manifests {input.manifests} --spec {params.spec:q} --out {output} 2> {log}"
+
+
+rule convert:
+    input:
+        annotations="results/annotations/{dataset}.json",
+    output:
+        "results/features/{dataset}/{features}.h5",
+    log:
+        "results/features/{dataset}/{features}/logs/convert.log",
+    benchmark:
+        "results/features/{dataset}/{features}/logs/convert.tsv"
+    wildcard_constraints:
+        features=flow.pattern("imported"),
+    conda:
+        "../envs/torch.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        spec=spec("convert"),
+        code=code("convert"),
+        source=content("feature_source"),
+        content=content("feature_content"),
+    shell:
+        "tad convert {params.source:q} --annotations {input.annotations} --spec {params.spec:q} --out {output} 2> {log}"

@@ -71,11 +71,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--manifests", type=Path, nargs="+", required=True, help="manifest shards: which videos must be there"
     )
 
-    p = _stage(commands, "train", "features and annotations → detector", ("features", "index made by merge"))
+    p = _stage(
+        commands, "convert", "published features → index", ("source", "folder of feature files, or one .h5 file")
+    )
+    p.add_argument("--annotations", type=Path, required=True, help="table made by annotate: videos and durations")
+
+    p = _stage(commands, "train", "features and annotations → detector", ("features", "index made by merge or convert"))
     p.add_argument("--annotations", type=Path, required=True, help="table made by annotate")
     _device(p)
 
-    p = _stage(commands, "detect", "features and detector → candidates", ("features", "index made by merge"))
+    p = _stage(commands, "detect", "features and detector → candidates", ("features", "index made by merge or convert"))
     p.add_argument("--model", type=Path, required=True, help="detector made by train")
     p.add_argument("--annotations", type=Path, required=True, help="table made by annotate")
     _device(p)
@@ -88,6 +93,18 @@ def build_parser() -> argparse.ArgumentParser:
         "--model", type=Path, required=True, help="detector: its seed, epoch rule and recipe go into map.json"
     )
     p.add_argument("--figure", type=Path, help="timeline of one video as PNG")
+
+    p = _stage(commands, "summarise", "scores of several seeds → map.json", ("scores_in", "map.json of each seed"))
+    p.add_argument("--detections", type=Path, nargs="+", required=True, help="made by suppress, in the same order")
+    p.add_argument("--annotations", type=Path, required=True, help="table made by annotate")
+
+    p = commands.add_parser("compare", help="difference of two runs' scores, with its interval over videos")
+    p.add_argument("run", nargs=2, help="name in config.yaml")
+    p.add_argument("--config", type=Path, default=Path("config.yaml"))
+
+    p = commands.add_parser("suggest", help="settings that fit a data set's lengths, to paste into config.yaml")
+    p.add_argument("run")
+    p.add_argument("--config", type=Path, default=Path("config.yaml"))
 
     p = commands.add_parser("show", help="a run's settings, and where each comes from")
     p.add_argument("run")
@@ -151,6 +168,13 @@ def _merge(a: argparse.Namespace) -> Path:
     return merge(a.shards_in, a.manifests, a.out, spec=MergeSpec.parse(a.spec))
 
 
+def _convert(a: argparse.Namespace) -> Path:
+    from tad.specs import ConvertSpec
+    from tad.stages.convert import convert
+
+    return convert(a.source, a.annotations, a.out, spec=ConvertSpec.parse(a.spec))
+
+
 def _train(a: argparse.Namespace) -> Path:
     from tad.specs import TrainStageSpec
     from tad.stages.train import train
@@ -181,13 +205,35 @@ def _evaluate(a: argparse.Namespace) -> Path:
     return evaluate(a.detections, a.annotations, a.out, spec=spec, model=a.model, figure=a.figure)
 
 
+def _summarise(a: argparse.Namespace) -> Path:
+    from tad.specs import SummariseStageSpec
+    from tad.stages.summarise import summarise
+
+    return summarise(a.scores_in, a.detections, a.annotations, a.out, spec=SummariseStageSpec.parse(a.spec))
+
+
+def _compare(a: argparse.Namespace) -> None:
+    from tad.compare import compare
+
+    for line in compare(*a.run, config=a.config):
+        print(line)
+
+
+def _suggest(a: argparse.Namespace) -> None:
+    from tad.suggest import suggest
+
+    for line in suggest(a.run, config=a.config):
+        print(line)
+
+
 def _show(a: argparse.Namespace) -> None:
     from tad.config import Config
 
     config = Config.read(a.config)
     row = config.run(a.run)
     parts = [("features", config.resolve_features(row.features, row.dataset)), ("run", config.resolve_run(a.run))]
-    print(f"run {a.run}: dataset {row.dataset}, features {row.features}, detector {row.detector}, seed {row.seed}")
+    seeds = ", ".join(str(config.run(name).seed) for name in config.trainings(a.run))
+    print(f"run {a.run}: dataset {row.dataset}, features {row.features}, detector {row.detector}, seed {seeds}")
     for title, resolved in parts:
         print(f"\n{title}:")
         for section, values in resolved.sections.items():

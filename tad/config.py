@@ -8,10 +8,10 @@ import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from tad import plugins, specs
 from tad.errors import TadError
@@ -40,14 +40,33 @@ class DatasetRow(Spec):
 
 
 class FeatureRow(Spec):
-    """`features.<name>`: a recipe, shared by the runs of a dataset."""
+    """`features.<name>`: a recipe, shared by the runs of a dataset; or published features, with `source`."""
 
-    backbone: str | dict[str, Any]
+    backbone: str | dict[str, Any] = ""
     clip: Settings = {}
     dtype: Literal["float16", "float32"] = "float16"
     on_damaged: Literal["exclude", "error"] = "exclude"
     weights: str = Field(default="pretrain", description="`pretrain`: trained by the workflow; else file or folder")
     pretrain: Settings = {}
+    source: str = Field(default="", description="folder or file of published features, used in place of videos")
+    dim: int = Field(default=0, ge=0, description="with source: channels")
+    prefix: str = Field(default="", description="with source: what names begin with before the video's id")
+    layout: Literal["TC", "CT"] = Field(default="TC", description="with source: (snippets, channels) or its transpose")
+    tolerance: float = Field(default=0.05, ge=0, lt=1, description="with source: by which numbers of rows may differ")
+    published: str = Field(default="", description="with source: where it is published, for who does not have it")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if bool(self.backbone) == bool(self.source):
+            raise ValueError("needs either a `backbone` (features of your videos) or a `source` (published features)")
+        own = {"prefix", "layout", "tolerance", "dim", "published"} & self.model_fields_set
+        foreign = {"on_damaged", "weights", "pretrain"} & self.model_fields_set
+        wrong, kind = (foreign, "backbone") if self.source else (own, "source")
+        if wrong:
+            raise ValueError(f"{', '.join(sorted(wrong))} goes with `{kind}` only")
+        if self.source and not (self.dim and self.clip):
+            raise ValueError("a `source` needs `dim` (channels) and `clip` (length, stride, policy, rate)")
+        return self
 
 
 class RunRow(Spec):
@@ -61,6 +80,7 @@ class RunRow(Spec):
     nms: Settings = {}
     eval: Settings = {}
     seed: int = Field(default=0, ge=0)
+    seeds: int = Field(default=1, ge=1, le=99, description="trainings, with seed, seed + 1, …; map.json is their mean")
     exclude: dict[str, str] = {}
 
 
@@ -137,7 +157,8 @@ class Config:
                 self.spec(stage, run=run)
             row = self.file.runs[run]
             self.spec("annotate", dataset=row.dataset)
-            self.spec("extract", dataset=row.dataset, features=row.features)
+            made_by = "convert" if row.features in self.imported else "extract"
+            self.spec(made_by, dataset=row.dataset, features=row.features)
 
     @classmethod
     def read(cls, path: Path = Path("config.yaml")) -> "Config":
@@ -163,9 +184,19 @@ class Config:
         return rows[name]
 
     def run(self, name: str) -> RunRow:
-        """The row of a run."""
-        row: RunRow = self._row("runs", name)
-        return row
+        """The row of a run; `<run>/seed-<k>` is the k-th training of a run with several seeds."""
+        base, _, part = name.partition("/")
+        row: RunRow = self._row("runs", base)
+        if not part:
+            return row
+        if name not in self.trainings(base):
+            raise TadError(f"{self.source}: runs.{base}.seeds: {row.seeds}: there is no '{part}'; raise seeds")
+        return row.model_copy(update={"seed": row.seed + int(part.removeprefix("seed-")), "seeds": 1})
+
+    def trainings(self, run: str) -> list[str]:
+        """What is trained and evaluated for a run: itself, or `<run>/seed-<k>` for each of several seeds."""
+        count = self.run(run).seeds
+        return [run] if count == 1 else [f"{run}/seed-{k}" for k in range(count)]
 
     def dataset(self, name: str) -> DatasetRow:
         """The row of a dataset."""
@@ -180,6 +211,16 @@ class Config:
     def generated(self) -> set[str]:
         """Datasets whose files the workflow makes itself."""
         return {d for d in self.file.datasets if "render" in plugins.document("datasets", self.format(d))}
+
+    @cached_property
+    def imported(self) -> set[str]:
+        """Feature sets that somebody else published."""
+        return {name for name, row in self.file.features.items() if row.source}
+
+    @cached_property
+    def extracted(self) -> set[str]:
+        """Feature sets that are made from the videos."""
+        return set(self.file.features) - self.imported
 
     # ── resolution ──
 
@@ -212,9 +253,14 @@ class Config:
         return resolved
 
     def resolve_features(self, name: str, dataset: str) -> Resolved:
-        """Sections `settings`, `clip` and `pretrain` of a feature set for a dataset."""
+        """Sections `settings`, `clip` and `pretrain` of a feature set for a dataset (imported: the first two)."""
         row: FeatureRow = self._row("features", name)
         where = f"features.{name}"
+        if row.source:
+            own = {key: getattr(row, key) for key in ("source", "dim", "dtype", "prefix", "layout", "tolerance")}
+            given = Resolved({"settings": own, "clip": row.clip})
+            given.origin = {f"{s}.{key}": f"{self.source} {where}" for s in given.sections for key in given.sections[s]}
+            return given
         backbone, changes = self._plugin("backbones", row.backbone, f"{where}.backbone")
         resolved = self._layers("backbones", backbone, ("settings", "clip", "pretrain"), [dataset, name])
         source = f"{self.source} {where}"
@@ -273,10 +319,12 @@ class Config:
             "pretrain": specs.PretrainSpec,
             "extract": specs.ExtractSpec,
             "merge": specs.MergeSpec,
+            "convert": specs.ConvertSpec,
             "train": specs.TrainStageSpec,
             "detect": specs.DetectStageSpec,
             "suppress": specs.SuppressStageSpec,
             "evaluate": specs.EvaluateStageSpec,
+            "summarise": specs.SummariseStageSpec,
         }
         return parse(models[stage], values, source)
 
@@ -304,6 +352,13 @@ class Config:
     def _merge(self, _run: str, dataset: str, features: str) -> Settings:
         row: FeatureRow = self._row("features", features)
         return {"dataset": dataset, "features": features, "on_damaged": row.on_damaged}
+
+    def _convert(self, _run: str, dataset: str, features: str) -> Settings:
+        row: FeatureRow = self._row("features", features)
+        own = {key: getattr(row, key) for key in ("clip", "dim", "dtype", "prefix", "layout", "tolerance")}
+        users = [r for r in self.file.runs.values() if (r.dataset, r.features) == (dataset, features)]
+        may_miss = sorted({video_id for user in users for video_id in user.exclude})
+        return {"dataset": dataset, "features": features, **own, "may_miss": may_miss}
 
     def _detector(self, run: str) -> Settings:
         row = self.run(run)
@@ -339,28 +394,42 @@ class Config:
     def _evaluate(self, run: str, dataset: str, _features: str) -> Settings:
         return {"run": run, "dataset": dataset, "eval": self.resolve_run(run).sections["eval"]}
 
+    def _summarise(self, run: str, dataset: str, features: str) -> Settings:
+        seeds = [self.run(name).seed for name in self.trainings(run)]
+        return {**self._evaluate(run, dataset, features), "seeds": seeds}
+
     # ── what must be there before anything runs ──
 
     def _published(self, kind: str, name: str, key: str) -> str:
         text = plugins.document(kind, name).get("published", {}).get(key, "")
         return " ".join(str(text).split())
 
+    def _missing_files(self, dataset: str, key: str) -> list[str]:
+        """The sentence about the `annotations` or `videos` of a dataset, if they are not there."""
+        path = getattr(self.dataset(dataset), key)
+        if dataset in self.generated or (path and (self.root / path).exists()):
+            return []
+        if not path:
+            return [f"set datasets.{dataset}.{key} in {self.source}"]
+        where = self._published("datasets", self.format(dataset), key)
+        return [f"put the {key} of {dataset} at {path} ({where})"]
+
     def missing(self, dataset: str, features: str = "") -> list[str]:
-        """What the user still has to put where, one sentence each; empty when all is there."""
-        row = self.dataset(dataset)
-        needs: list[str] = []
-        if dataset not in self.generated:
-            for key in ("annotations", "videos"):
-                path = getattr(row, key)
-                if not path:
-                    needs.append(f"set datasets.{dataset}.{key} in {self.source}")
-                elif not (self.root / path).exists():
-                    where = self._published("datasets", self.format(dataset), key)
-                    needs.append(f"put the {key} of {dataset} at {path} ({where})")
+        """What the user still has to put where, one sentence each; empty when all is there.
+
+        Runs on imported features need neither videos nor weights. Without `features`, all runs of the dataset count.
+        """
+        needs = self._missing_files(dataset, "annotations")
         wanted = {features} if features else {r.features for r in self.file.runs.values() if r.dataset == dataset}
+        if not wanted or wanted - self.imported:
+            needs += self._missing_files(dataset, "videos")
         for name in sorted(wanted):
             entry: FeatureRow = self._row("features", name)
-            if entry.weights != "pretrain" and not (self.root / entry.weights).exists():
+            if entry.source:
+                if not (self.root / entry.source).exists():
+                    where = f" ({entry.published})" if entry.published else ""
+                    needs.append(f"put the features {name} at {entry.source}{where}")
+            elif entry.weights != "pretrain" and not (self.root / entry.weights).exists():
                 backbone, _ = self._plugin("backbones", entry.backbone, f"features.{name}")
                 where = self._published("backbones", backbone, "weights")
                 needs.append(f"put the weights of {backbone} at {entry.weights} ({where})")
@@ -371,3 +440,9 @@ class Config:
         needs = self.missing(dataset, features)
         if needs:
             raise TadError("; ".join(needs))
+
+    def require_files(self, dataset: str, key: str) -> None:
+        """Raise if the `annotations` or `videos` of a dataset are missing, whatever its runs need besides."""
+        needs = self._missing_files(dataset, key)
+        if needs:
+            raise TadError(needs[0])

@@ -164,6 +164,22 @@ class MergeSpec(Spec):
     on_damaged: Literal["exclude", "error"] = "exclude"
 
 
+class ConvertSpec(Spec):
+    """Published features → index."""
+
+    dataset: str
+    features: str
+    clip: ClipSpec
+    dim: Count = Field(description="channels")
+    dtype: Literal["float16", "float32"] = "float16"
+    prefix: str = Field(default="", description="what names begin with before the video's id")
+    layout: Literal["TC", "CT"] = Field(default="TC", description="axes of the arrays: T snippets, C channels")
+    tolerance: float = Field(
+        default=0.05, ge=0, lt=1, description="share by which numbers of rows may differ from what the clips give"
+    )
+    may_miss: tuple[str, ...] = Field(default=(), description="videos that runs exclude: they need no features")
+
+
 class TrainSpec(Spec):
     """The recipe of `train`; defaults live in the detector's YAML, section `train`."""
 
@@ -264,3 +280,9 @@ class EvaluateStageSpec(Spec):
     dataset: str
     split: str = "test"
     eval: EvalSpec
+
+
+class SummariseStageSpec(EvaluateStageSpec):
+    """What `tad summarise` receives."""
+
+    seeds: tuple[int, ...] = Field(min_length=2, description="of the trainings <run>/seed-0, <run>/seed-1, …")

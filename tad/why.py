@@ -12,7 +12,8 @@ from tad import provenance
 from tad.config import Config
 from tad.errors import TadError
 
-STAGES = {"annotate", "probe", "pretrain", "extract", "merge", "train", "detect", "suppress", "evaluate"}
+STAGES = {"annotate", "probe", "pretrain", "extract", "merge", "convert"}
+STAGES |= {"train", "detect", "suppress", "evaluate", "summarise"}
 STAMPED = {".h5", ".json", ".safetensors"}
 SENTENCES = {
     "Missing output files": "{} does not exist yet",

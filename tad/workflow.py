@@ -35,8 +35,16 @@ class Workflow:
     # ── names ──
 
     def pattern(self, kind: str) -> str:
-        """A regular expression of the configured names."""
-        return "|".join(sorted(getattr(self.config.file, kind))) or "none"
+        """A regular expression of the configured names: `datasets`, `features` (of which `imported`, `extracted`),
+        `runs` (what is trained, so each seed of those with several) or `summaries` (runs with several seeds)."""
+        names = list(getattr(self.config.file, kind, self.config.file.runs))
+        if kind in ("imported", "extracted"):
+            names = list(getattr(self.config, kind))
+        elif kind == "runs":
+            names = [name for run in names for name in self.config.trainings(run)]
+        elif kind == "summaries":
+            names = [run for run in names if len(self.config.trainings(run)) > 1]
+        return "|".join(sorted(names)) or "(?!)"
 
     def ready_runs(self) -> list[str]:
         """The runs whose videos, annotations and weights are all there (or made by the workflow)."""
@@ -104,16 +112,19 @@ class Workflow:
         """The annotation file or folder of a dataset."""
         if self._generated(wildcards.dataset):
             return f"results/data/{wildcards.dataset}/annotations.json"
-        self.config.require(wildcards.dataset)
+        self.config.require_files(wildcards.dataset, "annotations")
         return self.config.dataset(wildcards.dataset).annotations
 
     def annotation_content(self, wildcards: Any) -> str:
-        """A content key of the annotation files: a file replaced by one with an older date is noticed too."""
+        """A content key of the annotation files, those that settings `…_file` name included: a file replaced by one
+        with an older date is noticed too."""
         if self._generated(wildcards.dataset):
             return "rendered"
+        source = Path(self.config.dataset(wildcards.dataset).annotations)
+        folder = source if source.is_dir() else source.parent
         settings = self.config.resolve_dataset(wildcards.dataset).sections["settings"]
-        beside = {key: self._content(Path(value)) for key, value in settings.items() if key.endswith("_file") and value}
-        return digest([self._content(Path(self.config.dataset(wildcards.dataset).annotations)), beside])
+        named = {key: folder / value for key, value in settings.items() if key.endswith("_file") and value}
+        return digest({key: self._content(path) for key, path in {"annotations": source, **named}.items()})
 
     def _content(self, path: Path) -> str:
         if path.is_file():
@@ -125,6 +136,7 @@ class Workflow:
         """The folder with a dataset's videos."""
         if self._generated(wildcards.dataset):
             return f"results/data/{wildcards.dataset}/videos"
+        self.config.require_files(wildcards.dataset, "videos")
         return self.config.dataset(wildcards.dataset).videos
 
     def _rendered_keys(self, dataset: str) -> dict[str, str]:
@@ -177,6 +189,15 @@ class Workflow:
         row = self.config.file.features[wildcards.features]
         return "pretrain" if row.weights == "pretrain" else self._content(Path(row.weights))
 
+    def feature_source(self, wildcards: Any) -> str:
+        """The folder or file of published features."""
+        self.config.require(wildcards.dataset, wildcards.features)
+        return self.config.file.features[wildcards.features].source
+
+    def feature_content(self, wildcards: Any) -> str:
+        """A content key of published features."""
+        return self._content(Path(self.config.file.features[wildcards.features].source))
+
     def shards(self, wildcards: Any) -> list[str]:
         """All feature shards of a feature set."""
         folder = f"results/features/{wildcards.dataset}/{wildcards.features}"
@@ -190,8 +211,18 @@ class Workflow:
         self.config.require(row.dataset, row.features)
         return f"results/features/{row.dataset}/{row.features}.h5"
 
+    def seed_scores(self, wildcards: Any) -> list[str]:
+        """The scores of each seed of a run."""
+        return [f"results/{name}/map.json" for name in self.config.trainings(wildcards.run)]
+
+    def seed_detections(self, wildcards: Any) -> list[str]:
+        """The detections of each seed of a run."""
+        return [f"results/{name}/detections.json" for name in self.config.trainings(wildcards.run)]
+
     def annotations_of(self, wildcards: Any) -> str:
         """The annotation table that a run reads."""
+        row = self.config.run(wildcards.run)
+        self.config.require(row.dataset, row.features)
         return f"results/annotations/{self.config.run(wildcards.run).dataset}.json"
 
 

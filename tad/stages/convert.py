@@ -1,0 +1,185 @@
+"""Features that somebody else published → our index of features, in place of extract and merge.
+
+Inputs: a folder or HDF5 file with the features, annotations (annotate; for the videos, their durations and rates).
+Output: `results/features/<dataset>/<features>.h5`: the features themselves, placed in time by the clip settings.
+Settings: `tad.specs.ConvertSpec`.
+"""
+
+# T snippets, C channels
+
+import logging
+import math
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tad.annotations import Table, Video, read_table
+from tad.cache import ShardWriter
+from tad.errors import TadError
+from tad.feature_files import FeatureFiles
+from tad.files import content_key, digest
+from tad.grid import Grid
+from tad.progress import track
+from tad.provenance import expect, stamp
+from tad.specs import ConvertSpec
+
+log = logging.getLogger(__name__)
+SPARE_ROWS = 2  # published extractors differ in whether the first and last clip may be incomplete
+LISTED = 3
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """A video whose rows are not as many as its duration, the rate and the stride give."""
+
+    video_id: str
+    rows: int
+    least: int
+    most: int
+    duration: float
+    rate: float
+
+
+def rate_of(video_id: str, video: Video, spec: ConvertSpec) -> float:
+    """Frames per second that the clips were counted in.
+
+    Raises:
+        TadError: native clips of a video whose rate the annotations do not state.
+    """
+    rate = spec.clip.rate or video.rate
+    if not rate:
+        raise TadError(
+            f"{spec.dataset}: video '{video_id}': clip.policy native needs the frame rate of each video, and the "
+            "annotations state none; use annotations with `fps`, or set clip.policy: resample with the clip.rate that "
+            f"the features of {spec.features} were made at"
+        )
+    return rate
+
+
+def expected_rows(duration: float, rate: float, spec: ConvertSpec) -> tuple[int, int]:
+    """The least and the most rows that a video of this duration can have: whole clips only, or one at every start."""
+    frames, clip = duration * rate, spec.clip
+    least = math.floor(max(frames - clip.length, 0.0) / clip.stride) * (1 - spec.tolerance) - SPARE_ROWS
+    most = math.ceil(frames / clip.stride) * (1 + spec.tolerance) + SPARE_ROWS
+    return max(math.floor(least), 1), math.ceil(most)
+
+
+def _misfits_error(source: Path, misfits: list[Misfit], count: int, spec: ConvertSpec) -> TadError:
+    """What does not fit, and the stride or rate that would fit most of the videos."""
+    shown = ", ".join(
+        f"'{m.video_id}' has {m.rows} rows for {m.duration:.1f} s, expected {m.least} to {m.most}"
+        for m in misfits[:LISTED]
+    )
+    step = statistics.median(m.duration / m.rows for m in misfits)
+    rate = statistics.median(m.rate for m in misfits)
+    fits = f"clip.stride {max(round(step * rate), 1)} at {rate:g} frames per second"
+    if spec.clip.policy == "resample":
+        fits += f", or clip.rate {spec.clip.stride / step:.3g} with stride {spec.clip.stride}, would fit"
+    else:
+        fits += " would fit"
+    return TadError(
+        f"{source}: {len(misfits)} of {count} videos do not fit clip.stride {spec.clip.stride} at {rate:g} frames per "
+        f"second: {shown}; {fits} (or raise tolerance {spec.tolerance:g})"
+    )
+
+
+def _shaped(feats_TC: np.ndarray, path: Path, video_id: str, spec: ConvertSpec) -> np.ndarray:
+    """Features (T, dim) in the type to store.
+
+    Raises:
+        TadError: another width, no row, NaN or infinity, too large for the type.
+    """
+    rows, width = feats_TC.shape
+    if width != spec.dim:
+        other = {"TC": "CT", "CT": "TC"}[spec.layout]
+        hint = f"layout: {other} would fit" if rows == spec.dim else f"set dim: {width} if that is right"
+        raise TadError(f"{path}: '{video_id}' has {width} channels and {rows} rows, expected dim {spec.dim}; {hint}")
+    if not rows:
+        raise TadError(f"{path}: '{video_id}' has no row; fetch it again, or exclude the video with a reason")
+    wrong = int(np.count_nonzero(~np.isfinite(feats_TC)))
+    if wrong:
+        raise TadError(
+            f"{path}: '{video_id}' holds NaN or infinity ({wrong} values); fetch it again, or exclude the video with a "
+            "reason"
+        )
+    if spec.dtype == "float16" and float(np.abs(feats_TC).max()) > float(np.finfo(np.float16).max):
+        raise TadError(f"{path}: '{video_id}' does not fit float16; set dtype: float32")
+    return np.ascontiguousarray(feats_TC, dtype=np.dtype(spec.dtype))
+
+
+def _grid(video: Video, rows: int, rate: float, spec: ConvertSpec) -> Grid:
+    duration = video.duration
+    if duration is None:  # nobody states it: up to the end of the last clip
+        duration = ((rows - 1) * spec.clip.stride + spec.clip.length) / rate
+    return Grid.of_clips(
+        clip_length=spec.clip.length, stride=spec.clip.stride, rate=rate, length=rows, duration=duration
+    )
+
+
+def _wanted(files: FeatureFiles, table: Table, spec: ConvertSpec) -> list[str]:
+    """The videos to convert, sorted.
+
+    Raises:
+        TadError: a video has no features and nobody says why.
+    """
+    missing = sorted(v for v in table.videos if v not in files.places and v not in spec.may_miss)
+    if missing:
+        there = next(iter(files.places), "")
+        example = f" (there is '{files.prefix}{there}', for example)" if there else ""
+        raise TadError(
+            f"{files.source}: no features of {len(missing)} of {len(table.videos)} videos of {spec.dataset}, first "
+            f"'{files.prefix}{missing[0]}'{example}; set prefix if the names differ, fetch them, or list them with a "
+            f"reason under exclude of the dataset or the run"
+        )
+    found = sorted(v for v in table.videos if v in files.places)
+    extra = len(files.places) - len(found)
+    if extra:
+        log.info("%d videos in %s are not annotated and stay out", extra, files.source)
+    return found
+
+
+def convert(source: Path, annotations: Path, out: Path, *, spec: ConvertSpec) -> Path:
+    """Write the index of published features; equal files, annotations and settings give equal bytes.
+
+    Args:
+        source: folder of feature files, or one HDF5 file; see `tad.feature_files.FeatureFiles`.
+        annotations: table made by annotate; videos that it does not have stay out.
+        out: the index to write.
+
+    Raises:
+        TadError: a video without features, a file that is damaged or holds code, another width, NaN, or numbers of
+            rows that the clip settings do not explain (with settings that would).
+    """
+    table_stamp = expect(annotations, stage="annotate", dataset=spec.dataset)
+    table = read_table(annotations)
+    files = FeatureFiles(source, prefix=spec.prefix, layout=spec.layout)
+    video_ids = _wanted(files, table, spec)
+    rates = {v: rate_of(v, table.videos[v], spec) for v in video_ids}
+    keys = {str(path.relative_to(source)): content_key(path) for path in files.files}
+    inputs = {"annotations": str(table_stamp["identity"]), "source": digest(keys, 16)}
+    # what the rows are does not depend on the dataset, so that a detector knows its features in another one
+    recipe = spec.model_dump(mode="json", include={"features", "clip", "dim", "dtype"})
+    made = stamp("convert", spec.model_dump(mode="json"), inputs, recipe=recipe, weights="")
+    misfits: list[Misfit] = []
+    with ShardWriter(out, made) as writer:
+        for video_id in track(video_ids, "convert"):
+            video, rate = table.videos[video_id], rates[video_id]
+            feats_TC = _shaped(files.read(video_id), files.places[video_id], video_id, spec)
+            least, most = expected_rows(video.duration, rate, spec) if video.duration else (1, len(feats_TC))
+            if not least <= len(feats_TC) <= most:
+                misfits.append(Misfit(video_id, len(feats_TC), least, most, float(video.duration or 0), rate))
+                continue
+            grid = _grid(video, len(feats_TC), rate, spec)
+            facts: dict[str, Any] = {"rate": rate, "clip_length": spec.clip.length, "stride": spec.clip.stride}
+            writer.add(video_id, feats_TC, grid=grid, attrs={**facts, "source": files.places[video_id].name})
+        if misfits:
+            raise _misfits_error(files.source, misfits, len(video_ids), spec)
+        writer.attribute("excluded", {})
+    unstated = sum(table.videos[v].duration is None for v in video_ids)
+    if unstated:
+        log.warning("%d videos have no duration in the annotations, so their rows could not be checked", unstated)
+    log.info("%s: %d videos, %d channels", out, len(video_ids), spec.dim)
+    return Path(out)
