@@ -1,4 +1,4 @@
-# Detections → score and picture; all scores → one table.
+# Detections → score and picture; scores of several seeds → their mean; all scores → one table.
 rule evaluate:
     input:
         detections="results/{run}/detections.json",
@@ -22,6 +22,32 @@ rule evaluate:
     shell:
         "tad evaluate {input.detections} --annotations {input.annotations} --model {input.model}"
         " --spec {params.spec:q} --figure {output.figure} --out {output.score} 2> {log}"
+
+
+rule summarise:
+    input:
+        scores=need("seed_scores"),
+        detections=need("seed_detections"),
+        annotations=need("annotations_of"),
+    output:
+        "results/{run}/map.json",
+    log:
+        "results/{run}/logs/summarise.log",
+    benchmark:
+        "results/{run}/logs/summarise.tsv"
+    wildcard_constraints:
+        run=flow.pattern("summaries"),
+    conda:
+        "../envs/base.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        spec=spec("summarise"),
+        code=code("summarise"),
+    shell:
+        "tad summarise {input.scores} --detections {input.detections} --annotations {input.annotations}"
+        " --spec {params.spec:q} --out {output} 2> {log}"
 
 
 rule table:

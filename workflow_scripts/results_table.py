@@ -26,18 +26,28 @@ def read_score(path: Path) -> dict[str, Any]:
     return value
 
 
+def percent(fraction: float) -> str:
+    """A fraction in percent."""
+    return f"{100 * fraction:.2f}"
+
+
+def spread(deviation: float | None) -> str:
+    """The standard deviation over seeds, where there are several."""
+    return "" if deviation is None else f" ± {percent(deviation)}"
+
+
 def row(score: dict[str, Any], shown: list[str]) -> list[str]:
     """The cells of one run."""
-    videos, protocol = score["videos"], score["protocol"]
+    videos, protocol, deviation = score["videos"], score["protocol"], score.get("std", {})
     counted = f"{videos['evaluated']} of {videos['in_split']}"
     return [
         *(str(score[fact]) for fact in FACTS),
-        *(f"{100 * score['mAP'][tiou]:.2f}" for tiou in shown),
-        f"**{100 * score['average_mAP']:.2f}**",
+        *(percent(score["mAP"][tiou]) + spread(deviation.get("mAP", {}).get(tiou)) for tiou in shown),
+        f"**{percent(score['average_mAP'])}**{spread(deviation.get('average_mAP'))}",
         counted,
         protocol["name"] + ("" if protocol["complete"] else " (other videos)"),
         str(score["epoch_rule"]),
-        str(score["seed"]),
+        ", ".join(str(seed) for seed in score["seeds"]) if "seeds" in score else str(score["seed"]),
     ]
 
 

@@ -1,0 +1,136 @@
+"""Scores and detections of a run's seeds → their mean, spread, and an interval over videos.
+
+Inputs: `results/<run>/seed-<k>/map.json` (evaluate) and `detections.json` (suppress) of each seed, annotations
+    (annotate).
+Output: `results/<run>/map.json`: as evaluate writes it, numbers averaged over seeds, with `std` and `seeds`.
+Settings: `tad.specs.SummariseStageSpec`.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tad.annotations import read_table
+from tad.errors import TadError
+from tad.files import read_json, write_json
+from tad.metrics.bootstrap import describe, draw, resample
+from tad.metrics.files import Scored, score_file
+from tad.provenance import expect, stamp
+from tad.specs import SummariseStageSpec
+
+log = logging.getLogger(__name__)
+
+AVERAGED = ("average_mAP", "mAP", "AP", "recall")
+EQUAL = ("protocol", "videos", "excluded", "instances", "classes", "epoch_rule", "features", "detector")
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    """The mean of numbers, or of nested dicts with the same keys, number by number."""
+    if isinstance(values[0], dict):
+        return {key: _mean([value[key] for value in values]) for key in values[0]}
+    return float(np.mean(values))
+
+
+def _deviation(values: Sequence[Any]) -> Any:
+    """The standard deviation of a sample (ddof 1), likewise."""
+    if isinstance(values[0], dict):
+        return {key: _deviation([value[key] for value in values]) for key in values[0]}
+    return float(np.std(values, ddof=1))
+
+
+def _common(values: Sequence[Any]) -> Any:
+    """The value if all are equal, else all of them; dicts key by key."""
+    if all(isinstance(value, dict) for value in values):
+        return {key: _common([value.get(key, "unknown") for value in values]) for key in values[0]}
+    return values[0] if all(value == values[0] for value in values) else list(values)
+
+
+def _read(scores: Sequence[Path], spec: SummariseStageSpec) -> list[dict[str, Any]]:
+    """The scores of all seeds.
+
+    Raises:
+        TadError: not one per seed, of another run, seed or settings, or not of the same videos and instances.
+    """
+    if len(scores) != len(spec.seeds):
+        raise TadError(
+            f"{len(scores)} scores for {len(spec.seeds)} seeds {list(spec.seeds)}: give one map.json per seed"
+        )
+    settings = spec.eval.model_dump(mode="json")
+    documents: list[dict[str, Any]] = []
+    for k, (path, seed) in enumerate(zip(scores, spec.seeds, strict=True)):
+        expect(
+            path, stage="evaluate", run=f"{spec.run}/seed-{k}", dataset=spec.dataset, split=spec.split, eval=settings
+        )
+        documents.append(read_json(path))
+        if documents[k]["seed"] != seed:
+            raise TadError(
+                f"{path}: trained with seed {documents[k]['seed']}, expected {seed}; remove it and run again"
+            )
+        for key in EQUAL:
+            if documents[k][key] != documents[0][key]:
+                raise TadError(
+                    f"{path}: {key} is {documents[k][key]!r:.80}, in {scores[0]} it is {documents[0][key]!r:.80}: "
+                    "their mean would say nothing; remove the older one and run again"
+                )
+    return documents
+
+
+def _interval(scored: Sequence[Scored]) -> dict[str, Any]:
+    """The interval of the mean over seeds; every seed sees the same resampled videos."""
+    counts_NV = draw(scored[0].result.videos)
+    values_NH = np.mean([resample(one.result.matches, counts_NV) for one in scored], axis=0)
+    return describe(values_NH, scored[0].result.tiou)
+
+
+def summarise(
+    scores: Sequence[Path], detections: Sequence[Path], annotations: Path, out: Path, *, spec: SummariseStageSpec
+) -> Path:
+    """Average the scores of a run's seeds and write map.json.
+
+    Args:
+        scores: map.json of seed-0, seed-1, …, made by evaluate.
+        detections: made by suppress, in the same order.
+        annotations: table made by annotate.
+        out: the map.json to write.
+
+    Raises:
+        TadError: files of other runs, seeds, settings or videos, or a score that is not that of its detections.
+    """
+    documents = _read(scores, spec)
+    table_stamp = expect(annotations, stage="annotate", dataset=spec.dataset)
+    table = read_table(annotations)
+    scored = []
+    for k, (path, document) in enumerate(zip(detections, documents, strict=True)):
+        one = score_file(path, table, run=f"{spec.run}/seed-{k}", split=spec.split, settings=spec.eval)
+        if not np.isclose(one.result.average_mean_ap, document["average_mAP"], rtol=0, atol=1e-9):
+            raise TadError(f"{scores[k]}: not the score of {path}; remove it and run evaluate again")
+        scored.append(one)
+    inputs = {f"seed-{k}": str(document["stamp"]["identity"]) for k, document in enumerate(documents)}
+    inputs["annotations"] = str(table_stamp["identity"])
+    own = stamp("summarise", spec.model_dump(mode="json"), inputs)
+    left_out = {*AVERAGED, "stamp", "run", "seed", "interval"}
+    rest = {key: _common([d[key] for d in documents]) for key in documents[0] if key not in left_out}
+    numbers = {key: [document[key] for document in documents] for key in AVERAGED}
+    mean = {key: _mean(values) for key, values in numbers.items()}
+    deviation = {key: _deviation(numbers[key]) for key in ("average_mAP", "mAP")}
+    write_json(
+        out,
+        {
+            "stamp": own,
+            "run": spec.run,
+            **mean,
+            "std": deviation,
+            "interval": _interval(scored),
+            "seeds": list(spec.seeds),
+            "per_seed": {str(d["seed"]): {key: d[key] for key in ("average_mAP", "mAP")} for d in documents},
+            **rest,
+        },
+    )
+    log.info(
+        "%s: average mAP %.2f ± %.2f (%s), seeds %s", out, 100 * mean["average_mAP"], 100 * deviation["average_mAP"],
+        spec.eval.protocol, ", ".join(map(str, spec.seeds)),
+    )  # fmt: skip
+    return Path(out)

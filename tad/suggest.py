@@ -1,0 +1,240 @@
+"""A data set's own lengths → settings of a run that fit them, each with its reason, as YAML for config.yaml.
+
+The published settings fit THUMOS14, ActivityNet and HACS; these rules give similar ones there and something sensible
+elsewhere. They are a start to measure from, not a result.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from tad.annotations import Table, Video, read_table
+from tad.config import Config
+from tad.errors import TadError
+from tad.files import read_json
+
+Array = NDArray[np.float64]
+
+OPEN_END = 10000  # upper end of the last level's range: everything longer
+STRIDES = 4  # of the last level: half of the longest instances lies within so many, as in the published recipes
+REACH = 16  # strides to the farthest border where the detector has no setting for it
+MOST_LEVELS, LONGEST_WINDOW = 8, 4608
+COMMON_RATE = 30.0
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Lengths of the training split in snippets: of instances (N,), videos (V,), and instances per video (V,).
+
+    `longest` is the longest video of any split.
+    """
+
+    instances: Array
+    videos: Array
+    per_video: Array
+    longest: float
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One setting: section (`settings`, `train`, `nms`), key, value, and why."""
+
+    section: str
+    key: str
+    value: Any
+    reason: str
+
+
+def measure(table: Table, *, step: float, resize: int = 0) -> Lengths:
+    """Lengths of the videos and instances of the train split.
+
+    Args:
+        step: seconds of a snippet. resize: snippets that every video is interpolated to; 0: none.
+
+    Raises:
+        TadError: no train video with an instance.
+    """
+
+    def seconds(video: Video) -> float:
+        return max([float(video.duration or 0.0), *(i.end for i in video.instances)])
+
+    train = list(table.split("train").values())
+    if not any(video.instances for video in train):
+        raise TadError(f"{table.dataset}: split 'train' has no instance, so there is nothing to measure")
+    steps = [(seconds(video) / resize if resize else step) or step for video in train]
+    instances = [(i.end - i.start) / size for video, size in zip(train, steps, strict=True) for i in video.instances]
+    videos = [seconds(video) / size for video, size in zip(train, steps, strict=True)]
+    longest = resize or max(seconds(video) for video in table.videos.values()) / step
+    return Lengths(np.array(instances), np.array(videos), np.array([len(v.instances) for v in train], float), longest)
+
+
+def levels_for(half_N: Array) -> int:
+    """The fewest levels whose last one has 99 % of the half instances within `STRIDES` strides; 2 to `MOST_LEVELS`."""
+    needed = math.ceil(math.log2(max(float(np.quantile(half_N, 0.99)) / STRIDES, 1.0))) + 1
+    return min(max(needed, 2), MOST_LEVELS)
+
+
+def _rounded(value: float) -> float:
+    return round(value * 2) / 2 if value < 16 else float(round(value))
+
+
+def ranges_for(half_N: Array, *, levels: int, reach: float = REACH) -> list[list[float]]:
+    """Ranges [low, high] per level, in snippets to the farther border, that give each level equally many instances.
+
+    The borders are quantiles of half the instances' lengths, moved where a level could not do its part: level k needs
+    instances at least as long as its stride 2^k (else no point lies in them), and cannot regress beyond `reach`
+    strides. They always grow.
+    """
+    borders = [0.0]
+    for k in range(1, levels):
+        wanted = float(np.quantile(half_N, k / levels))
+        allowed = min(max(wanted, 2**k / 2), reach * 2 ** (k - 1))
+        borders.append(max(_rounded(allowed), borders[-1] + 0.5))
+    return [[low, high] for low, high in zip(borders, [*borders[1:], float(OPEN_END)], strict=True)]
+
+
+def shares(half_N: Array, ranges: Sequence[Sequence[float]]) -> Array:
+    """The share of the instances whose half length lies in each range (L,)."""
+    borders = np.array([low for low, _ in ranges[1:]])
+    return np.asarray(np.bincount(np.searchsorted(borders, half_N, side="right"), minlength=len(ranges)) / len(half_N))
+
+
+def windows_for(lengths_N: Array, ranges: Sequence[Sequence[float]], *, max_length: int) -> list[int]:
+    """Attention windows per level (odd snippets of the level): nine tenths of the level's instances with as much
+    around them on either side; 9 to 31, -1 (all) where that is the whole training window."""
+    windows = []
+    for level, (low, high) in enumerate(ranges):
+        own = lengths_N[(lengths_N / 2 >= low) & (lengths_N / 2 < high)]
+        wide = 3 * (float(np.quantile(own, 0.9)) if len(own) else 2 * low) / 2**level
+        odd = min(max(math.ceil(wide) // 2 * 2 + 1, 9), 31)
+        windows.append(-1 if odd * 2**level >= max_length else odd)
+    return windows
+
+
+def _window_length(lengths: Lengths, coarsest: int, resize: int) -> tuple[int, str]:
+    """train.max_length and why."""
+    if resize:
+        return math.ceil(resize / coarsest) * coarsest, f"every video is resized to {resize} snippets"
+    tenth, long = float(np.quantile(lengths.videos, 0.9)), 2 * float(np.quantile(lengths.instances, 0.99))
+    length = math.ceil(min(max(tenth, long), LONGEST_WINDOW) / coarsest) * coarsest
+    whole = 100 * float((lengths.videos <= length).mean())
+    reason = f"{whole:.0f} % of the training videos fit whole (the longest has {lengths.videos.max():.0f} snippets)"
+    return length, f"{reason}; a multiple of the last level's stride {coarsest}, at most {LONGEST_WINDOW} for memory"
+
+
+def _percents(values: Array) -> str:
+    return " ".join(f"{100 * value:.0f}" for value in values)
+
+
+def advise(lengths: Lengths, *, settings: dict[str, Any], resize: int = 0) -> list[Advice]:
+    """Settings that fit the lengths, for a detector with these `settings`."""
+    half_N = lengths.instances / 2
+    levels, reach = levels_for(half_N), float(settings.get("num_bins", REACH))
+    ranges = ranges_for(half_N, levels=levels, reach=reach)
+    coarsest = 2 ** (levels - 1)
+    length, why_length = _window_length(lengths, coarsest, resize)
+    before = shares(half_N, settings["regression_ranges"])
+    found = [
+        Advice(
+            "settings",
+            "regression_ranges",
+            [[int(v) if v == int(v) else v for v in pair] for pair in ranges],
+            f"{levels} levels: 99 % of the instances have at most {np.quantile(lengths.instances, 0.99):.0f} snippets, "
+            f"so half of one lies within {STRIDES} strides ({coarsest}) of the last level; borders at quantiles of the "
+            f"half lengths put {_percents(shares(half_N, ranges))} % of the instances on the levels, the present "
+            f"ranges {_percents(before)} %",
+        )
+    ]
+    if "windows" in settings:
+        windows = windows_for(lengths.instances, ranges, max_length=length)
+        why = "attention per level sees nine tenths of the level's instances and as much on either side (9 to 31)"
+        found.append(Advice("settings", "windows", windows, why))
+    factor = float(settings.get("buffer_factor", 0.0))
+    if factor and lengths.longest > factor * length:
+        why = f"the longest video has {lengths.longest:.0f} snippets, more than {factor:g} training windows"
+        found.append(Advice("settings", "buffer_factor", float(math.ceil(lengths.longest / length)), why))
+    found.append(Advice("train", "max_length", length, why_length))
+    many = float(np.quantile(lengths.per_video, 0.99))
+    topk = max(math.ceil(10 * many / 50) * 50, 100)
+    why = f"99 % of the videos have at most {many:.0f} instances; ten detections for each, and at least 100"
+    found.append(Advice("nms", "topk", topk, why))
+    return found
+
+
+def _step(config: Config, run: str) -> tuple[float, str]:
+    """Seconds of a snippet of the run's features, and where the number comes from."""
+    row = config.run(run)
+    clip = config.resolve_features(row.features, row.dataset).sections["clip"]
+    rate, origin = float(clip["rate"]), "frames per second of the recipe"
+    if not rate:
+        shards = sorted((config.root / "results/videos" / row.dataset).glob("*-of-*.json"))
+        rates = [float(v["rate"]) for path in shards for v in read_json(path)["videos"].values() if v.get("rate")]
+        rate = median(rates) if rates else COMMON_RATE
+        origin = "frames per second, the median of the videos" if rates else (
+            "frames per second, which is ASSUMED: the videos are not probed yet (make results/videos first)"
+        )  # fmt: skip
+    return clip["stride"] / rate, f"{clip['stride']} frames at {rate:g} {origin}"
+
+
+def _merged(config: Config, run: str, advice: Sequence[Advice]) -> dict[str, Any]:
+    """The run's row as it is in config.yaml, with the suggested values."""
+    row = config.run(run).model_dump(mode="json", exclude_unset=True)
+    detector = row["detector"]
+    row["detector"] = {"name": detector} if isinstance(detector, str) else dict(detector)
+    for one in advice:
+        section = "detector" if one.section == "settings" else one.section
+        row[section] = {**row.get(section, {}), one.key: one.value}
+    return row
+
+
+def _flow(value: Any) -> str:
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def suggest(run: str, *, config: Path = Path("config.yaml")) -> Iterator[str]:
+    """Lines of YAML: the run's row with settings that fit its data set, with reasons as comments.
+
+    Needs `results/annotations/<dataset>.json`.
+
+    Raises:
+        TadError: an unknown run, or annotations that are not there yet.
+    """
+    settings = Config.read(config)
+    row, resolved = settings.run(run), settings.resolve_run(run)
+    path = settings.root / f"results/annotations/{row.dataset}.json"
+    if not path.is_file():
+        raise TadError(
+            f"{path}: not there yet; make it with: snakemake --cores 1 results/annotations/{row.dataset}.json"
+        )
+    table = read_table(path)
+    (step, origin), resize = _step(settings, run), int(resolved.sections["train"]["resize"])
+    lengths = measure(table, step=step, resize=resize)
+    advice = advise(lengths, settings=resolved.sections["settings"], resize=resize)
+    length_N = lengths.instances
+    yield (
+        f"# {row.dataset}: {len(lengths.videos)} training videos, {len(length_N)} instances of "
+        f"{length_N.min():.1f} to {length_N.max():.0f} snippets (median {np.median(length_N):.1f})"
+    )
+    yield f"# a snippet: {'its share of the resized video' if resize else f'{step:.4g} s ({origin})'}"
+    if (short := float((length_N < 1).mean())) > 0.01:
+        yield f"# {100 * short:.0f} % of the instances are shorter than a snippet; a smaller clip.stride would see them"
+    yield "runs:"
+    yield f"  {run.partition('/')[0]}:"
+    reasons = {("detector" if a.section == "settings" else a.section, a.key): a.reason for a in advice}
+    for key, value in _merged(settings, run, advice).items():
+        if not isinstance(value, dict) or not value:
+            yield f"    {key}: {_flow(value)}"
+            continue
+        yield f"    {key}:"
+        for name, inner in value.items():
+            if (key, name) in reasons:
+                yield f"      # {reasons[key, name]}"
+            yield f"      {name}: {_flow(inner)}"
