@@ -96,8 +96,9 @@ def _timing(entry: Entry, encoder: VideoEncoder, spec: ExtractSpec, rows: int) -
     """The grid of a video's rows and the facts stored with them."""
     rate, clip = spec.clip.rate or float(entry["rate"]), spec.clip
     frames = encoder.buffer.frames
-    # the one clip of a video shorter than a clip is placed at the middle of the frames that there are
-    length = min(clip.length, frames)
+    # the one clip of a video shorter than a clip is placed at the middle of the frames that there are; two-stream clips
+    # hold one frame more than each stream sees, and the published time mapping is that of the streams
+    length = min(getattr(encoder.backbone, "stream_length", clip.length), frames)
     grid = Grid.of_clips(
         clip_length=length, stride=clip.stride, rate=rate, length=rows, duration=float(entry["duration"])
     )
