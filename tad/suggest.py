@@ -5,6 +5,7 @@ elsewhere. They are a start to measure from, not a result.
 """
 
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,10 @@ Array = NDArray[np.float64]
 OPEN_END = 10000  # upper end of the last level's range: everything longer
 STRIDES = 4  # of the last level: half of the longest instances lies within so many, as in the published recipes
 REACH = 16  # strides to the farthest border where the detector has no setting for it
+COMMENT = "      # "
 MOST_LEVELS, LONGEST_WINDOW = 8, 4608
 COMMON_RATE = 30.0
+ASSUMED = "which is ASSUMED, because the videos have not been probed yet"
 
 
 @dataclass(frozen=True)
@@ -124,8 +127,8 @@ def _window_length(lengths: Lengths, coarsest: int, resize: int) -> tuple[int, s
         return math.ceil(resize / coarsest) * coarsest, f"every video is resized to {resize} snippets"
     tenth, long = float(np.quantile(lengths.videos, 0.9)), 2 * float(np.quantile(lengths.instances, 0.99))
     length = math.ceil(min(max(tenth, long), LONGEST_WINDOW) / coarsest) * coarsest
-    whole = 100 * float((lengths.videos <= length).mean())
-    reason = f"{whole:.0f} % of the training videos fit whole (the longest has {lengths.videos.max():.0f} snippets)"
+    whole = math.floor(1000 * float((lengths.videos <= length).mean())) / 10
+    reason = f"{whole:g} % of the training videos fit whole (the longest has {lengths.videos.max():.0f} snippets)"
     return length, f"{reason}; a multiple of the last level's stride {coarsest}, at most {LONGEST_WINDOW} for memory"
 
 
@@ -157,8 +160,8 @@ def advise(lengths: Lengths, *, settings: dict[str, Any], resize: int = 0) -> li
         why = "attention per level sees nine tenths of the level's instances and as much on either side (9 to 31)"
         found.append(Advice("settings", "windows", windows, why))
     factor = float(settings.get("buffer_factor", 0.0))
-    if factor and lengths.longest > factor * length:
-        why = f"the longest video has {lengths.longest:.0f} snippets, more than {factor:g} training windows"
+    if factor and settings.get("face") != "corrected" and lengths.longest > factor * length:
+        why = f"the longest video has {lengths.longest:.0f} snippets, the points end at {factor:g} max_length"
         found.append(Advice("settings", "buffer_factor", float(math.ceil(lengths.longest / length)), why))
     found.append(Advice("train", "max_length", length, why_length))
     many = float(np.quantile(lengths.per_video, 0.99))
@@ -177,9 +180,7 @@ def _step(config: Config, run: str) -> tuple[float, str]:
         shards = sorted((config.root / "results/videos" / row.dataset).glob("*-of-*.json"))
         rates = [float(v["rate"]) for path in shards for v in read_json(path)["videos"].values() if v.get("rate")]
         rate = median(rates) if rates else COMMON_RATE
-        origin = "frames per second, the median of the videos" if rates else (
-            "frames per second, which is ASSUMED: the videos are not probed yet (make results/videos first)"
-        )  # fmt: skip
+        origin = "frames per second, " + ("the median of the videos" if rates else ASSUMED)
     return clip["stride"] / rate, f"{clip['stride']} frames at {rate:g} {origin}"
 
 
@@ -214,6 +215,7 @@ def suggest(run: str, *, config: Path = Path("config.yaml")) -> Iterator[str]:
         raise TadError(
             f"{path}: not there yet; make it with: snakemake --cores 1 results/annotations/{row.dataset}.json"
         )
+    run = run.partition("/")[0]  # of several seeds: the row itself
     table = read_table(path)
     (step, origin), resize = _step(settings, run), int(resolved.sections["train"]["resize"])
     lengths = measure(table, step=step, resize=resize)
@@ -227,7 +229,7 @@ def suggest(run: str, *, config: Path = Path("config.yaml")) -> Iterator[str]:
     if (short := float((length_N < 1).mean())) > 0.01:
         yield f"# {100 * short:.0f} % of the instances are shorter than a snippet; a smaller clip.stride would see them"
     yield "runs:"
-    yield f"  {run.partition('/')[0]}:"
+    yield f"  {run}:"
     reasons = {("detector" if a.section == "settings" else a.section, a.key): a.reason for a in advice}
     for key, value in _merged(settings, run, advice).items():
         if not isinstance(value, dict) or not value:
@@ -236,5 +238,5 @@ def suggest(run: str, *, config: Path = Path("config.yaml")) -> Iterator[str]:
         yield f"    {key}:"
         for name, inner in value.items():
             if (key, name) in reasons:
-                yield f"      # {reasons[key, name]}"
+                yield from textwrap.wrap(reasons[key, name], 112, initial_indent=COMMENT, subsequent_indent=COMMENT)
             yield f"      {name}: {_flow(inner)}"
