@@ -6,7 +6,11 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, workflow.basedir)
 
 from tad.errors import TadError
+from tad.locks import clear_stale_locks
 from tad.workflow import Workflow
+
+if workflow.is_main_process:
+    alive = clear_stale_locks()
 
 try:
     flow = Workflow(config, basedir=workflow.basedir)
@@ -40,32 +44,42 @@ def ready_runs():
     return flow.ready_runs()
 
 
+def said_plainly(method, *arguments):
+    try:
+        return method(*arguments)
+    except TadError as error:
+        raise WorkflowError(str(error))
+
+
 def spec(stage):
     def settings(wildcards):
-        return flow.spec(stage, wildcards)
+        return said_plainly(flow.spec, stage, wildcards)
 
     return settings
 
 
 def code(stage):
     def fingerprint(wildcards):
-        return flow.code(stage, wildcards)
+        return said_plainly(flow.code, stage, wildcards)
 
     return fingerprint
 
 
 def content(what):
     def key(wildcards):
-        return getattr(flow, what)(wildcards)
+        return said_plainly(getattr(flow, what), wildcards)
 
     return key
 
 
 def need(what):
     def files(wildcards):
-        try:
-            return getattr(flow, what)(wildcards)
-        except TadError as error:
-            raise WorkflowError(str(error))
+        found = said_plainly(getattr(flow, what), wildcards)
+        # What the user put there counts by content, which is a parameter of the rule, and never by its date.
+        return (
+            ancient(found)
+            if isinstance(found, str) and not found.startswith("results/")
+            else found
+        )
 
     return files

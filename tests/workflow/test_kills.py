@@ -1,0 +1,86 @@
+"""kill -9 in the middle, then the same command again: no flag is needed, and the bytes are those of one run."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from scratch import THREADS, Checkout
+
+COMPARED = (
+    "features/small/clips.h5", "features/small/clips/00-of-02.h5", "features/small/clips/01-of-02.h5",
+    "b/model.safetensors", "b/candidates.h5", "b/detections.json", "b/map.json",
+)  # fmt: skip
+TARGET = "results/b/map.json"
+
+
+def run_until(checkout: Checkout, reached: Callable[[], bool], *, whole_group: bool) -> None:
+    """Start the workflow and kill it (with its jobs, or alone) at once when `reached`."""
+    command = checkout.command("snakemake", "--cores", "2", "--set-threads", *THREADS, "--", TARGET)
+    with open(checkout.folder / "killed.log", "a") as log:
+        process = subprocess.Popen(
+            command, cwd=checkout.folder, env=checkout.environment, stdout=log, stderr=log, start_new_session=True
+        )
+    deadline = time.monotonic() + 200
+    while not reached():
+        text = (checkout.folder / "killed.log").read_text()
+        assert process.poll() is None, text
+        assert time.monotonic() < deadline, text
+        time.sleep(0.005)
+    if whole_group:
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    process.wait()
+
+
+def test_killed_in_extract_and_in_train(finished: Checkout, tmp_path: Path) -> None:
+    checkout = finished.copy(tmp_path / "tad")
+    results = checkout.folder / "results"
+    shutil.rmtree(results / "features")
+    shutil.rmtree(results / "b")
+    shards, log = results / "features/small/clips", results / "b/logs/train.log"
+
+    run_until(checkout, lambda: any(shards.glob(".kept/*/*.part.h5")), whole_group=True)
+    assert len(list(shards.glob("*.h5"))) < 2
+    assert any((checkout.folder / ".snakemake/locks").glob("*.lock"))
+
+    run_until(checkout, lambda: log.is_file() and "train: 3 videos" in log.read_text(), whole_group=False)
+    assert not (results / "b/model.safetensors").exists()
+
+    # its training still goes on while this one begins: each writes under a name of its own
+    checkout.make(TARGET)
+    extracted = [checkout.log(f"features/small/clips/logs/0{k}-of-02.extract.log") for k in range(2)]
+    assert any(" kept, " in text and " 0 kept" not in text for text in extracted)
+    for name in COMPARED:
+        assert (results / name).read_bytes() == (finished.folder / "results" / name).read_bytes(), name
+    assert checkout.plan() == set()
+
+
+def test_lock_of_a_living_snakemake_counts(finished: Checkout, tmp_path: Path) -> None:
+    checkout = finished.copy(tmp_path / "tad")
+    (checkout.folder / "results/b/map.json").unlink()
+    pause = (
+        "import time; from tad.locks import clear_stale_locks;"
+        "held = clear_stale_locks(); print(1, flush=True); time.sleep(60)"
+    )
+    alive = subprocess.Popen(
+        [checkout.command()[0], "-c", pause],
+        cwd=checkout.folder, env=checkout.environment, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert alive.stdout is not None
+        alive.stdout.readline()
+        locks = checkout.folder / ".snakemake/locks"
+        locks.mkdir(exist_ok=True)
+        (locks / "0.output.lock").write_text(f"{TARGET}\n")
+        done = checkout.run("snakemake", "--cores", "1", TARGET)
+        assert done.returncode != 0
+        assert "Directory cannot be locked" in done.stdout + done.stderr
+    finally:
+        alive.kill()
+        alive.wait()
+    checkout.make(TARGET)
