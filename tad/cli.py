@@ -106,6 +106,21 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("run")
     p.add_argument("--config", type=Path, default=Path("config.yaml"))
 
+    p = commands.add_parser(
+        "import-checkpoint", help="published .pth.tar → model of a run, without running code from it"
+    )
+    p.add_argument("checkpoint", type=Path)
+    p.add_argument("--out", required=True, type=Path, help="usually results/<run>/model.safetensors")
+    p.add_argument("--run", default="", help="run in config.yaml: its settings; or the next three:")
+    p.add_argument("--detector", default="", help="module of tad/detectors")
+    p.add_argument("--for", default="thumos14", dest="variant", help="dataset whose settings of the detector count")
+    p.add_argument("--features", default="", help="name of the feature set that detect is given")
+    p.add_argument("--feature-dim", type=int, default=0, help="channels of the features")
+    p.add_argument("--classes", type=int, default=0, help="number of classes, as a check")
+    p.add_argument("--annotations", type=Path, help="table made by annotate: labels and their order")
+    p.add_argument("--weights", choices=("ema", "plain"), default="ema", help="averages (as published), or not")
+    p.add_argument("--config", type=Path, default=Path("config.yaml"))
+
     p = commands.add_parser("show", help="a run's settings, and where each comes from")
     p.add_argument("run")
     p.add_argument("--config", type=Path, default=Path("config.yaml"))
@@ -226,6 +241,13 @@ def _suggest(a: argparse.Namespace) -> None:
         print(line)
 
 
+def _import_checkpoint(a: argparse.Namespace) -> Path:
+    from tad.importing import import_model
+
+    names = ("run", "config", "detector", "variant", "features", "feature_dim", "classes", "annotations", "weights")
+    return import_model(a.checkpoint, a.out, **{name: getattr(a, name) for name in names})
+
+
 def _show(a: argparse.Namespace) -> None:
     from tad.config import Config
 
@@ -258,7 +280,7 @@ def main(argv: list[str] | None = None) -> int:
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
             os.environ[name] = str(a.threads)
     try:
-        globals()[f"_{a.command}"](a)
+        globals()[f"_{a.command.replace('-', '_')}"](a)
     except TadError as error:
         print(f"tad {a.command}: {error}", file=sys.stderr)
         return 1

@@ -11,7 +11,7 @@ from tad.cli import build_parser, main
 
 ROOT = Path(__file__).parents[1]
 NOT_STAGES = {"render", "table", "all"}  # about the workflow, not about detection: scripts in workflow_scripts
-NOT_RULES = {"show", "why", "compare", "suggest"}  # they explain and make nothing
+NOT_RULES = {"show", "why", "import-checkpoint", "compare", "suggest"}  # they explain, or bring in what is there
 
 
 def commands() -> set[str]:

@@ -30,7 +30,7 @@ from tad.progress import track
 from tad.provenance import FEATURES, expect, stamp
 from tad.specs import DetectStageSpec
 from tad.training import checkpoint
-from tad.training.data import recipe_of, resize, select
+from tad.training.data import UNKNOWN_RECIPE, recipe_of, resize, select
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,9 @@ def load_model(path: Path, spec: DetectStageSpec, *, dim: int, recipe: str, devi
     width, used = metadata.get("feature_dim", ""), made.get("recipe")
     if width != str(dim):
         raise TadError(f"{path}: trained on features {width} wide, these are {dim} wide; use those it was trained on")
-    if used != recipe:
+    if used == UNKNOWN_RECIPE:
+        log.warning("%s: imported; that these features are those it was trained on cannot be checked", path)
+    elif used != recipe:
         raise TadError(f"{path}: trained on features of recipe {used}, these are of recipe {recipe}; run train again")
     resized = made["spec"].get("train", {}).get("resize")
     if resized != spec.resize:
