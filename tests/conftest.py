@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts its threads: the cores may be shared
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
