@@ -171,7 +171,7 @@ def advise(lengths: Lengths, *, settings: dict[str, Any], resize: int = 0) -> li
     return found
 
 
-def _step(config: Config, run: str) -> tuple[float, str]:
+def _step(config: Config, run: str, table: Table) -> tuple[float, str]:
     """Seconds of a snippet of the run's features, and where the number comes from."""
     row = config.run(run)
     clip = config.resolve_features(row.features, row.dataset).sections["clip"]
@@ -179,8 +179,10 @@ def _step(config: Config, run: str) -> tuple[float, str]:
     if not rate:
         shards = sorted((config.root / "results/videos" / row.dataset).glob("*-of-*.json"))
         rates = [float(v["rate"]) for path in shards for v in read_json(path)["videos"].values() if v.get("rate")]
-        rate = median(rates) if rates else COMMON_RATE
-        origin = "frames per second, " + ("the median of the videos" if rates else ASSUMED)
+        stated = [video.rate for video in table.videos.values() if video.rate]
+        rate = median(rates or stated or [COMMON_RATE])
+        said = "the median of the videos" if rates else "the median that the annotations state"
+        origin = f"frames per second, {said if rates or stated else ASSUMED}"
     return clip["stride"] / rate, f"{clip['stride']} frames at {rate:g} {origin}"
 
 
@@ -217,7 +219,7 @@ def suggest(run: str, *, config: Path = Path("config.yaml")) -> Iterator[str]:
         )
     run = run.partition("/")[0]  # of several seeds: the row itself
     table = read_table(path)
-    (step, origin), resize = _step(settings, run), int(resolved.sections["train"]["resize"])
+    (step, origin), resize = _step(settings, run, table), int(resolved.sections["train"]["resize"])
     lengths = measure(table, step=step, resize=resize)
     advice = advise(lengths, settings=resolved.sections["settings"], resize=resize)
     length_N = lengths.instances

@@ -12,6 +12,7 @@ from tad.annotations import Instance, Table, Video, write_table
 from tad.cli import main
 from tad.config import Config
 from tad.errors import TadError
+from tad.files import write_json
 from tad.provenance import stamp
 from tad.stages.annotate import annotate
 from tad.suggest import advise, levels_for, measure, ranges_for, shares, suggest, windows_for
@@ -50,7 +51,7 @@ def test_thumos14(shared: Path, tmp_path: Path, run: str, count: int) -> None:
     before, after, text = pasted(config, run)
     assert f"200 training videos, {count} instances" in text
     assert "4 frames at 30 frames per second" in text
-    assert "ASSUMED" in text  # nothing is probed
+    assert "the annotations state" in text  # nothing is probed
     settings, train = after.resolve_run(run).sections["settings"], after.resolve_run(run).sections["train"]
     ranges = settings["regression_ranges"]
     assert len(ranges) in (5, 6)  # published: 6
@@ -91,7 +92,13 @@ def test_a_suggested_detector_can_be_built_and_the_row_keeps_what_was_set(tmp_pa
     rng = np.random.default_rng(0)
     table = table_of(list(1 + 4 * rng.random(120)), per_video=6, duration=30.0)
     write_table(table, tmp_path / "results/annotations/demo.json", stamp("annotate", {"dataset": "demo"}, {}))
-    _, after, _ = pasted(config, "demo")
+    values["features"]["demo_clips"]["clip"] = {"policy": "native", "rate": 0}
+    config.write_text(yaml.safe_dump(values))
+    assert "ASSUMED" in pasted(config, "demo")[2]
+    manifest = {"videos": {"a": {"rate": 25.0}, "b": {"rate": 24.0}, "c": {"rate": 25.0}}}
+    write_json(tmp_path / "results/videos/demo/00-of-01.json", manifest)
+    _, after, text = pasted(config, "demo")
+    assert "at 25 frames per second, the median of the videos" in text
     sections = after.resolve_run("demo").sections
     assert sections["settings"]["dropout"] == 0.1
     assert sections["nms"]["sigma"] == 0.4
