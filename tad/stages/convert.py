@@ -73,16 +73,15 @@ def _misfits_error(source: Path, misfits: list[Misfit], count: int, spec: Conver
         f"'{m.video_id}' has {m.rows} rows for {m.duration:.1f} s, expected {m.least} to {m.most}"
         for m in misfits[:LISTED]
     )
-    step = statistics.median(m.duration / m.rows for m in misfits)
-    rate = statistics.median(m.rate for m in misfits)
-    fits = f"clip.stride {max(round(step * rate), 1)} at {rate:g} frames per second"
-    if spec.clip.policy == "resample":
-        fits += f", or clip.rate {spec.clip.stride / step:.3g} with stride {spec.clip.stride}, would fit"
-    else:
-        fits += " would fit"
+    clip, rate = spec.clip, statistics.median(m.rate for m in misfits)
+    stride = statistics.median((m.duration * m.rate - clip.length) / m.rows for m in misfits)
+    fits = f"clip.stride {max(round(stride), 1)} at {rate:g} frames per second"
+    if clip.policy == "resample":
+        about = statistics.median((m.rows * clip.stride + clip.length) / m.duration for m in misfits)
+        fits += f", or clip.rate of about {about:.3g} with stride {clip.stride},"
     return TadError(
         f"{source}: {len(misfits)} of {count} videos do not fit clip.stride {spec.clip.stride} at {rate:g} frames per "
-        f"second: {shown}; {fits} (or raise tolerance {spec.tolerance:g})"
+        f"second: {shown}; {fits} would fit (or raise tolerance {spec.tolerance:g})"
     )
 
 
