@@ -157,7 +157,7 @@ def test_settings_that_do_not_fit_come_with_those_that_would(
 
 def test_native_clips_need_the_rate_of_each_video(tmp_path: Path) -> None:
     source = folder_of(tmp_path)
-    with pytest.raises(TadError, match="'a'.*annotations state none.*clip.policy: resample"):
+    with pytest.raises(TadError, match=r"'a'.*annotations state none.*clip\.policy: resample"):
         convert(source, annotated(tmp_path, rate=None), tmp_path / "f.h5", spec=spec_of())
     convert(source, annotated(tmp_path, rate=None), tmp_path / "f.h5", spec=spec_of(clip=fixed(RATE)))
 

@@ -1,0 +1,249 @@
+"""A published checkpoint becomes a model that detect takes; a hostile or foreign file is one line and runs nothing."""
+
+import io
+import os
+import pickle
+import subprocess
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from golden_tools import Golden
+from safetensors.torch import load_file
+from test_convert import Harm
+from torch import Tensor
+from training_tools import detect_spec, run, train_spec, use_tiny, videos_of, write_inputs
+
+from tad import plugins
+from tad.cli import main
+from tad.errors import TadError
+from tad.importing import import_model
+from tad.provenance import read_stamp
+from tad.stages.detect import detect
+from tad.training.checkpoint import read_tensors
+from tad.training.published import RULE, import_checkpoint, read_checkpoint
+
+
+def published(state: dict[str, Tensor], **changes: Any) -> dict[str, Any]:
+    """What the published drivers save."""
+    named = OrderedDict((f"module.{name}", value) for name, value in state.items())
+    return {
+        "epoch": 39,
+        "state_dict": OrderedDict((name, value * 0) for name, value in named.items()),
+        "state_dict_ema": named,
+        "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 1e-4, "params": [0]}]},
+        "scheduler": {"base_lrs": [1e-4], "last_epoch": 40, "_last_lr": [1e-8]},
+        "mAP": np.float64(0.705),
+    } | changes
+
+
+@pytest.fixture(scope="module")
+def golden(shared: Path) -> Golden:
+    return Golden(shared, "mse_thumos")
+
+
+ARGUMENTS = ["--detector", "mse", "--for", "thumos14", "--feature-dim", "2048", "--classes", "20"]
+
+
+@pytest.mark.parametrize(
+    ("zipped", "core"),  # an archive has a checksum, which an edited name would not fit
+    [(True, b"numpy._core"), (False, b"numpy._core"), (False, b"numpy.core")],
+)
+def test_both_file_layouts_and_numpy_generations(tmp_path: Path, zipped: bool, core: bytes) -> None:
+    path = tmp_path / "bestmodel.pth.tar"
+    state = {"a.weight": torch.randn(3, 2), "a.steps": torch.tensor(3)}
+    torch.save(published(state), path, _use_new_zipfile_serialization=zipped)
+    path.write_bytes(path.read_bytes().replace(b"numpy._core", core))
+    found, epoch = read_checkpoint(path)
+    assert epoch == 39
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], state[name]) for name in state)
+    plain, _ = read_checkpoint(path, weights="plain")
+    assert not plain["a.weight"].any()
+
+
+def small_state() -> dict[str, Tensor]:
+    """Shapes of the published THUMOS14 model, all zeros."""
+    document = plugins.document("detectors", "mse")
+    make = plugins.load("detectors", "mse")
+    with torch.device("meta"):
+        detector = make(feature_dim=2048, num_classes=20, max_length=2304, **document["settings"])
+    return {name: torch.zeros(value.shape, dtype=value.dtype) for name, value in detector.state_dict().items()}
+
+
+def test_the_published_thumos_model(tmp_path: Path) -> None:
+    state = small_state()
+    assert len(state) == 323
+    state["cls_head.cls_head.conv.bias"] += torch.arange(20.0)
+    torch.save(published(state), tmp_path / "best.pth.tar")
+    out = tmp_path / "thumos-mse" / "model.safetensors"
+    assert main(["import-checkpoint", str(tmp_path / "best.pth.tar"), *ARGUMENTS, "--out", str(out)]) == 0
+    made = read_stamp(out)
+    assert (made["stage"], made["epoch_rule"], made["epoch"]) == ("train", RULE, 39)
+    assert (made["spec"]["run"], made["spec"]["dataset"]) == ("thumos-mse", "thumos14")
+    tensors, header = read_tensors(out)
+    assert torch.equal(tensors["cls_head.cls_head.conv.bias"], torch.arange(20.0))
+    assert '"VolleyballSpiking"]' in header["labels"]
+    assert (tensors.keys(), header["feature_dim"]) == (state.keys(), "2048")
+
+
+def test_golden_weights_fit_their_detector(golden: Golden, tmp_path: Path) -> None:
+    torch.save(published(golden.group("state/")), tmp_path / "x.pth.tar")
+    sizes = golden.sizes
+    base = train_spec(max_length=sizes["max_length"])
+    detector = base.detector.model_copy(update={"name": "mse", "settings": golden.settings})
+    spec = base.model_copy(update={"detector": detector})
+    labels = [f"class {k}" for k in range(sizes["num_classes"])]
+    out = tmp_path / "m.safetensors"
+    import_checkpoint(tmp_path / "x.pth.tar", out, spec=spec, feature_dim=sizes["feature_dim"], labels=labels)
+    assert all(torch.equal(value, golden.group("state/")[name]) for name, value in load_file(out).items())
+
+
+def test_detect_takes_it_and_finds_what_the_trained_model_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(plugins, "load", use_tiny)
+    features, table = write_inputs(tmp_path, videos_of(np.random.default_rng(0)))
+    trained = run(tmp_path, train_spec())
+    torch.save(published(load_file(trained)), tmp_path / "best.pth.tar")
+    theirs = import_checkpoint(
+        tmp_path / "best.pth.tar",
+        tmp_path / "r" / "model.safetensors",
+        spec=train_spec(),
+        feature_dim=6,
+        labels=["jump", "run"],
+    )
+    found = []
+    for name, model in (("a", trained), ("b", theirs)):
+        out = detect(features, model, table, tmp_path / f"{name}.h5", spec=detect_spec(), threads=1)
+        with h5py.File(out) as file:
+            found.append({key: file[key][:] for key in ("segments", "scores", "labels", "offsets")})
+    assert len(found[0]["scores"])
+    assert all(np.array_equal(found[0][key], found[1][key]) for key in found[0])
+    assert "cannot be checked" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        ({"cls_head.cls_head.conv.bias": None}, "1 missing: cls_head.cls_head.conv.bias)"),
+        ({"extra.weight": torch.zeros(2)}, "1 unknown: extra.weight)"),
+        ({"cls_head.cls_head.conv.bias": torch.zeros(200)}, "1 of another shape: cls_head.cls_head.conv.bias (200,)"),
+        ({"neck.fpn_norms.0.weight": torch.full((1, 512, 1), float("nan"))}, "'neck.fpn_norms.0.weight' is not finite"),
+        ({"cls_head.cls_head.conv.bias": 3}, "is a int, not a tensor"),
+    ],
+)
+def test_weights_of_another_detector_are_named(
+    tmp_path: Path, edit: dict[str, Any], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    state = {name: value for name, value in (small_state() | edit).items() if value is not None}
+    torch.save(published({}, state_dict_ema=OrderedDict((f"module.{k}", v) for k, v in state.items())), tmp_path / "x")
+    out = tmp_path / "m.safetensors"
+    assert main(["import-checkpoint", str(tmp_path / "x"), *ARGUMENTS, "--out", str(out)]) == 1
+    lines = [line for line in capfd.readouterr().err.splitlines() if line and " WARNING " not in line]
+    assert len(lines) == 1
+    assert said in lines[0]
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({}, "name a run"),
+        ({"detector": "msee", "variant": "thumos14"}, "did you mean 'mse'?"),
+        ({"detector": "mse", "variant": "thumos"}, "did you mean 'thumos14'?"),
+        ({"detector": "mse", "variant": "thumos14"}, "--feature-dim"),
+        ({"detector": "mse", "variant": "thumos14", "feature_dim": 2048, "classes": 200}, "has 20 here"),
+        ({"detector": "mse", "variant": "hacs", "feature_dim": 2304}, "--annotations"),
+        ({"run": "nobody", "config": Path(__file__).parents[1] / "config.yaml"}, "runs has no 'nobody'"),
+        ({"detector": "mse", "variant": "thumos14", "feature_dim": 2048}, "no such file"),
+    ],
+)
+def test_settings_that_do_not_say_enough(tmp_path: Path, arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(TadError) as caught:
+        import_model(tmp_path / "absent.pth.tar", tmp_path / "m.safetensors", **arguments)
+    assert said in str(caught.value)
+
+
+class Setter:
+    """Unpickled by setting its state."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        os.system(state["command"])
+
+
+def hostile(mark: Path) -> dict[str, Any]:
+    command = f"touch {mark}"
+    setter = Setter()
+    setter.__dict__["command"] = command
+    return {
+        "os.system": Harm(os.system, command),
+        "subprocess": Harm(subprocess.call, ["touch", str(mark)]),
+        "eval": Harm(eval, f"open({str(mark)!r}, 'w')"),
+        "exec": Harm(exec, f"open({str(mark)!r}, 'w')"),
+        "open": Harm(open, str(mark), "w"),
+        "torch.load": Harm(torch.load, str(mark)),
+        "torch.hub": Harm(torch.hub.load, "a/b", "c"),
+        "storage": Harm(torch.storage._load_from_bytes, pickle.dumps(Harm(os.system, command))),
+        "getattr": Harm(getattr, "text", "upper"),
+        "setstate": setter,
+        "numpy object": np.array([Harm(os.system, command)], dtype=object),
+        "numpy load": Harm(np.load, str(mark), None, True),
+        "class": Setter,
+    }
+
+
+PLACES = ("top", "mAP", "weights", "deep")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", sorted(hostile(Path("x"))))
+def test_code_in_a_checkpoint_is_never_run(tmp_path: Path, name: str, place: str, zipped: bool) -> None:
+    mark, path = tmp_path / "ran", tmp_path / "best.pth.tar"
+    harm = hostile(mark)[name]
+    value = {
+        "top": harm,
+        "mAP": published({}, mAP=harm),
+        "weights": published({}, state_dict_ema=OrderedDict({"module.a": harm})),
+        "deep": published({}, optimizer={"state": [{"a": (1, [harm])}]}),
+    }[place]
+    torch.save(value, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(TadError, match="nothing was run from it") as caught:
+        read_checkpoint(path)
+    assert "\n" not in str(caught.value)
+    assert not mark.exists()
+
+
+def damaged(folder: Path) -> dict[str, bytes]:
+    buffer = io.BytesIO()
+    torch.save(published({"a": torch.zeros(100)}), buffer)
+    whole = buffer.getvalue()
+    scalar = b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'O8'\ntRS'x'\ntR."
+    return {
+        "empty": b"",
+        "text": b"<html>quota exceeded</html>",
+        "cut": whole[: len(whole) // 2],
+        "head": whole[:10],
+        "no weights": pickle.dumps([1, 2, 3], protocol=2),
+        "plain pickle": pickle.dumps({"state_dict_ema": {}}, protocol=4),
+        "object scalar": b"\x80\x02" + scalar,
+        "system by hand": b"\x80\x02cos\nsystem\n(S'touch " + str(folder / "ran").encode() + b"'\ntR.",
+        "endless memo": b"\x80\x02" + b"(" * 100_000 + b".",
+        "missing stack": b"\x80\x02tR.",
+    }
+
+
+@pytest.mark.parametrize("name", sorted(damaged(Path())))
+def test_damaged_files_are_one_line(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "best.pth.tar"
+    path.write_bytes(damaged(tmp_path)[name])
+    with pytest.raises(TadError) as caught:
+        read_checkpoint(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert not (tmp_path / "ran").exists()
