@@ -2,6 +2,8 @@
 
 A resample draws as many videos as there are, with replacement; one drawn twice counts as two videos that are alike.
 Which detections find an instance does not depend on the draw, so matching is done once and only the curves again.
+A resample has fewer different videos, and the precision envelope of fewer detections lies higher: with few videos the
+score itself may stand near the lower end of its interval. Differences of two runs are hardly touched by that.
 """
 
 # D detections, H tIoU thresholds, K classes, N resamples, P detections that find an instance, V videos
