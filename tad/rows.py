@@ -1,0 +1,78 @@
+"""The rows of config.yaml as checked data: datasets, features and runs; what they mean together is `tad.config`'s."""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from tad.specs import Settings, Spec
+
+
+class DatasetRow(Spec):
+    """`datasets.<name>`: where the files lie and how they are read."""
+
+    format: str = Field(default="", description="module of tad/datasets; the row's own name by default")
+    videos: str = Field(default="", description="folder with the video files")
+    annotations: str = Field(default="", description="file or folder with the annotations")
+    settings: Settings = Field(default={}, description="settings of the format")
+    exclude: dict[str, str] = Field(default={}, description="video id → why it is left out")
+    on_invalid: Literal["error", "drop"] = "error"
+    reader: Literal["decord", "pyav"] = "decord"
+    shards: int = Field(
+        default=16, ge=1, le=99, description="manifest and feature shards; changing it moves every video"
+    )
+    eval: Settings = {}
+    render: Settings = Field(default={}, description="what the renderer is told, for datasets that the workflow makes")
+
+
+class FeatureRow(Spec):
+    """`features.<name>`: a recipe, shared by the runs of a dataset; or published features, with `source`."""
+
+    backbone: str | dict[str, Any] = ""
+    clip: Settings = {}
+    dtype: Literal["float16", "float32"] = "float16"
+    on_damaged: Literal["exclude", "error"] = "exclude"
+    weights: str = Field(default="pretrain", description="`pretrain`: trained by the workflow; else file or folder")
+    pretrain: Settings = {}
+    source: str = Field(default="", description="folder or file of published features, used in place of videos")
+    dim: int = Field(default=0, ge=0, description="with source: channels")
+    prefix: str = Field(default="", description="with source: what names begin with before the video's id")
+    layout: Literal["TC", "CT"] = Field(default="TC", description="with source: (snippets, channels) or its transpose")
+    tolerance: float = Field(default=0.05, ge=0, lt=1, description="with source: by which numbers of rows may differ")
+    published: str = Field(default="", description="with source: where it is published, for who does not have it")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if bool(self.backbone) == bool(self.source):
+            raise ValueError("needs either a `backbone` (features of your videos) or a `source` (published features)")
+        own = {"prefix", "layout", "tolerance", "dim", "published"} & self.model_fields_set
+        foreign = {"on_damaged", "weights", "pretrain"} & self.model_fields_set
+        wrong, kind = (foreign, "backbone") if self.source else (own, "source")
+        if wrong:
+            raise ValueError(f"{', '.join(sorted(wrong))} goes with `{kind}` only")
+        if self.source and not (self.dim and self.clip):
+            raise ValueError("a `source` needs `dim` (channels) and `clip` (length, stride, policy, rate)")
+        return self
+
+
+class RunRow(Spec):
+    """`runs.<name>`: dataset × features × detector → results/<name>/map.json."""
+
+    dataset: str
+    features: str
+    detector: str | dict[str, Any]
+    train: Settings = {}
+    detect: Settings = {}
+    nms: Settings = {}
+    eval: Settings = {}
+    seed: int = Field(default=0, ge=0)
+    seeds: int = Field(default=1, ge=1, le=99, description="trainings, with seed, seed + 1, …; map.json is their mean")
+    exclude: dict[str, str] = {}
+
+
+class ConfigFile(Spec):
+    """The whole of config.yaml."""
+
+    device: str = Field(default="auto", description="auto, cpu or cuda; recorded in every stamp")
+    datasets: dict[str, DatasetRow] = {}
+    features: dict[str, FeatureRow] = {}
+    runs: dict[str, RunRow] = {}
