@@ -19,7 +19,7 @@ $(READY): requirements.txt pyproject.toml
 
 demo: $(READY)
 	@$(BIN)/snakemake --cores $(CORES) results/demo/map.json
-	@$(BIN)/python workflow_scripts/results_table.py results/demo/map.json
+	@$(BIN)/python workflow_scripts/results_table.py results/demo/map.json --out results/demo/table.md
 	@echo "detections  results/demo/detections.json"
 	@echo "score       results/demo/map.json (every number behind the table)"
 	@echo "picture     results/demo/timeline.png (ground truth and detections of one video)"
