@@ -337,3 +337,13 @@ def test_the_shipped_salads_convert(shared: Path, tmp_path: Path) -> None:
     found = stored(convert(folder, table, tmp_path / "f.h5", spec=made))
     assert len(found) == 50
     assert np.array_equal(found["salad_1_01"], np.load(folder / "salad_1_01.npy"))
+
+
+def test_rates_are_those_of_the_published_annotations(shared: Path) -> None:
+    from tad.datasets.thumos14 import read
+
+    folder = shared / "data" / "annotations"
+    stated = {v: video.rate for v, video in read(folder / "thumos14.json").videos.items()}
+    assert set(stated.values()) == {30.0, 29.97, 25.0, 24.0}
+    counted = {v: video.rate for v, video in read(folder / "thumos14_opentad.json", variant=211).videos.items()}
+    assert all(counted[v] == pytest.approx(stated[v], rel=0.02) for v in counted)

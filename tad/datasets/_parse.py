@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -192,10 +193,21 @@ def _instance(item: Any, entry: str, where: str) -> Instance:
     return Instance(seconds(segment[0], where), seconds(segment[1], where), label.strip(), entry)
 
 
-def _rate(value: Any, where: str) -> float | None:
-    """Frames per second; None where the file says none, or 0."""
-    rate = 0.0 if value is None else seconds(value, where)
-    return rate if rate > 0 else None
+def _rate(entry: Mapping[str, Any]) -> float | None:
+    """Frames per second: stated (ActionFormer's files), or frames by duration (OpenTAD's); None where neither is.
+
+    Few need it, and who does is told what is missing: an odd value is no reason to refuse a file.
+    """
+
+    def number(key: str) -> float:
+        value = entry.get(key)
+        fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+        return float(value) if fits else 0.0  # type: ignore[arg-type]
+
+    rate = number("fps")
+    if not rate and number("duration"):
+        rate = number("frame") / number("duration")
+    return rate or None
 
 
 def read_database(
@@ -209,7 +221,7 @@ def read_database(
 
     Args:
         source: `{"database": {id: {"subset", "duration", "annotations": [{"segment": [s, e], "label"}]}}}`.
-            `duration` may be missing or text, `annotations` missing or null, `fps` (ActionFormer's files) missing.
+            `duration` may be missing or text, `annotations` missing or null, `fps` or `frame` missing.
         splits: the file's subset names → ours, or empty to leave these videos out; the usual names by default.
         ambiguous: label of segments that are neither action nor background.
         rename: the file's video id → ours.
@@ -238,7 +250,7 @@ def read_database(
                 duration=None if given is None else seconds(given, f"{where}: duration"),
                 instances=tuple(i for i in found if i.label != ambiguous or not ambiguous),
                 ambiguous=tuple((i.start, i.end) for i in found if ambiguous and i.label == ambiguous),
-                rate=_rate(entry.get("fps"), f"{where}: fps"),
+                rate=_rate(entry),
             )
     return videos
 
