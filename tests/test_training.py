@@ -314,9 +314,21 @@ def test_missing_features_are_refused_unless_excluded(tmp_path: Path) -> None:
     made = read_stamp(run(tmp_path, train_spec(exclude={"train_3": "lost"})))
     assert made["videos"]["train"] == 6
     write_inputs(tmp_path, videos, without=("train_3",), excluded={"train_3": "damaged"})
-    assert read_stamp(run(tmp_path, train_spec()))["videos"]["train"] == 6
+    made = read_stamp(run(tmp_path, train_spec()))
+    assert made["videos"]["train"] == 6
+    assert made["excluded"] == {"train_3": "damaged"}
     with pytest.raises(TadError, match="no video is called 'trian_3'; did you mean 'train_3'"):
         run(tmp_path, train_spec(exclude={"trian_3": "typo"}))
+
+
+def test_an_end_beyond_the_video_is_found_when_the_annotations_state_no_duration(tmp_path: Path) -> None:
+    videos = videos_of(np.random.default_rng(0))
+    video, feats = videos["train_2"]
+    late = Instance(1.0, float(video.duration or 0) + 5, video.instances[0].label)
+    videos["train_2"] = (Video("train", None, (*video.instances, late)), feats)
+    write_inputs(tmp_path, videos)
+    with pytest.raises(TadError, match=r"video 'train_2', instance \d.*beyond the video.*correct it, or exclude"):
+        run(tmp_path, train_spec())
 
 
 def test_videos_of_another_width_are_named(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from tad.progress import track
 from tad.provenance import FEATURES, expect, stamp
 from tad.specs import DetectStageSpec
 from tad.training import checkpoint
-from tad.training.data import UNKNOWN_RECIPE, recipe_of, resize, select
+from tad.training.data import UNKNOWN_RECIPE, check_ends, recipe_of, resize, select
 
 log = logging.getLogger(__name__)
 
@@ -168,6 +168,7 @@ def detect(
     table_stamp = expect(annotations, stage="annotate", dataset=spec.dataset)
     table = read_table(annotations)
     with FeatureReader(features) as reader, reproducible(target), torch.inference_mode():
+        check_ends(table, reader, table_stamp)
         usable, excluded = select(table, spec.split, reader, spec.exclude)
         loaded = load_model(Path(model), spec, dim=reader.dim, recipe=recipe_of(merged), device=target)
         if len(loaded.labels) > 1 and loaded.labels != list(table.labels):

@@ -79,6 +79,7 @@ def _made_by(model: dict[str, Any], detections: dict[str, Any], own: dict[str, A
         "epoch_rule": model.get("epoch_rule", "unknown"),
         "epoch": model.get("epoch", "unknown"),
         "seed": model.get("seed", settings.get("seed", "unknown")),
+        "training": {"videos": model.get("videos", "unknown"), "excluded": model.get("excluded", "unknown")},
         "hashes": {
             "recipe": recipe or model.get("recipe", "unknown"),
             "spec": {stage: digest(made["spec"]) for stage, made in stamps.items() if made},

@@ -23,7 +23,18 @@ from tad.files import digest
 from tad.provenance import FEATURES, code, expect, stamp
 from tad.specs import TrainSpec, TrainStageSpec
 from tad.training import checkpoint
-from tad.training.data import HELD_OUT, Features, Item, Windows, generator, label_names, read_items, recipe_of
+from tad.training.data import (
+    HELD_OUT,
+    Features,
+    Item,
+    Windows,
+    check_ends,
+    generator,
+    label_names,
+    read_items,
+    recipe_of,
+    select,
+)
 from tad.training.engine import Engine, Saving
 
 log = logging.getLogger(__name__)
@@ -150,7 +161,9 @@ def train(
     table = read_table(annotations)
     labels = label_names(table, class_agnostic=spec.train.class_agnostic)
     with FeatureReader(features) as reader:
+        check_ends(table, reader, table_stamp)
         items, judged = _roles(reader, table, spec)
+        _, left_out = select(table, "train", reader, spec.exclude)
         roles = {"train": items, "judged": judged}
         key = training_key(spec, labels, roles)
         finished = Path(kept) / f"{key}.safetensors"
@@ -173,7 +186,7 @@ def train(
             checkpoint.write_tensors(finished, weights, {"facts": facts})
         dim = reader.dim
     inputs = {"features": str(merged["identity"]), "annotations": str(table_stamp["identity"])}
-    facts = {**facts, "recipe": recipe_of(merged), "training": key}
+    facts = {**facts, "recipe": recipe_of(merged), "training": key, "excluded": left_out}
     sizes = {"num_classes": len(labels), "max_length": spec.train.max_length}
     header = {
         "tad_stamp": stamp("train", spec.model_dump(mode="json"), inputs, **facts),

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 Made = TypeVar("Made")
 TRIES = 200
 SAME_SECONDS = 1e-3
+BEYOND = 1.0  # seconds; the tolerance of annotate
 ORDER, WINDOW, MODEL, HELD_OUT = range(4)
 UNKNOWN_RECIPE = "unknown"  # of the features behind an imported model; their width is all that can be checked
 
@@ -155,6 +156,27 @@ def select(
             f" {len(reasons)} excluded; videos per split: {splits}); check the split's name and the exclusions"
         )
     return usable, reasons
+
+
+def check_ends(table: Table, reader: FeatureReader, table_stamp: dict[str, Any]) -> None:
+    """Ends against the decoded duration, for annotations that state none, so that annotate could not compare them.
+
+    Raises:
+        TadError: an end beyond the video, unless its format knows such ends and keeps them (THUMOS14).
+    """
+    known = table_stamp["spec"].get("format", {}).get("settings", {}).get("known", {})
+    if known.get("beyond") == "keep":
+        return
+    for video_id in sorted(set(table.videos) & set(reader.video_ids)):
+        if table.videos[video_id].duration is not None:
+            continue
+        duration = reader.grid(video_id).duration
+        for number, instance in enumerate(table.videos[video_id].instances):
+            if instance.end > duration + BEYOND:
+                raise TadError(
+                    f"annotations of {table.dataset}: video '{video_id}', instance {number} ({instance.label}): end"
+                    f" {instance.end:g} s lies beyond the video ({duration:.2f} s); correct it, or exclude the video"
+                )
 
 
 def read_items(
