@@ -48,8 +48,13 @@ stop() {
 trap stop EXIT
 trap 'exit 130' INT TERM
 
-# ── data: four rendered videos, random weights ──
-mkdir -p "$dir"/{slurm,local,state,spool}
+# ── a copy of the workflow, so that an edit meanwhile does not part the two runs; four rendered videos, random weights ──
+mkdir -p "$dir"/{slurm,local,state,spool,code}
+for part in Snakefile rules envs profiles tad workflow_scripts; do
+    cp -r "$root/$part" "$dir/code/"
+done
+root=$dir/code
+export PYTHONPATH=$root
 (cd "$root" && "$python" workflow_scripts/render_demo.py --out "$dir/slurm/data" --videos 4 --jobs 2 2> "$dir/render.log")
 (cd "$root" && "$python" "$here/random_weights.py" "$dir/slurm/data/weights.safetensors")
 cp "$here/config.yaml" "$dir/slurm/"
