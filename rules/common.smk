@@ -2,6 +2,7 @@
 import sys
 
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import DeploymentMethod
 
 sys.path.insert(0, workflow.basedir)
 
@@ -17,12 +18,16 @@ try:
 except TadError as error:
     raise WorkflowError(str(error))
 
+# With --sdm conda the Python of a rule's environment, which comes first in its PATH; else the one that runs this.
+in_conda = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
+python = "python" if in_conda else sys.executable
+
 # Shell functions, so that an edit of the package needs no reinstall and a rule still reads (and prints) `tad …`.
 shell.prefix(
     "set -euo pipefail; "
     f"export PYTHONPATH='{workflow.basedir}' TAD_DEVICE='{flow.device}'; "
-    f"tad() {{{{ '{sys.executable}' -m tad \"$@\"; }}}}; "
-    f"workflow_script() {{{{ '{sys.executable}' '{workflow.basedir}/workflow_scripts/'\"$@\"; }}}}; "
+    f"tad() {{{{ '{python}' -m tad \"$@\"; }}}}; "
+    f"workflow_script() {{{{ '{python}' '{workflow.basedir}/workflow_scripts/'\"$@\"; }}}}; "
 )
 
 
