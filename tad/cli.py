@@ -63,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     p = _stage(commands, "extract", "videos of one shard → features", ("manifest", "manifest shard made by probe"))
     p.add_argument("--videos", type=Path, required=True, help="video folder")
-    p.add_argument("--weights", type=Path, help="weights of the backbone: file or folder")
+    p.add_argument("--weights", type=Path, required=True, help="weights of the backbone: file or folder")
     _device(p)
 
     p = _stage(commands, "merge", "feature shards → one index", ("shards_in", "shards made by extract"))

@@ -35,6 +35,11 @@ def resolve(device: str = "auto", *, threads: int = 0) -> torch.device:
     return torch.device("cuda", int(index or 0))
 
 
+def name_of(device: torch.device) -> str:
+    """What a stamp says about where something was computed: "cpu", or the GPU's product name."""
+    return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else "cpu"
+
+
 @contextmanager
 def reproducible(device: torch.device) -> Iterator[None]:
     """Deterministic kernels inside the block; torch's settings and random generators are as before after it.

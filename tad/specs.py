@@ -38,14 +38,16 @@ class Spec(BaseModel):
 
         from tad.files import read_json
 
-        source = "--spec"
-        if not text.lstrip().startswith("{"):
-            source = text
-            value = read_json(Path(text)) if text.endswith(".json") else yaml.safe_load(Path(text).read_text())
-        else:
-            value = yaml.safe_load(text)
+        inline = text.lstrip().startswith("{")
+        source = "--spec" if inline else text
         try:
+            if text.endswith(".json") and not inline:
+                value = read_json(Path(text))
+            else:
+                value = yaml.safe_load(text if inline else Path(text).read_text(encoding="utf-8"))
             return cls.model_validate(value)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise TadError(f"{source}: not valid JSON or YAML ({' '.join(str(error).split())[:160]})") from None
         except ValidationError as error:
             raise TadError(f"{source}: {explain(error)}") from None
 

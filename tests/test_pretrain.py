@@ -68,7 +68,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         split = "train" if k < 3 else "test"
         videos[f"v{k}"] = {"split": split, "duration": SECONDS, "instances": SEGMENTS, "ambiguous": []}
         probed[f"v{k}"] = {"path": path.name, "sha256": sha256(path), "reader": "pyav", "rate": RATE, "status": "ok"}
-    stamps = {stage: {"stage": stage, "identity": stage, "spec": {}} for stage in ("annotate", "probe")}
+    spec = {"dataset": "squares"}
+    stamps = {stage: {"stage": stage, "identity": stage, "spec": spec} for stage in ("annotate", "probe")}
     table = {"stamp": stamps["annotate"], "dataset": "squares", "labels": ["down", "right"], "videos": videos}
     annotations = write_json(folder / "annotations.json", table)
     manifest = write_json(folder / "00-of-01.json", {"stamp": stamps["probe"], "videos": probed})
@@ -190,6 +191,17 @@ def test_a_backbone_that_cannot_be_trained_is_refused(dataset: dict[str, Any], t
     spec = make_spec(backbone={"name": "i3d", "settings": document("backbones", "i3d")["settings"]})
     with pytest.raises(TadError, match="i3d: cannot be trained here"):
         pretrain(**dataset, out=tmp_path / "b.safetensors", spec=spec, kept=tmp_path / "kept", device="cpu")
+
+
+def test_manifests_of_another_data_set_are_refused(tmp_path: Path) -> None:
+    stamps = {
+        stage: {"stage": stage, "identity": stage, "spec": {"dataset": dataset}}
+        for stage, dataset in (("annotate", "squares"), ("probe", "circles"))
+    }
+    table = write_json(tmp_path / "table.json", {"stamp": stamps["annotate"], "labels": [], "videos": {}})
+    manifest = write_json(tmp_path / "00-of-01.json", {"stamp": stamps["probe"], "videos": {}})
+    with pytest.raises(TadError, match="dataset='circles', expected dataset='squares'"):
+        pretrain(table, [manifest], tmp_path, tmp_path / "b.safetensors", spec=make_spec(), kept=tmp_path / "kept")
 
 
 def test_no_clip_of_an_action_is_an_error(dataset: dict[str, Any], tmp_path: Path) -> None:

@@ -65,19 +65,17 @@ def _report(table: Table) -> None:
         log.info("%s: left out: %s: %s", table.dataset, video_id, reason)
 
 
-def annotate(source: Path, out: Path, *, spec: AnnotateSpec, code: str = "") -> Path:
+def annotate(source: Path, out: Path, *, spec: AnnotateSpec) -> Path:
     """Read, check and write the annotations of a dataset.
 
     Args:
         source: annotation file or folder.
         out: the table to write.
         spec: dataset, format with its settings, videos to leave out, what to do with invalid instances.
-        code: fingerprint that the workflow tracks; the stamp computes its own.
 
     Raises:
         TadError: the file, the video and entry or line, and the remedy.
     """
-    del code
     source, out = Path(source), Path(out)
     inputs = _inputs(source, spec)
     table = plugins.load("datasets", spec.format.name)(source, **spec.format.settings)

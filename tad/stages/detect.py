@@ -22,7 +22,7 @@ import torch
 from tad import plugins
 from tad.annotations import read_table
 from tad.cache import FeatureReader, H5Writer
-from tad.device import reproducible, resolve
+from tad.device import name_of, reproducible, resolve
 from tad.errors import TadError
 from tad.grid import Grid
 from tad.layers.types import Candidates
@@ -184,8 +184,7 @@ def detect(
         "annotations": str(table_stamp["identity"]),
         "model": str(loaded.stamp["identity"]),
     }
-    name = torch.cuda.get_device_name(target) if target.type == "cuda" else "cpu"
-    made = stamp("detect", spec.model_dump(mode="json"), inputs, device=name)
+    made = stamp("detect", spec.model_dump(mode="json"), inputs, device=name_of(target))
     with H5Writer(Path(out), made) as writer:
         _write(writer, found, grids, loaded.labels, excluded)
     count = sum(len(c.scores_N) for c in found.values())

@@ -1,7 +1,7 @@
 """Detections and annotations → the score, with everything that a reader needs to compare it.
 
-Inputs: detections (suppress, or any ActivityNet results file), annotations (annotate), model (train) and features
-    (merge or convert), both only for what their stamps say.
+Inputs: detections (suppress, or any ActivityNet results file), annotations (annotate), model (train; only for what its
+    stamp says).
 Output: `results/<run>/map.json`, and a timeline of the video with the most instances as PNG.
 Settings: `tad.specs.EvaluateStageSpec`.
 """
@@ -18,7 +18,7 @@ from tad.metrics import Evaluation, Protocol
 from tad.metrics.bootstrap import describe, draw, resample
 from tad.metrics.files import Detections, Truth, score_file
 from tad.metrics.timeline import timeline
-from tad.provenance import FEATURES, expect, read_stamp, stamp
+from tad.provenance import expect, read_stamp, stamp
 from tad.specs import EvaluateStageSpec
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def _protocol(result: Evaluation, rules: Protocol, name: str) -> dict[str, Any]:
     return {"name": name, **rules.model_dump(mode="json"), "complete": complete}
 
 
-def _made_by(model: dict[str, Any], detections: dict[str, Any], own: dict[str, Any], recipe: str) -> dict[str, Any]:
+def _made_by(model: dict[str, Any], detections: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """Seed, epoch rule, features and hashes, from the stamps; "unknown" where a stamp is not there."""
     stamps = {"train": model, "suppress": detections, "evaluate": own}
     settings = model.get("spec", {})
@@ -81,7 +81,7 @@ def _made_by(model: dict[str, Any], detections: dict[str, Any], own: dict[str, A
         "seed": model.get("seed", settings.get("seed", "unknown")),
         "training": {"videos": model.get("videos", "unknown"), "excluded": model.get("excluded", "unknown")},
         "hashes": {
-            "recipe": recipe or model.get("recipe", "unknown"),
+            "recipe": model.get("recipe", "unknown"),
             "spec": {stage: digest(made["spec"]) for stage, made in stamps.items() if made},
             "code": {stage: made["code"] for stage, made in stamps.items() if made},
         },
@@ -113,7 +113,6 @@ def evaluate(
     *,
     spec: EvaluateStageSpec,
     model: Path | None = None,
-    features: Path | None = None,
     figure: Path | None = None,
 ) -> Path:
     """Score detections and write map.json.
@@ -123,7 +122,6 @@ def evaluate(
         annotations: table made by annotate.
         out: the map.json to write.
         model: made by train; its stamp gives seed, epoch rule and recipe.
-        features: index made by merge or convert; its identity replaces the recipe that the model's stamp names.
         figure: PNG of one video's timeline, if wanted.
 
     Raises:
@@ -137,7 +135,6 @@ def evaluate(
     result, truth, found, excluded = scored.result, scored.truth, scored.detections, scored.excluded
     missing = _missing(result, truth, found, spec, detections)
     own = _stamp(detections, annotations, model, spec, found.stamp)
-    recipe = str(expect(features, stage=FEATURES, dataset=spec.dataset)["identity"]) if features is not None else ""
     document = {
         "stamp": own,
         **{"run": spec.run, "dataset": spec.dataset, "split": spec.split},
@@ -161,7 +158,7 @@ def evaluate(
         },
         "classes": "one, proposals" if scored.proposals else len(result.labels),
         "external_scores": found.external_scores,
-        **_made_by(made, found.stamp, own, recipe),
+        **_made_by(made, found.stamp, own),
     }
     write_json(out, document)
     headline = f"average mAP {100 * result.average_mean_ap:.2f} ({spec.eval.protocol})"

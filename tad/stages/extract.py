@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from tad import plugins
 from tad.backbones._weights import load_weights, weights_identity
 from tad.cache import FeatureReader, ShardWriter, key_of
-from tad.device import reproducible, resolve
+from tad.device import name_of, reproducible, resolve
 from tad.errors import TadError
 from tad.files import digest, read_json
 from tad.grid import Grid
@@ -227,7 +227,6 @@ def extract(
     *,
     spec: ExtractSpec,
     kept: Path,
-    code: str = "",
     device: str = "auto",
     workers: int = 0,
     backbone: Backbone | None = None,
@@ -239,7 +238,6 @@ def extract(
         weights: file of the backbone's weights, or folder of several; None leaves them random (for tests).
         kept: folder for finished videos, outside the workflow's care; emptied of parts when the shard is published,
             and from then on holding the shard itself, so that a later run recomputes only what has changed.
-        code: fingerprint given by the workflow; the stamp computes its own.
         device: see `tad.device.resolve`.
         workers: reading processes; 0: one per usable core, at most 8.
         backbone: stands in for the plug-in that the spec names.
@@ -247,7 +245,6 @@ def extract(
     Raises:
         TadError: foreign manifest, a file that changed since, damaged videos with on_damaged error, NaN features.
     """
-    del code
     usable, excluded = _usable(manifest, spec)
     inputs = {"manifest": str(expect(manifest, stage="probe")["identity"])}
     if weights is not None:
@@ -271,8 +268,9 @@ def extract(
             for video_id, feats_TC, encoder in track(done, f"extract {spec.dataset}", len(jobs)):
                 grid, facts = _timing(usable[video_id], encoder, spec, len(feats_TC))
                 part = kept / f"{key_of(video_id)}.part.h5"
+                facts |= {"row_key": keys[video_id], "device": name_of(target)}
                 with ShardWriter(part, stamped) as writer:
-                    writer.add(video_id, feats_TC, grid=grid, attrs={**facts, "row_key": keys[video_id]})
+                    writer.add(video_id, feats_TC, grid=grid, attrs=facts)
                 sources[video_id] = part
     _assemble(out, stamped, sources, excluded)
     _keep(out, kept)

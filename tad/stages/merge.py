@@ -70,13 +70,12 @@ def _check_whole(manifests: Sequence[Path], places: dict[str, Path], excluded: d
         raise TadError(f"{len(excluded)} videos are excluded, first '{first}': {excluded[first]}; repair them")
 
 
-def merge(shards: Sequence[Path], manifests: Sequence[Path], out: Path, *, spec: MergeSpec, code: str = "") -> Path:
+def merge(shards: Sequence[Path], manifests: Sequence[Path], out: Path, *, spec: MergeSpec) -> Path:
     """Write the index of the shards; equal shards give equal bytes, in whatever order they are named.
 
     Raises:
         TadError: shards of different recipes, videos in two shards, videos of the manifests in none.
     """
-    del code
     if not shards:
         raise TadError(f"{out}: no shards given; name the files that extract made")
     shards = sorted(Path(path) for path in shards)

@@ -19,7 +19,7 @@ from torch import nn
 
 from tad import plugins
 from tad.backbones._weights import load_weights, weights_identity
-from tad.device import reproducible, resolve
+from tad.device import name_of, reproducible, resolve
 from tad.errors import TadError
 from tad.files import canonical, digest, publish, read_json, sha256, write_json
 from tad.progress import track
@@ -178,9 +178,9 @@ def pretrain(
     Raises:
         TadError: no usable clip, a backbone that cannot be trained, or a loss that is not finite.
     """
-    expect(annotations, stage="annotate")
+    dataset = expect(annotations, stage="annotate")["spec"]["dataset"]
     for path in manifests:
-        expect(path, stage="probe")
+        expect(path, stage="probe", dataset=dataset)
     table_file = read_json(annotations)
     videos = _train_videos(table_file, manifests)
     labels = list(table_file["labels"])
@@ -198,7 +198,7 @@ def pretrain(
             frames = decode(videos, videos_folder, backbone=backbone, clip=spec.clip, scratch=kept)
             tables = _split(_segments(videos, frames, labels, spec), len(videos), spec)
             trainer = tsp.Trainer(backbone, frames, num_classes=len(labels), spec=spec, device=target)
-            _fit(trainer, tables, kept, {"inputs": inputs, "labels": labels})
+            _fit(trainer, tables, kept, {"inputs": inputs, "labels": labels, "device": name_of(target)})
         write_json(kept / "finished.json", {"identity": made, "sha256": sha256(kept / "backbone.safetensors")})
     with publish(out) as partial:
         shutil.copyfile(kept / "backbone.safetensors", partial)

@@ -52,7 +52,6 @@ def probe(
     shard: tuple[int, int] = (0, 1),
     expected: Iterable[str] = (),
     kept: Path | None = None,
-    code: str = "",
 ) -> Path:
     """Write the manifest of the videos of shard `k` of `n` below the folder `videos`.
 
@@ -60,12 +59,10 @@ def probe(
         expected: ids that must have an entry; those without a file are listed as damaged, "missing".
         kept: an earlier manifest of this shard, outside the workflow's care: a video whose sha256 is in it is not
             decoded again. Rewritten at the end, and now and then on the way, so that killed work is not lost.
-        code: fingerprint given by the workflow; recorded by the stamp itself.
 
     Raises:
         TadError: no folder, unsafe or doubled ids.
     """
-    del code
     k, n = shard
     found = {video_id: path for video_id, path in list_videos(videos).items() if shard_of(video_id, n) == k}
     missing = {video_id: "" for video_id in expected if shard_of(video_id, n) == k and video_id not in found}

@@ -17,7 +17,7 @@ from torch import Tensor
 from tad import plugins
 from tad.annotations import Table, read_table
 from tad.cache import FeatureReader
-from tad.device import reproducible, resolve
+from tad.device import name_of, reproducible, resolve
 from tad.errors import TadError
 from tad.files import digest
 from tad.provenance import FEATURES, code, expect, stamp
@@ -122,10 +122,9 @@ def _fit(
         )
         engine.resume()
         result = engine.run(tensorboard)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    facts = {"epoch": result.epoch, "epoch_rule": result.rule, "seed": spec.seed, "device": name, "steps": engine.total}
+    facts = {"epoch": result.epoch, "epoch_rule": result.rule, "seed": spec.seed, "steps": engine.total}
     counts = {"videos": {role: len(items) for role, items in roles.items()}}
-    return result.weights, {**facts, **counts}
+    return result.weights, {**facts, **counts, "device": name_of(device)}
 
 
 def train(
