@@ -95,8 +95,8 @@ def _reasons(job: Job, config: Config) -> list[str]:
     for part in job.reason.split("; "):
         head, _, rest = part.partition(":")
         if head.startswith("Params have changed"):
-            changed = _changed(job, config)
-            said += changed or ["the content of the files it reads from outside the workflow changed"]
+            outside = "the content of the files it reads from outside the workflow changed"
+            said += _changed(job, config) or [outside if job.rule in STAGES else "its script or its settings changed"]
         elif head in SENTENCES:
             said.append(SENTENCES[head].format(rest.strip()))
         elif not rest or head[0].isupper():

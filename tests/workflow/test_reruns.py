@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from scratch import Checkout, encode, make_weights
 
-EXTRACT = {"extract:00-of-02", "extract:01-of-02"}
+PROBE, EXTRACT = ({f"{rule}:0{k}-of-02" for k in range(2)} for rule in ("probe", "extract"))
 
 
 def of_run(run: str, *rules: str) -> set[str]:
@@ -77,6 +77,11 @@ TABLE = [
     ("clip.stride", configure("features.clips.clip", {"stride": 8}), EXTRACT | FROM_FEATURES),
     ("backbone's code", append("tad/backbones/r2plus1d_small.py", CODE), EXTRACT | FROM_FEATURES),
     ("weights", replace_weights, EXTRACT | FROM_FEATURES),
+    ("code of merge", append("tad/stages/merge.py", CODE), FROM_FEATURES),
+    ("code of probing", append("tad/video/probing.py", CODE), PROBE | EXTRACT | FROM_FEATURES),
+    ("code of the annotation format", append("tad/datasets/activitynet.py", CODE),
+     {"annotate"} | PROBE | EXTRACT | FROM_FEATURES),
+    ("script of the table", append("workflow_scripts/results_table.py", CODE), {"table"}),
     ("another run's row", configure("runs.c", {"dataset": "small", "features": "clips", "detector": "tridet"}),
      from_train("c")),
 ]  # fmt: skip
@@ -183,6 +188,14 @@ def test_why_says_it_in_words(checkout: Checkout, act: Callable[[Checkout], None
     assert all(word in done.stdout for word in words), done.stdout
     if "nms.sigma" in words[1:2]:
         assert "train" not in done.stdout
+
+
+def test_why_tells_a_script_from_the_files_of_the_user(checkout: Checkout) -> None:
+    checkout.edit("workflow_scripts/results_table.py", r"\Z", CODE)
+    said = checkout.run("tad", "why", "results/table.md").stdout
+    assert "table would run for results/table.md" in said
+    assert "because its script or its settings changed" in said
+    assert "content" not in said
 
 
 def test_checkout_that_was_moved_is_up_to_date(finished: Checkout, tmp_path: Path) -> None:
