@@ -136,13 +136,6 @@ def _kept(out: Path) -> Path:
     return out.parent / ".kept" / out.name
 
 
-def _shard(text: str) -> tuple[int, int]:
-    parts = text.split("-of-")
-    if len(parts) != 2 or not all(part.isdigit() for part in parts) or int(parts[0]) >= int(parts[1]):
-        raise TadError(f"--shard {text}: expected K-of-N with 0 <= K < N, like 03-of-16")
-    return int(parts[0]), int(parts[1])
-
-
 def _annotate(a: argparse.Namespace) -> Path:
     from tad.specs import AnnotateSpec
     from tad.stages.annotate import annotate
@@ -154,9 +147,10 @@ def _probe(a: argparse.Namespace) -> Path:
     from tad.annotations import read_table
     from tad.specs import ProbeSpec
     from tad.stages.probe import probe
+    from tad.video.listing import parse_shard
 
     table = read_table(a.annotations)
-    spec, shard = ProbeSpec.parse(a.spec), _shard(a.shard)
+    spec, shard = ProbeSpec.parse(a.spec), parse_shard(a.shard)
     return probe(a.videos, a.out, spec=spec, shard=shard, expected=sorted(table.videos), kept=_kept(a.out))
 
 

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tad.annotations import Instance, Table, Video, write_table
+from tad.annotations import Dropped, Instance, Table, Video, write_table
 from tad.cache import H5Writer
 from tad.errors import TadError
 from tad.files import read_json, write_json
@@ -59,7 +59,8 @@ def write_candidates(path: Path, *, excluded: dict[str, str], **broken: np.ndarr
 
 def write_annotations(path: Path, videos: dict[str, list[tuple[float, float, str]]], *, dataset: str = "toys") -> Path:
     entries = {v: Video("test", 40.0, tuple(Instance(*row) for row in rows)) for v, rows in videos.items()}
-    table = Table(dataset, LABELS, {**entries, "t0": Video("train", 9.0)}, {"gone": "withdrawn by its owner"})
+    dropped = tuple(Dropped(v, "instance 9", "ends before it starts") for v in ("v0", "t0"))
+    table = Table(dataset, LABELS, {**entries, "t0": Video("train", 9.0)}, {"gone": "withdrawn by its owner"}, dropped)
     return write_table(table, path, stamp("annotate", {"dataset": dataset}, {}))
 
 
@@ -141,7 +142,7 @@ def test_map_says_what_was_scored_and_how(scored: Path) -> None:
     }  # fmt: skip
     assert written["excluded"] == {"gone": "withdrawn by its owner", "v3": "damaged: no moov atom"}
     assert written["instances"] == 5
-    assert written["instances_dropped"] == {"duplicates": 1, "too_short": 1}
+    assert written["instances_dropped"] == {"invalid": 1, "duplicates": 1, "too_short": 1}
     assert written["protocol"]["name"] == "activitynet"
     assert written["epoch_rule"] == "unknown"
     assert written["external_scores"] is False

@@ -40,6 +40,13 @@ def _missing(
     return {"policy": spec.eval.on_missing, "videos": causes, "instances": sum(len(truth[v]) for v in causes)}
 
 
+def _dropped(result: Evaluation, table: Table, split: str) -> dict[str, int]:
+    """Annotated instances of the split that are not scored: dropped by annotate as invalid, or by the protocol."""
+    videos = table.split(split)
+    invalid = sum(dropped.video in videos for dropped in table.dropped)
+    return {"invalid": invalid, "duplicates": result.duplicates, "too_short": result.too_short}
+
+
 def _scores(result: Evaluation) -> dict[str, Any]:
     """Fractions, per tIoU in the order of `tiou`."""
     tious = [f"{t:g}" for t in result.tiou]
@@ -150,7 +157,7 @@ def evaluate(
         "excluded": {**excluded, **{v: why for v, why in found.excluded.items() if v in table.split(spec.split)}},
         "instances": sum(result.instances),
         "instances_per_class": dict(zip(result.labels, result.instances, strict=True)),
-        "instances_dropped": {"duplicates": result.duplicates, "too_short": result.too_short},
+        "instances_dropped": _dropped(result, table, spec.split),
         "detections": {
             "scored": result.detections,
             "labels_without_instances": result.unscored,
