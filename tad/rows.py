@@ -72,7 +72,9 @@ class RunRow(Spec):
 class ConfigFile(Spec):
     """The whole of config.yaml."""
 
-    device: str = Field(default="auto", description="auto, cpu or cuda; what was used is in the artefacts")
+    device: str = Field(
+        default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="what was used is in the artefacts"
+    )
     datasets: dict[str, DatasetRow] = {}
     features: dict[str, FeatureRow] = {}
     runs: dict[str, RunRow] = {}

@@ -80,6 +80,7 @@ def test_four_layers_and_where_each_value_is_from() -> None:
         ("datasets/demo/video", "x", "datasets.demo.video", "did you mean 'videos'?"),
         ("datasets/mine/format", "cvs", "no dataset is called 'cvs'", "did you mean 'csv'?"),
         ("datasets/demo/render/vidoes", 4, "render has no setting 'vidoes'", "did you mean 'videos'?"),
+        ("device", "gpu", "device", "auto|cpu|cuda"),
         ("runz", {}, "runz", "did you mean 'runs'?"),
         ("runs/features", values()["runs"]["one"], "runs.features", "a name is letters"),
         ("runs/a b", values()["runs"]["one"], "runs.a b", "a name is letters"),
