@@ -40,7 +40,8 @@ def parse(model: type[AnySpec], value: Any, source: str) -> AnySpec:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        problem = error.errors()[0]
+        # a mistyped key also leaves the right one missing: the typo is what to name
+        problem = next((p for p in error.errors() if p["type"] == "extra_forbidden"), error.errors()[0])
         path = tuple(problem["loc"])
         if problem["type"] == "extra_forbidden":
             key = str(path[-1])
@@ -135,7 +136,9 @@ class Config:
 
     def format(self, dataset: str) -> str:
         """The module of tad/datasets that reads a dataset."""
-        return self.dataset(dataset).format or dataset
+        row = self.dataset(dataset)
+        self._known("datasets", row.format or dataset, f"datasets.{dataset}.format")
+        return row.format or dataset
 
     @cached_property
     def generated(self) -> set[str]:
@@ -155,11 +158,16 @@ class Config:
     # ── resolution ──
 
     def _plugin(self, kind: str, value: str | dict[str, Any], where: str) -> tuple[str, Settings]:
-        if isinstance(value, str):
-            return value, {}
-        if "name" not in value:
+        if not isinstance(value, str) and "name" not in value:
             raise TadError(f"{self.source}: {where} needs a `name`; known: {', '.join(plugins.names(kind))}")
-        return str(value["name"]), {k: v for k, v in value.items() if k != "name"}
+        name = value if isinstance(value, str) else str(value["name"])
+        self._known(kind, name, where)
+        return name, {} if isinstance(value, str) else {k: v for k, v in value.items() if k != "name"}
+
+    def _known(self, kind: str, name: str, where: str) -> None:
+        if name not in plugins.names(kind):
+            hint = plugins.nearest(name, plugins.names(kind))
+            raise TadError(f"{self.source}: {where}: no {kind[:-1]} is called '{name}'; {hint}")
 
     def _layers(self, kind: str, name: str, sections: tuple[str, ...], variants: list[str]) -> Resolved:
         document = plugins.document(kind, name)
@@ -293,7 +301,11 @@ class Config:
     def _detector(self, run: str) -> Settings:
         row = self.run(run)
         name, _ = self._plugin("detectors", row.detector, f"runs.{run}.detector")
-        return Plugin(name=name, settings=self.resolve_run(run).sections["settings"]).model_dump()
+        settings = self.resolve_run(run).sections["settings"]
+        for key, value in settings.items():
+            if key.endswith("_dim") and value < 1:
+                raise TadError(f"{self.source}: runs.{run}.detector.{key}: {value}: a width is at least 1")
+        return Plugin(name=name, settings=settings).model_dump()
 
     def _train(self, run: str, dataset: str, features: str) -> Settings:
         return {
