@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,20 @@ def parse_dry_run(text: str) -> list[Job]:
             else:
                 jobs[-1].reason = match[2].strip()
     return jobs
+
+
+def refusal(text: str) -> str:
+    """What Snakemake says when it cannot plan, in one line, without where in the rules it noticed."""
+    _, found, tail = text.partition("WorkflowError:\n")
+    if not found:
+        _, found, tail = text.rpartition("Exception:\n")
+    if not found:
+        _, found, tail = text.partition("WorkflowError in file")
+        tail = tail.partition("\n")[2]
+    lines = [line.strip() for line in (tail if found else text).splitlines()]
+    stop = ("Wildcards:", "Traceback:", "File ", "Using workflow specific profile")
+    said = list(takewhile(lambda line: not line.startswith(stop), filter(None, lines)))
+    return " ".join(said) or "see snakemake -n"
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -111,11 +126,12 @@ def why(targets: list[str], *, config: Path = Path("config.yaml")) -> Iterator[s
         TadError: Snakemake cannot plan the target (its own message, shortened).
     """
     extra = [] if config == Path("config.yaml") else ["--configfile", str(config)]
+    if not Path("Snakefile").is_file():
+        extra += ["--snakefile", str(Path(__file__).parents[1] / "Snakefile")]
     command = [sys.executable, "-m", "snakemake", *targets, "--dry-run", "--nocolor", *extra]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("host:")]
-        raise TadError(f"snakemake cannot plan {' '.join(targets)}: {' '.join(lines[-3:])}")
+        raise TadError(f"snakemake cannot plan {' '.join(targets)}: {refusal(done.stdout + done.stderr)}")
     jobs = [job for job in parse_dry_run(done.stdout + done.stderr) if job.rule != "all"]
     if not jobs:
         yield f"{' '.join(targets)}: up to date, nothing would run"

@@ -69,7 +69,7 @@ def test_parsing_the_snakefile_imports_no_torch() -> None:
         (["suppress", "nowhere.h5", "--spec", "{}", "--out", "x.json"], "run: Field required"),
         (["suppress", "nowhere.h5", "--spec", "absent.yaml", "--out", "x.json"], "absent.yaml"),
         (["suppress", "nowhere.h5", "--spec", "{run: [", "--out", "x.json"], "--spec: not valid JSON or YAML"),
-        (["why", "results/dmo/map.json"], "results/dmo/map.json"),
+        (["why", "results/dmo/map.json"], "results/dmo/map.json: No rule to produce"),
     ],
 )
 def test_errors_are_one_line_and_status_1(
