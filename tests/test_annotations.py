@@ -133,6 +133,7 @@ ROWS = HEAD + "a,1,4.5,jump,train\nb,2,3,run,train\nc,5,9,jump,test\n"
 MALFORMED_CSV: dict[str, tuple[str, list[str]]] = {
     "no header": ("a,1,4.5,jump,train\n", ["line 1", "no column 'video'", "header"]),
     "column misspelt": (ROWS.replace("start", "strat"), ["line 1", "no column 'start'", "did you mean 'strat'"]),
+    "suffix": (ROWS.replace("a,", "a.MP4,"), ["line 2", "'a.MP4' has a file's suffix", "write 'a'"]),
     "column twice": (ROWS.replace("label", "end"), ["line 1", "column 'end' stands 2 times"]),
     "header only": (HEAD, ["only a header"]),
     "too few values": (ROWS + "a,7,8\n", ["line 5", "3 values for 5 columns"]),

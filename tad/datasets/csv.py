@@ -17,6 +17,7 @@ from tad.datasets._parse import (
 )
 from tad.errors import TadError
 from tad.plugins import nearest
+from tad.video.listing import EXTENSIONS
 
 REQUIRED = ("video", "start", "end", "label")
 OPTIONAL = ("split", "duration")
@@ -108,6 +109,8 @@ def read(
         where, video = f"{source}: line {number}", row["video"]
         if not video:
             raise TadError(f"{where}: no video; give the id, which is the file's name without its suffix")
+        if Path(video).suffix.lower() in EXTENSIONS:
+            raise TadError(f"{where}: video '{video}' has a file's suffix; write '{video.rpartition('.')[0]}'")
         own = _split_of(row, by_video, split, where)
         if splits.setdefault(video, own) != own:
             raise TadError(f"{where}: video '{video}' is in {splits[video]} above and in {own} here; keep one split")
