@@ -10,5 +10,8 @@ Loops = TypeVar("Loops", bound=Callable[..., Any])
 
 def compiled(function: Loops) -> Loops:
     """`function` compiled without fast-math: float32 stays float32 and the order of operations is kept."""
-    loops: Loops = njit(cache=True)(function)
+    try:
+        loops: Loops = njit(cache=True)(function)
+    except RuntimeError:  # neither place can be written: compiled anew in every process
+        loops = njit(function)
     return loops
