@@ -15,6 +15,9 @@ if workflow.is_main_process:
 
 try:
     flow = Workflow(config, basedir=workflow.basedir)
+    if workflow.is_main_process:
+        # Snakemake itself knows its targets only later, and would tell what is missing amid a traceback.
+        flow.require_targets(sys.argv[1:])
 except TadError as error:
     raise WorkflowError(str(error))
 

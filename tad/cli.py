@@ -282,6 +282,9 @@ def main(argv: list[str] | None = None) -> int:
     except TadError as error:
         print(f"tad {a.command}: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # `tad show demo | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         print(f"tad {a.command}: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
         return 1

@@ -2,6 +2,7 @@
 
 import atexit
 import os
+from collections.abc import Iterable
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,16 @@ class Workflow:
         """The runs whose videos, annotations and weights are all there (or made by the workflow)."""
         rows = self.config.file.runs
         return [run for run, row in rows.items() if not self.config.missing(row.dataset, row.features)]
+
+    def require_targets(self, targets: Iterable[str]) -> None:
+        """Raise what is missing for the runs whose files are asked for and are not there, before the DAG is built."""
+        for target in targets:
+            if not target.startswith("results/"):
+                continue
+            run = target.removeprefix("results/").split("/")[0]
+            if run in self.config.file.runs and not Path(target).exists():
+                row = self.config.run(run)
+                self.config.require(row.dataset, row.features)
 
     @cached_property
     def device(self) -> str:

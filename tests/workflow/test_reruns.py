@@ -158,6 +158,7 @@ def test_missing_data_set_says_what_to_put_where(checkout: Checkout) -> None:
     said = done.stdout + done.stderr
     for words in ("put the annotations of thumos14 at data/thumos14/annotations", "at data/thumos14/videos"):
         assert words in said, said
+    assert "Traceback" not in said, said
 
 
 def test_two_files_of_one_video_stop_the_dry_run(checkout: Checkout) -> None:
