@@ -10,13 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from tad import plugins, specs
 from tad.errors import TadError
 from tad.rows import ConfigFile, DatasetRow, FeatureRow, RunRow
 from tad.specs import Plugin, Settings, Spec
+from tad.strict_yaml import read_yaml
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 RESERVED = {"annotations", "videos", "features", "data", "logs"}
@@ -94,16 +94,7 @@ class Config:
     @classmethod
     def read(cls, path: Path = Path("config.yaml")) -> "Config":
         """The configuration in a YAML file; paths in it are relative to the file's folder."""
-        try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise TadError(f"{path}: no such file; run tad where config.yaml lies, or name it with --config") from None
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            line = f" line {mark.line + 1}:" if mark else ""
-            raise TadError(f"{path}:{line} not valid YAML ({getattr(error, 'problem', error)})") from None
-        if not isinstance(values, dict):
-            raise TadError(f"{path}: expected `datasets`, `features` and `runs`, found {type(values).__name__}")
+        values = read_yaml(Path(path))
         return cls(values, source=str(path), root=Path(path).parent)
 
     # ── rows ──

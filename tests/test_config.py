@@ -112,6 +112,13 @@ def test_yaml_that_cannot_be_read(tmp_path: Path, text: str) -> None:
     assert str(path) in str(caught.value)
 
 
+def test_a_row_that_is_there_twice_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("device: cpu\nruns:\n  demo: {dataset: demo}\n  demo: {dataset: mine}\n")
+    with pytest.raises(TadError, match=r"config\.yaml: line 4: 'demo' is there twice"):
+        Config.read(path)
+
+
 def test_loading_twice_changes_no_default() -> None:
     before = plugins.document("detectors", "mse")
     Config(values())
