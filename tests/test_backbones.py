@@ -171,7 +171,9 @@ def test_tsp_checkpoints_load_without_their_heads(tmp_path: Path) -> None:
     model = {f"features.{key}": value for key, value in net.state_dict().items()}
     heads = {"fc1.weight": torch.zeros(20, 512), "fc2.weight": torch.zeros(2, 1024)}
     torch.save({"model": model | heads, "epoch": 4, "args": Namespace(lr=0.1)}, tmp_path / "tsp.pth")
-    load_weights(tmp_path / "tsp.pth", build("tsp", depth=18))
+    loaded = load_weights(tmp_path / "tsp.pth", build("tsp", depth=18)).state_dict()
+    assert set(loaded) == set(net.state_dict())
+    assert all(torch.equal(value, loaded[key]) for key, value in net.state_dict().items())
 
 
 class Payload:
