@@ -47,7 +47,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"tad {__version__}")
     parser.add_argument("--verbose", action="store_true", help="debug lines in the log")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    _add_stages(commands)
+    _add_others(commands)
+    return parser
 
+
+def _add_stages(commands: Any) -> None:
     _stage(commands, "annotate", "annotation files → one checked table", ("source", "file or folder of the data set"))
 
     p = _stage(commands, "probe", "videos → manifest shard: frames counted, damage found", ("videos", "video folder"))
@@ -98,6 +103,8 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--detections", type=Path, nargs="+", required=True, help="made by suppress, in the same order")
     p.add_argument("--annotations", type=Path, required=True, help="table made by annotate")
 
+
+def _add_others(commands: Any) -> None:
     p = commands.add_parser("compare", help="difference of two runs' scores, with its interval over videos")
     p.add_argument("run", nargs=2, help="name in config.yaml")
     p.add_argument("--config", type=Path, default=Path("config.yaml"))
@@ -128,7 +135,6 @@ def build_parser() -> argparse.ArgumentParser:
     p = commands.add_parser("why", help="what would run for a target, and why, in words")
     p.add_argument("target", nargs="+")
     p.add_argument("--config", type=Path, default=Path("config.yaml"))
-    return parser
 
 
 def _kept(out: Path) -> Path:

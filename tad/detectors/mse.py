@@ -102,8 +102,8 @@ class Detector(TridentDetector):
     ) -> None:
         if embed_dim % num_heads:
             raise TadError(f"settings.num_heads: {num_heads}: must divide settings.embed_dim ({embed_dim})")
+        self.block = partial(EnhancedBlock, heads=num_heads)
         super().__init__(
-            block=partial(EnhancedBlock, heads=num_heads),
             feature_dim=feature_dim,
             num_classes=num_classes,
             max_length=max_length,

@@ -17,16 +17,16 @@ from tad.layers.sgp import GranularBlock, corrected
 class TridentDetector(PointDetector):
     """Encoder of granularity blocks, class head and trident head (TriDet, section 3).
 
-    The arguments are those of the detectors' YAML files, and `block`, which makes a temporal block from its width and
-    the keyword arguments of `GranularBlock`.
+    The arguments are those of the detectors' YAML files. `block` makes a temporal block from its width and the keyword
+    arguments of `GranularBlock`; a detector with blocks of its own sets it before it calls this constructor.
     """
 
     class_offsets: ClassVar[bool] = True
+    block: Callable[..., GranularBlock] = GranularBlock
 
     def __init__(
         self,
         *,
-        block: Callable[..., GranularBlock],
         feature_dim: int,
         num_classes: int,
         max_length: int,
@@ -74,7 +74,8 @@ class TridentDetector(PointDetector):
         )
         self.bins = num_bins
         masked = self.masked
-        make = partial(block, embed_dim, mlp_dim=mlp_dim, factor=kernel_factor, init_std=init_conv_std, masked=masked)
+        sizes = {"mlp_dim": mlp_dim, "factor": kernel_factor, "init_std": init_conv_std}
+        make = partial(self.block, embed_dim, **sizes, masked=masked)
         self.backbone = Pyramid(
             feature_dim,
             embed_dim,
