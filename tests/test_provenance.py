@@ -70,3 +70,22 @@ def test_real_closures_stay_small() -> None:
     assert not [m for m in suppress if "layers" in m or "video" in m or "metrics" in m]
     evaluate = provenance.modules("tad.stages.evaluate")
     assert not [m for m in evaluate if "layers" in m or "video" in m or ".nms" in m]
+
+
+def test_pretrain_names_all_its_code_and_no_detector() -> None:
+    spec = {"backbone": {"name": "r2plus1d_small", "settings": {}}}
+    found = provenance.modules(*provenance.stage_roots("pretrain", spec))
+    assert {"tad.training.tsp", "tad.training.tsp_clips", "tad.backbones.r2plus1d_small", "tad.video.reader"} <= set(
+        found
+    )
+    assert not [module for module in found if "detectors" in module or "metrics" in module or ".nms" in module]
+
+
+def test_a_script_counts_with_the_scripts_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "render.py").write_text("from scene import draw\n")
+    (tmp_path / "scene.py").write_text("def draw():\n    return 1\n")
+    before = provenance.file_fingerprint(tmp_path / "render.py")
+    (tmp_path / "scene.py").write_text("def draw():\n    return 1  # why\n")
+    assert provenance.file_fingerprint(tmp_path / "render.py") == before
+    (tmp_path / "scene.py").write_text("def draw():\n    return 22\n")
+    assert provenance.file_fingerprint(tmp_path / "render.py") != before
