@@ -11,6 +11,7 @@ from tad import provenance
 from tad.config import Config
 from tad.files import HashCache, digest, read_json
 from tad.video.listing import list_videos, shard_of
+from tad.weights import weight_files
 
 SCRIPTS = {"render": "workflow_scripts/render_demo.py", "table": "workflow_scripts/results_table.py"}
 
@@ -196,9 +197,12 @@ class Workflow:
         return row.weights
 
     def weights_content(self, wildcards: Any) -> str:
-        """A content key of weights that the user put there."""
+        """A content key of weights that the user put there; other files in their folder do not count."""
         row = self.config.file.features[wildcards.features]
-        return "pretrain" if row.weights == "pretrain" else self._content(Path(row.weights))
+        if row.weights == "pretrain":
+            return "pretrain"
+        files = weight_files(Path(row.weights), self.config.backbone(wildcards.features, wildcards.dataset))
+        return digest({path.name: self.hashes.key(path) for path in files})
 
     def feature_source(self, wildcards: Any) -> str:
         """The folder or file of published features."""

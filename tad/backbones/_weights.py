@@ -12,34 +12,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tad.errors import TadError
-from tad.files import digest, sha256
+from tad.specs import Plugin
+from tad.weights import weight_files, weights_identity
+
+__all__ = ["fit_weights", "load_weights", "read_weights", "weights_identity"]
 
 LISTED = 5
-SUFFIXES = (".safetensors", ".pt", ".pth", ".pyth")
 WRAPPERS = ("model_state", "model", "state_dict")
-
-
-def weight_files(path: Path) -> list[Path]:
-    """The file itself, or the weight files in a folder, sorted.
-
-    Raises:
-        TadError: there is none.
-    """
-    path = Path(path)
-    files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES) if path.is_dir() else [path]
-    if not files or not files[0].is_file():
-        raise TadError(f"{path}: no such weight file; the backbone's YAML says where it is published")
-    return files
-
-
-def weights_identity(path: Path) -> str:
-    """16 hex digits of the content of a weight file, or of all weight files in a folder.
-
-    Raises:
-        TadError: there is none.
-    """
-    sums = [sha256(file) for file in weight_files(path)]
-    return sums[0][:16] if len(sums) == 1 else digest(sums, 16)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -50,7 +29,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise TadError(f"{path}: no such weight file; the backbone's YAML says where it is published")
+        raise TadError(f"{path}: no such weight file; `tad weights list` says what is published where")
     if path.suffix == ".safetensors":
         try:
             return dict(load_file(path))
@@ -111,17 +90,28 @@ def fit_weights(state: Mapping[str, Tensor], backbone: nn.Module, *, source: str
     backbone.load_state_dict(given, strict=False)
 
 
-def load_weights(path: Path, backbone: nn.Module) -> nn.Module:
+def load_weights(path: Path, backbone: nn.Module, plugin: Plugin | None = None) -> nn.Module:
     """Fill `backbone` from a weight file (.safetensors, or a pickle read with weights_only) and return it in eval mode.
 
-    A folder stands for all weight files in it together (one per stream of a two-stream network).
+    A folder stands for its weight files together (one per stream of a two-stream network); with `plugin`, the name and
+    settings of the backbone, those for other settings are left out.
 
     Raises:
-        TadError: the file cannot be read or does not fit; see `read_weights` and `fit_weights`.
+        TadError: the file cannot be read or does not fit, or two files of a folder hold the same parameters; see
+            `read_weights` and `fit_weights`.
     """
     translate = getattr(backbone, "published_keys", dict)
     state: dict[str, Tensor] = {}
-    for file in weight_files(path):
-        state |= translate(read_weights(file))
+    origin: dict[str, Path] = {}
+    for file in weight_files(path, plugin):
+        found = translate(read_weights(file))
+        twice = sorted(found.keys() & state.keys())
+        if twice:
+            raise TadError(
+                f"{path}: {origin[twice[0]].name} and {file.name} both hold {twice[0]}; name one file in place of the "
+                "folder, or move the other one away"
+            )
+        origin |= dict.fromkeys(found, file)
+        state |= found
     fit_weights(state, backbone, source=str(path))
     return backbone.eval()

@@ -175,7 +175,7 @@ def _built(spec: ExtractSpec, weights: Path | None, backbone: Backbone | None, d
     if weights is None:
         log.warning("backbone %s: no weights given, its parameters are random", spec.backbone.name)
     else:
-        load_weights(weights, model)
+        load_weights(weights, model, spec.backbone)
     return model.to(device).eval()
 
 
@@ -248,7 +248,7 @@ def extract(
     usable, excluded = _usable(manifest, spec)
     inputs = {"manifest": str(expect(manifest, stage="probe")["identity"])}
     if weights is not None:
-        inputs["weights"] = weights_identity(weights)
+        inputs["weights"] = weights_identity(weights, spec.backbone)
     stamped = stamp("extract", spec.model_dump(mode="json"), inputs)
     recipe = digest(
         {"spec": spec.model_dump(mode="json", exclude={"dataset", "on_damaged"}), "code": stamped["code"],
