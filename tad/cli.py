@@ -5,6 +5,7 @@ standard error and exit status 1.
 """
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -128,6 +129,8 @@ def _add_others(commands: Any) -> None:
     p.add_argument("--weights", choices=("ema", "plain"), default="ema", help="averages (as published), or not")
     p.add_argument("--config", type=Path, default=Path("config.yaml"))
 
+    _add_weights(commands.add_parser("weights", help="published weights of the backbones: list, fetch, verify"))
+
     p = commands.add_parser("show", help="a run's settings, and where each comes from")
     p.add_argument("run")
     p.add_argument("--config", type=Path, default=Path("config.yaml"))
@@ -135,6 +138,21 @@ def _add_others(commands: Any) -> None:
     p = commands.add_parser("why", help="what would run for a target, and why, in words")
     p.add_argument("target", nargs="+")
     p.add_argument("--config", type=Path, default=Path("config.yaml"))
+
+
+def _add_weights(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="action")
+
+    p = actions.add_parser("list", help="every file, where it lies or would lie, and whether it is what was published")
+    p.add_argument("--root", type=Path, default=Path("data/weights"), help="folder of a folder per backbone")
+    p.add_argument("--json", action="store_true", help="all facts, as JSON")
+
+    p = actions.add_parser("fetch", help="download, going on where an earlier try ended; verified, then in place")
+    p.add_argument("names", nargs="+", metavar="name", help="a file's name, or a backbone's: what its defaults need")
+    p.add_argument("--to", type=Path, help="folder; data/weights/<backbone> by default")
+
+    p = actions.add_parser("verify", help="every file that is there, against published facts and pins")
+    p.add_argument("places", nargs="*", type=Path, metavar="place", help="files or folders; data/weights/* by default")
 
 
 def _kept(out: Path) -> Path:
@@ -246,6 +264,25 @@ def _import_checkpoint(a: argparse.Namespace) -> Path:
 
     names = ("run", "config", "detector", "variant", "features", "feature_dim", "classes", "annotations", "weights")
     return import_model(a.checkpoint, a.out, **{name: getattr(a, name) for name in names})
+
+
+def _weights(a: argparse.Namespace) -> None:
+    from tad import weight_fetch, weight_store
+
+    if a.action == "fetch":
+        for path in weight_fetch.fetch(a.names, to=a.to):
+            print(path)
+    elif a.action == "list":
+        rows = weight_store.list_weights(a.root)
+        for line in [json.dumps(rows, indent=1)] if a.json else weight_store.listed(rows):
+            print(line)
+    else:
+        verdicts = weight_store.verify(a.places)
+        for found in verdicts:
+            print(f"{found.state:<9} {found.path}: {found.remark}")
+        bad = sum(found.state == "BAD" for found in verdicts)
+        if bad:
+            raise TadError(f"{bad} of {len(verdicts)} files are not what was published; move them away, fetch again")
 
 
 def _show(a: argparse.Namespace) -> None:

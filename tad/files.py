@@ -24,6 +24,13 @@ def _fsync(path: Path) -> None:
         os.close(handle)
 
 
+def settle(partial: Path, path: Path) -> None:
+    """Rename a finished temporary file to `path` in the same folder: data first, then the name, both on disk."""
+    _fsync(partial)
+    os.replace(partial, path)
+    _fsync(path.parent)
+
+
 @contextmanager
 def publish(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; rename it to `path` when the block succeeds, remove it when it fails.
@@ -36,9 +43,7 @@ def publish(path: Path) -> Iterator[Path]:
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
         yield partial
-        _fsync(partial)
-        os.replace(partial, path)
-        _fsync(path.parent)
+        settle(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -11,7 +11,8 @@ from tad.cli import build_parser, main
 
 ROOT = Path(__file__).parents[1]
 NOT_STAGES = {"render", "table", "all"}  # about the workflow, not about detection: scripts in workflow_scripts
-NOT_RULES = {"show", "why", "import-checkpoint", "compare", "suggest"}  # they explain, or bring in what is there
+# they explain, or bring in what is there
+NOT_RULES = {"show", "why", "import-checkpoint", "compare", "suggest", "weights"}
 
 
 def commands() -> set[str]:
@@ -42,7 +43,7 @@ def test_rules_are_thin() -> None:
         assert not re.search(r"^    run:", text, re.M)
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["train", "--help"], ["show", "demo"]])
+@pytest.mark.parametrize("argv", [["--help"], ["train", "--help"], ["show", "demo"], ["weights", "list"]])
 def test_no_torch_without_a_stage(argv: list[str]) -> None:
     program = (
         "import sys; from tad.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"

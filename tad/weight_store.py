@@ -1,0 +1,179 @@
+"""Weight files on this machine: their state, verified against published facts, or against a pin where there are none.
+
+Beside the files lies `pins.json`: the sha256 of each file as it was accepted, so that one without a published hash
+cannot change unnoticed from then on.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tad import plugins
+from tad.download import looks_like_page
+from tad.errors import TadError
+from tad.files import read_json, write_json
+from tad.weights import SUFFIXES, WeightFile, published
+
+ROOT = Path("data/weights")
+PINS = "pins.json"
+BLOCK = 1 << 20
+CHECKS = {"sha256": "sha256", "git_blob": "git blob", "sha256_prefix": "sha256 prefix", "": "first use"}
+
+
+@dataclass(frozen=True)
+class Sums:
+    """A file's content: its length, sha256, id as a git blob, and first bytes."""
+
+    size: int
+    sha256: str
+    git_blob: str
+    head: bytes
+
+
+def sums_of(path: Path) -> Sums:
+    """All sums of a file in one reading."""
+    size = path.stat().st_size
+    plain, blob, head = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False), b""
+    with open(path, "rb") as handle:
+        while block := handle.read(BLOCK):
+            head = head or block[:512]
+            plain.update(block)
+            blob.update(block)
+    return Sums(size, plain.hexdigest(), blob.hexdigest(), head)
+
+
+def read_pins(folder: Path) -> dict[str, dict[str, Any]]:
+    """File name → `sha256`, `bytes` and `url` of the files that were accepted in a folder.
+
+    Raises:
+        TadError: a pins file that is damaged.
+    """
+    path = folder / PINS
+    if not path.is_file():
+        return {}
+    pins = read_json(path)
+    whole = isinstance(pins, dict) and all(isinstance(p, dict) and "sha256" in p for p in pins.values())
+    if not whole:
+        raise TadError(f"{path}: not a list of pins (file: sha256, bytes, url); restore it, or remove it to pin anew")
+    return dict(pins)
+
+
+def write_pin(path: Path, sums: Sums, url: str) -> None:
+    """Record the content that was accepted for a file, in its folder."""
+    pins = read_pins(path.parent)
+    entry = {"sha256": sums.sha256, "bytes": sums.size, "url": url}
+    if pins.get(path.name) != entry:
+        write_json(path.parent / PINS, dict(sorted({**pins, path.name: entry}.items())))
+
+
+def problem_of(sums: Sums, entry: WeightFile | None, pin: dict[str, Any] | None) -> str:
+    """Why a content is not what was published or pinned; empty when nothing speaks against it."""
+    if looks_like_page(sums.head):
+        return "is a web page, not weights"
+    if entry is not None:
+        if entry.bytes is not None and sums.size != entry.bytes:
+            return f"has {sums.size} bytes, published are {entry.bytes}"
+        if entry.sha256 and sums.sha256 != entry.sha256:
+            return f"has sha256 {sums.sha256}, published is {entry.sha256}"
+        if entry.git_blob and sums.git_blob != entry.git_blob:
+            return f"has git blob id {sums.git_blob}, published is {entry.git_blob}"
+        if entry.sha256_prefix and not sums.sha256.startswith(entry.sha256_prefix):
+            return f"has sha256 {sums.sha256}, published is one that begins with {entry.sha256_prefix}"
+    if pin is not None and sums.sha256 != pin["sha256"]:
+        return f"has sha256 {sums.sha256}, pinned is {pin['sha256']}"
+    return ""
+
+
+def state_of(path: Path, entry: WeightFile | None) -> tuple[str, str]:
+    """(state, remark) of a file: `verified`, `pinned`, `unpinned` or `BAD`."""
+    sums, pin = sums_of(path), read_pins(path.parent).get(path.name)
+    problem = problem_of(sums, entry, pin)
+    if problem:
+        return "BAD", problem
+    if entry is not None and entry.fact:
+        return "verified", f"{CHECKS[entry.fact]} as published"
+    if pin is not None:
+        return "pinned", "as it was first accepted; no hash is published"
+    return "unpinned", f"nothing to compare with; sha256 {sums.sha256}"
+
+
+def all_entries() -> dict[str, tuple[str, WeightFile]]:
+    """File name → the first backbone that lists it, and its entry."""
+    found: dict[str, tuple[str, WeightFile]] = {}
+    for backbone in plugins.names("backbones"):
+        for entry in published(backbone):
+            found.setdefault(entry.name, (backbone, entry))
+    return found
+
+
+# ── list ──
+
+
+def _row(backbone: str, entry: WeightFile, root: Path) -> dict[str, Any]:
+    path = root / backbone / entry.name
+    partial = path.with_name(path.name + ".partial")
+    state, remark = "absent", ""
+    if path.is_file():
+        state, remark = state_of(path, entry)
+    elif partial.is_file() and partial.stat().st_size:
+        state, remark = "partial", f"{partial.stat().st_size} bytes; fetch goes on from there"
+    facts = entry.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    size = path.stat().st_size if path.is_file() else entry.bytes
+    return {"backbone": backbone, "path": str(path), "state": state, "remark": remark, **facts, "bytes": size}
+
+
+def list_weights(root: Path = ROOT) -> list[dict[str, Any]]:
+    """Every published weight file of every backbone: its facts, where it lies or would lie, and its state."""
+    return [_row(backbone, entry, root) for backbone in plugins.names("backbones") for entry in published(backbone)]
+
+
+def listed(rows: Sequence[dict[str, Any]]) -> Iterable[str]:
+    """The rows of `list_weights` as lines for people."""
+    fits = [", ".join(f"{key} {'|'.join(map(str, vs))}" for key, vs in row.get("for", {}).items()) for row in rows]
+    width = max(map(len, fits), default=0)
+    group = ""
+    for row, fit in zip(rows, fits, strict=True):
+        if row["backbone"] != group:
+            group = row["backbone"]
+            yield f"{group}: {Path(row['path']).parent}"
+        check = CHECKS[next(key for key in CHECKS if not key or key in row)]
+        size = f"{row['bytes'] / 1e6:.1f} MB" if row["bytes"] else "?"
+        kind = "  (alternative)" if row.get("alternative") else ""
+        facts = f"{row['state']:<9} {size:>9}  {check:<13}  {row['licence']:<10}  {fit:<{width}}"
+        yield f"  {facts}  {row['name']}{kind}"
+        if row["remark"] and row["state"] not in ("verified", "pinned"):
+            yield f"    {row['remark']}"
+
+
+# ── verify ──
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One file and what was found: state `verified`, `pinned`, `unpinned` or `BAD`."""
+
+    path: Path
+    state: str
+    remark: str
+
+
+def verify(places: Sequence[Path] = ()) -> list[Verdict]:
+    """Every weight file in these folders (or these files), against published facts and pins.
+
+    Raises:
+        TadError: a place that does not exist.
+    """
+    entries = all_entries()
+    if not places:
+        places = sorted(path for path in ROOT.iterdir() if path.is_dir()) if ROOT.is_dir() else []
+    found = []
+    for place in places:
+        if not place.exists():
+            raise TadError(f"{place}: no such file or folder; name where the weights lie")
+        files = [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.suffix in SUFFIXES)
+        for path in files:
+            state, remark = state_of(path, entries[path.name][1] if path.name in entries else None)
+            found.append(Verdict(path, state, remark))
+    return found
