@@ -17,7 +17,7 @@ from tad.errors import TadError
 from tad.rows import ConfigFile, DatasetRow, FeatureRow, RunRow
 from tad.specs import Plugin, Settings, Spec
 from tad.strict_yaml import read_yaml
-from tad.weights import SUFFIXES, fetch_command, wanted, weight_files
+from tad.weights import missing_weights
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 RESERVED = {"annotations", "videos", "features", "data", "logs"}
@@ -352,24 +352,6 @@ class Config:
         """The backbone of a feature set with its settings for a dataset."""
         return Plugin.model_validate(self.recipe(features, dataset)["backbone"])
 
-    def _has_weights(self, features: str, dataset: str) -> bool:
-        path: Path = self.root / self._row("features", features).weights
-        if not path.is_dir():
-            return path.is_file()
-        try:
-            return bool(weight_files(path, self.backbone(features, dataset)))
-        except TadError:
-            return False
-
-    def _fetch_hint(self, features: str, dataset: str) -> str:
-        """The sentence about weights that are not there: where they go and the command that fetches them."""
-        backbone, path = self.backbone(features, dataset), self._row("features", features).weights
-        folder = Path(path).parent if Path(path).suffix in SUFFIXES else Path(path)
-        command = fetch_command(backbone.name, backbone.settings, folder)
-        places = ", ".join(entry.url for entry in wanted(backbone.name, backbone.settings))
-        where = f"{command}; published at {places}" if command else "none are published for its settings"
-        return f"put the weights of {backbone.name} at {path} ({where})"
-
     def missing(self, dataset: str, features: str = "") -> list[str]:
         """What the user still has to put where, one sentence each; empty when all is there.
 
@@ -385,8 +367,8 @@ class Config:
                 if not (self.root / entry.source).exists():
                     where = f" ({entry.published})" if entry.published else ""
                     needs.append(f"put the features {name} at {entry.source}{where}")
-            elif entry.weights != "pretrain" and not self._has_weights(name, dataset):
-                needs.append(self._fetch_hint(name, dataset))
+            elif entry.weights != "pretrain":
+                needs += missing_weights(self.root, entry.weights, self.backbone(name, dataset))
         return needs
 
     def require(self, dataset: str, features: str = "") -> None:

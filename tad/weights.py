@@ -106,3 +106,17 @@ def fetch_command(backbone: str, settings: Mapping[str, Any], folder: Path | str
     """The command that fetches what a backbone of these settings needs into `folder`; empty if nothing is published."""
     names = [entry.name for entry in wanted(backbone, settings)]
     return f"`tad weights fetch {' '.join(names)} --to {folder}`" if names else ""
+
+
+def missing_weights(root: Path, path: str, backbone: Plugin) -> list[str]:
+    """The sentence about weights that are not at `path` (relative to `root`): where they go, and the command that
+    fetches them; nothing when they are there."""
+    try:
+        weight_files(root / path, backbone)
+        return []
+    except TadError:
+        folder = Path(path).parent if Path(path).suffix in SUFFIXES else Path(path)
+        command = fetch_command(backbone.name, backbone.settings, folder)
+        places = ", ".join(entry.url for entry in wanted(backbone.name, backbone.settings))
+        where = f"{command}; published at {places}" if command else "none are published for its settings"
+        return [f"put the weights of {backbone.name} at {path} ({where})"]
