@@ -23,11 +23,13 @@ def _spec_help(stage: str) -> str:
     return f"settings of {stage}: JSON text, or a JSON or YAML file"
 
 
-def _stage(commands: Any, name: str, text: str, *inputs: tuple[str, str]) -> argparse.ArgumentParser:
+def _stage(
+    commands: Any, name: str, text: str, *inputs: tuple[str, str], needs_spec: bool = True
+) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     for argument, meaning in inputs:
         parser.add_argument(argument, type=Path, help=meaning, nargs="+" if argument.endswith("s_in") else None)
-    parser.add_argument("--spec", required=True, help=_spec_help(name))
+    parser.add_argument("--spec", required=needs_spec, default="", help=_spec_help(name))
     parser.add_argument("--out", required=True, type=Path, help="the file to make")
     parser.add_argument(
         "--threads", type=int, default=0, help="CPU threads of numerical libraries; 0: theirs to choose"
@@ -93,12 +95,16 @@ def _add_stages(commands: Any) -> None:
 
     _stage(commands, "suppress", "candidates → detections (NMS)", ("candidates", "candidates made by detect"))
 
-    p = _stage(commands, "evaluate", "detections and annotations → map.json", ("detections", "made by suppress"))
-    p.add_argument("--annotations", type=Path, required=True, help="table made by annotate")
-    p.add_argument(
-        "--model", type=Path, required=True, help="detector: its seed, epoch rule and recipe go into map.json"
-    )
+    what = ("detections", "made by suppress, or any results file in ActivityNet's format")
+    p = _stage(commands, "evaluate", "detections and annotations → map.json", what, needs_spec=False)
+    annotations = "table made by annotate; or with --protocol a JSON file in ActivityNet's format, THUMOS'14's folder"
+    p.add_argument("--annotations", type=Path, required=True, help=annotations)
+    p.add_argument("--model", type=Path, help="detector: its seed, epoch rule and recipe go into map.json")
     p.add_argument("--figure", type=Path, help="timeline of one video as PNG")
+    p.add_argument("--protocol", default="", help="in place of --spec, for anybody's files: conventions and videos")
+    p.add_argument("--tiou", default="", help="thresholds, such as 0.3,0.5,0.7; those of the protocol by default")
+    p.add_argument("--split", default="", help="train, val or test; that of the detected videos by default")
+    p.add_argument("--measures", default="", help="besides mAP: proposals, frames, segmentation")
 
     p = _stage(commands, "summarise", "scores of several seeds → map.json", ("scores_in", "map.json of each seed"))
     p.add_argument("--detections", type=Path, nargs="+", required=True, help="made by suppress, in the same order")
@@ -232,10 +238,48 @@ def _suppress(a: argparse.Namespace) -> Path:
 
 def _evaluate(a: argparse.Namespace) -> Path:
     from tad.specs import EvaluateStageSpec
-    from tad.stages.evaluate import evaluate
+    from tad.stages.evaluate import evaluate, evaluate_file
 
-    spec = EvaluateStageSpec.parse(a.spec)
-    return evaluate(a.detections, a.annotations, a.out, spec=spec, model=a.model, figure=a.figure)
+    if bool(a.spec) == bool(a.protocol):
+        raise TadError("give --spec (a run of config.yaml), or --protocol (anybody's files), and not both")
+    if a.spec:
+        spec = EvaluateStageSpec.parse(a.spec)
+        return evaluate(a.detections, a.annotations, a.out, spec=spec, model=a.model, figure=a.figure)
+    tiou = _numbers("--tiou", a.tiou)
+    settings = {"measures": [name.strip() for name in a.measures.split(",") if name.strip()]}
+    out = evaluate_file(
+        a.detections, a.annotations, a.out,
+        protocol_name=a.protocol, tiou=tiou, split=a.split, settings=settings, figure=a.figure,
+    )  # fmt: skip
+    _print_scores(out)
+    return out
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise TadError(f"{option} {text}: give numbers with commas between them, such as 0.3,0.5,0.7") from None
+
+
+def _print_scores(path: Path) -> None:
+    from tad.files import read_json
+
+    score = read_json(path)
+    print(f"protocol {score['protocol']['name']}, split {score['split']}: {score['protocol']['summary']}")
+    videos, missing = score["videos"], len(score["missing_videos"]["videos"])
+    print(f"{videos['evaluated']} videos with and {missing} without detections, {score['instances']} instances")
+    for tiou, value in score["mAP"].items():
+        print(f"mAP at tIoU {tiou:<5} {100 * value:6.2f}")
+    low, high = score["interval"]["average_mAP"]
+    interval = f"[{100 * low:.2f}, {100 * high:.2f}] over the choice of videos"
+    print(f"average mAP       {100 * score['average_mAP']:6.2f}   {interval}")
+    for name in ("proposals", "frames", "segmentation"):
+        for key, value in score.get(name, {}).items():
+            if isinstance(value, float) and key in ("AUC", "mAP", "edit", "accuracy"):
+                print(f"{name} {key:<12} {100 * value:6.2f}")
+            elif key in ("AR", "F1"):
+                print(f"{name} " + "  ".join(f"{key}@{k} {100 * v:.2f}" for k, v in value.items()))
 
 
 def _summarise(a: argparse.Namespace) -> Path:

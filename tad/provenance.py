@@ -217,7 +217,15 @@ def expect(path: Path, *, stage: str | tuple[str, ...], **spec: Any) -> dict[str
     Raises:
         TadError: another stage or other settings; the message says which, and what to do.
     """
-    found = read_stamp(path)
+    return check(read_stamp(path), path, stage=stage, **spec)
+
+
+def check(found: dict[str, Any], path: Path, *, stage: str | tuple[str, ...], **spec: Any) -> dict[str, Any]:
+    """`expect` for a stamp that was read with the file's content.
+
+    Raises:
+        TadError: as `expect`.
+    """
     stages = (stage,) if isinstance(stage, str) else stage
     if found["stage"] not in stages:
         raise TadError(

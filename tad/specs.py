@@ -273,6 +273,14 @@ class EvalSpec(Spec):
     on_missing: Literal["error", "count"] = Field(
         default="count", description="ground-truth videos without detections: stop, or count their instances as missed"
     )
+    measures: tuple[Literal["proposals", "frames", "segmentation"], ...] = Field(
+        default=(),
+        description="besides mAP: AR@AN and AUC; frame mAP of dense labels; F1@k, edit score and frame accuracy",
+    )
+    frame_rate: Positive = Field(default=10.0, description="frames per second of the measures on frames")
+    frame_score: float = Field(
+        default=0.0, ge=0, description="detections that score no more label no frame; not to be tuned on the test split"
+    )
 
 
 class EvaluateStageSpec(Spec):

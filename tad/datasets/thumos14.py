@@ -61,9 +61,10 @@ def _split(video_id: str, where: str) -> str:
     )
 
 
-def _text_files(folder: Path) -> dict[str, dict[str, Path]]:
-    """Part (val, test) → label → file, from the folder and its subfolders."""
-    found: dict[str, dict[str, Path]] = {"val": {}, "test": {}}
+def _text_files(folder: Path, *, partly: bool = False) -> dict[str, dict[str, Path]]:
+    """Part (val, test) → label → file, from the folder and its subfolders; with `partly` one part may be absent."""
+    parts = ("val", "test")
+    found: dict[str, dict[str, Path]] = {part: {} for part in parts}
     for path in sorted(folder.rglob("*.txt")):
         match = FILE.fullmatch(path.name)
         if match is None:
@@ -74,12 +75,14 @@ def _text_files(folder: Path) -> dict[str, dict[str, Path]]:
         if label in found[part]:
             raise TadError(f"{path}: {found[part][label]} is the same file again; keep one of them")
         found[part][label] = path
-    for part, files in found.items():
+    wanted = [part for part in parts if found[part]] or list(parts)
+    for part in wanted if partly else parts:
+        files = found[part]
         missing = [label for label in (*LABELS, AMBIGUOUS) if label not in files]
         if missing:
             names = ", ".join(f"{label}_{part}.txt" for label in missing)
             raise TadError(f"{folder}: {names} missing; unpack the official {part} annotations into this folder")
-    return found
+    return {part: files for part, files in found.items() if files}
 
 
 def _lines(path: Path, part: str) -> Iterator[tuple[str, Instance]]:
@@ -99,9 +102,9 @@ def _lines(path: Path, part: str) -> Iterator[tuple[str, Instance]]:
         )
 
 
-def _read_folder(folder: Path, durations: Mapping[str, float]) -> dict[str, Video]:
+def _read_folder(folder: Path, durations: Mapping[str, float], *, partly: bool = False) -> dict[str, Video]:
     instances: dict[str, list[Instance]] = {}
-    for part, files in _text_files(folder).items():
+    for part, files in _text_files(folder, partly=partly).items():
         for label in (*LABELS, AMBIGUOUS):
             for video_id, instance in _lines(files[label], part):
                 instances.setdefault(video_id, []).append(instance)
@@ -114,6 +117,15 @@ def _read_folder(folder: Path, durations: Mapping[str, float]) -> dict[str, Vide
         )
         for video_id, found in sorted(instances.items())
     }
+
+
+def read_folder(folder: Path) -> Table:
+    """All that a folder of the official text files says, also if it holds the validation or the test part alone.
+
+    Raises:
+        TadError: a file of a part is missing, or a line is not `video start end`.
+    """
+    return Table("thumos14", LABELS, _read_folder(folder, {}, partly=True), known=dict(KNOWN))
 
 
 def _read_json(source: Path, durations: Mapping[str, float]) -> dict[str, Video]:

@@ -31,6 +31,7 @@ class Matches:
         starts: (K + 1,) detections of class k are starts[k]:starts[k + 1].
         found: (H, D) whether a detection finds an instance.
         instances: (V, K).
+        touches: (D,) whether a detection touches an ambiguous segment, under THUMOS'14's own rule; else None.
     """
 
     video_ids: tuple[str, ...]
@@ -38,6 +39,7 @@ class Matches:
     starts: Counts
     found: NDArray[np.bool_]
     instances: Counts
+    touches: NDArray[np.bool_] | None = None
 
 
 def draw(videos: int, *, resamples: int = RESAMPLES, seed: int = SEED) -> Counts:
@@ -51,13 +53,18 @@ def resample(matches: Matches, counts_NV: Counts) -> Array:
     A class without instances in a resample does not count there. Copies of a video stand next to each other among
     detections of equal score. Detections of classes without any instance are treated as in the evaluation itself.
     """
+    from tad.metrics.devkit import devkit_resampled
     from tad.metrics.kernels import resampled_precision
 
     assert counts_NV.shape[1] == len(matches.video_ids)
     at = np.flatnonzero(matches.found.any(axis=0))
     totals_NK = (counts_NV.astype(np.float64) @ matches.instances.astype(np.float64)).astype(np.int64)
+    result: Array
+    if matches.touches is not None:
+        result = devkit_resampled(matches.video, matches.starts, matches.found, matches.touches, counts_NV, totals_NK)
+        return result
     found = np.ascontiguousarray(matches.found[:, at])
-    result: Array = resampled_precision(
+    result = resampled_precision(
         matches.video, matches.starts, at, np.searchsorted(at, matches.starts), found, counts_NV, totals_NK
     )
     return result

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from tad.errors import TadError
 from tad.metrics.bootstrap import Matches
-from tad.plugins import nearest
+from tad.metrics.columns import Columns
+from tad.metrics.inputs import Detections, Rows, Truth, detection_rows, in_videos, truth_rows
 
-Truth = Mapping[str, Sequence[tuple[float, float, str]]]
-Detections = Mapping[str, Sequence[Mapping[str, Any]]]
 Array = NDArray[np.float64]
 
 
@@ -64,79 +63,6 @@ class Evaluation:
         return float(self.mean_ap.mean())
 
 
-def clean_instances(
-    instances: Sequence[tuple[float, float, str]], *, duplicates: str, tolerance: float, shortest: float
-) -> tuple[list[tuple[float, float, str]], int, int]:
-    """The instances of a video that count, in order, and how many were duplicates and how many too short."""
-    kept: list[tuple[float, float, str]] = []
-    copies = short = 0
-    for start, end, label in instances:
-        if end - start < shortest:
-            short += 1
-        elif duplicates == "drop" and any(
-            name == label and abs(start - s) <= tolerance and abs(end - e) <= tolerance for s, e, name in kept
-        ):
-            copies += 1
-        else:
-            kept.append((start, end, label))
-    return kept, copies, short
-
-
-def _unknown(label: Any, known: Mapping[str, int], where: str) -> TadError:
-    return TadError(f"{where}: unknown label '{label}'; {nearest(str(label), list(known))}")
-
-
-def _check_rows(rows: Array, ids: Sequence[str], what: str) -> None:
-    """Rows (class, video, start, end, score) must hold finite numbers, and no segment may end before it starts."""
-    bad = ~(np.isfinite(rows).all(axis=1) & (rows[:, 2] <= rows[:, 3]))
-    if bad.any():
-        _, video, start, end, score = rows[np.flatnonzero(bad)[0]]
-        raise TadError(
-            f"{what} of {ids[int(video)]}: segment [{start}, {end}] with score {score}: finite numbers with "
-            f"start <= end are needed ({int(bad.sum())} such); correct the file"
-        )
-
-
-def _truth_rows(
-    truth: Truth, ids: Sequence[str], known: Mapping[str, int], rules: dict[str, Any]
-) -> tuple[Array, int, int]:
-    """Rows (class, video, start, end, 0) of the instances that count, then how many are duplicates and too short."""
-    rows, copies, short = [], 0, 0
-    for video, video_id in enumerate(ids):
-        for *_, label in truth[video_id]:
-            if label not in known:
-                raise _unknown(label, known, f"ground truth of {video_id}")
-        kept, more_copies, more_short = clean_instances(truth[video_id], **rules)
-        copies, short = copies + more_copies, short + more_short
-        rows += [(known[label], video, start, end, 0.0) for start, end, label in kept]
-    table = np.array(rows, np.float64).reshape(-1, 5)
-    _check_rows(table, ids, "ground truth")
-    return table, copies, short
-
-
-def _detection_rows(detections: Detections, ids: Sequence[str], known: Mapping[str, int]) -> Array:
-    """Rows (class, video, start, end, score) of the detections in the videos `ids`."""
-    rows: list[tuple[Any, ...]] = []
-    for video, video_id in enumerate(ids):
-        try:
-            rows += [
-                (known[entry["label"]], video, float(start), float(end), float(entry["score"]))
-                for entry in detections.get(video_id, ())
-                for start, end in (entry["segment"],)
-            ]
-        except (KeyError, TypeError, ValueError) as error:
-            labels = [entry["label"] for entry in detections[video_id] if isinstance(entry, dict) and "label" in entry]
-            for label in labels:
-                if label not in known:
-                    raise _unknown(label, known, f"detections of {video_id}") from None
-            raise TadError(
-                f"detections of {video_id}: {error!r}: each entry needs label, score and segment [start, end]"
-            ) from None
-    table = np.array(rows, np.float64).reshape(-1, 5)
-    _check_rows(table, ids, "detections")
-    return table
-
-
 def sort_order(classes: NDArray[np.int64], scores: Array, videos: NDArray[np.int64], segments: Array) -> Any:
     """Rows by class, then descending score, then video, start, end (D,)."""
     order = np.lexsort((-scores, classes))
@@ -148,7 +74,7 @@ def sort_order(classes: NDArray[np.int64], scores: Array, videos: NDArray[np.int
 
 def evaluate(
     truth: Truth,
-    detections: Detections,
+    detections: Detections | Columns,
     *,
     tiou: Sequence[float],
     labels: Sequence[str] | None = None,
@@ -157,14 +83,16 @@ def evaluate(
     shortest: float = 1e-3,
     recall_at: Sequence[int] = (1, 5),
     absent_labels: Literal["ignore", "collide"] = "ignore",
+    matching: Literal["activitynet", "devkit"] = "activitynet",
+    ambiguous: Mapping[str, Sequence[tuple[float, float]]] | None = None,
 ) -> Evaluation:
-    """Score detections against ground truth, ActivityNet mAP by ActionFormer's conventions.
+    """Score detections against ground truth: mAP as ActionFormer's evaluator or THUMOS'14's own defines it.
 
     Args:
         truth: video id → (start, end, label) in seconds; every video that is to be evaluated, background included.
         detections: video id → entries {"label", "score", "segment": [start, end]} (the `results` of an ActivityNet
-            results file).
-        tiou: thresholds, inclusive.
+            results file), or the same as columns, which is faster.
+        tiou: thresholds.
         labels: all labels that may occur; those of the ground truth if not given.
         duplicates, tolerance, shortest: instances of a class whose starts and ends lie within `tolerance` seconds
             count once, shorter than `shortest` not at all (see `tad.metrics.protocols`).
@@ -172,6 +100,9 @@ def evaluate(
         absent_labels: detections of labels that have no instance do not count. "collide" is ActionFormer's evaluator
             to the last digit: it numbers the classes that have instances 0, 1, … and leaves other detected label ids
             as they are, so that they pass for the class which has got their number.
+        matching: how detections find instances and what AP is: the ActivityNet challenge's rule, or that of the
+            THUMOS'14 development kit (see `tad.metrics.devkit`), which alone looks at `ambiguous`.
+        ambiguous: video id → (start, end) of segments that are neither action nor background.
 
     Raises:
         TadError: no threshold, no instances, no video in common, unknown labels, values that are not finite.
@@ -182,23 +113,25 @@ def evaluate(
     known = {name: k for k, name in enumerate(names)}
     ids = sorted(truth)
     rules = {"duplicates": duplicates, "tolerance": tolerance, "shortest": shortest}
-    true, copies, short = _truth_rows(truth, ids, known, rules)
-    if not len(true):
+    true, copies, short = truth_rows(truth, ids, known, rules)
+    if not len(true.label):
         raise TadError(
             f"ground truth: {len(ids)} videos without a single instance, so there is no mAP; is this the right split?"
         )
-    outside = sorted(set(detections) - set(ids))
-    if len(outside) == len(detections):
+    columns, given = in_videos(detections, ids)
+    outside = sorted(given - set(ids))
+    if len(outside) == len(given):
         example = f", for example '{outside[0]}' is not" if outside else ""
         raise TadError(
-            f"detections: none of {len(detections)} videos is among the {len(ids)} of the ground truth{example}; "
+            f"detections: none of {len(given)} videos is among the {len(ids)} of the ground truth{example}; "
             "are split and video ids right?"
         )
-    seen = _detection_rows(detections, ids, known)
-    counts = np.bincount(true[:, 0].astype(np.int64), minlength=len(names))
+    seen = detection_rows(columns, ids, names)
+    counts = np.bincount(true.label, minlength=len(names))
     scored = np.flatnonzero(counts)
-    class_of, unscored = _class_table(names, scored, seen, absent_labels)
-    ap, recall, matches = _score(true, seen, class_of, ids, np.array(tiou, np.float64), np.array(recall_at, np.int64))
+    class_of, unscored = _class_table(names, scored, seen.label, absent_labels)
+    sets = _Sets(true, seen, class_of, ids, np.array(tiou, np.float64), np.array(recall_at, np.int64))
+    ap, recall, matches = _score(sets, ambiguous or {}) if matching == "devkit" else _score(sets, None)
     return Evaluation(
         tiou=tuple(tiou),
         labels=tuple(names[k] for k in scored),
@@ -209,49 +142,69 @@ def evaluate(
         duplicates=copies,
         too_short=short,
         videos=len(ids),
-        missing=tuple(video_id for video_id in ids if video_id not in detections),
+        missing=tuple(video_id for video_id in ids if video_id not in given),
         outside=tuple(outside),
-        detections=len(seen) - sum(unscored.values()),
+        detections=len(seen.label) - sum(unscored.values()),
         unscored=unscored,
         matches=matches,
     )
 
 
 def _class_table(
-    names: Sequence[str], scored: NDArray[np.int64], seen: Array, absent_labels: str
+    names: Sequence[str], scored: NDArray[np.int64], seen: NDArray[np.int64], absent_labels: str
 ) -> tuple[NDArray[np.int64], dict[str, int]]:
     """Label id → row of the result, -1 for none; and per label the detections that do not count."""
     class_of = np.full(len(names), -1, np.int64)
     if absent_labels == "collide":
         class_of[: len(scored)] = np.arange(len(scored))
     class_of[scored] = np.arange(len(scored))
-    per_label = np.bincount(seen[:, 0].astype(np.int64), minlength=len(names))
+    per_label = np.bincount(seen, minlength=len(names))
     return class_of, {name: int(n) for name, n, row in zip(names, per_label, class_of, strict=True) if row < 0 and n}
 
 
-def _score(
-    true: Array, seen: Array, class_of: NDArray[np.int64], ids: list[str], tiou: Array, recall_at: NDArray[np.int64]
-) -> tuple[Array, Array, Matches]:
-    """Rows (label id, video, start, end, score) → AP (H, K), recall (H, R, K) and who found something."""
+@dataclass(frozen=True)
+class _Sets:
+    """What is scored: instances, detections, label id → class or -1, videos, thresholds, recall depths."""
+
+    true: Rows
+    seen: Rows
+    class_of: NDArray[np.int64]
+    ids: list[str]
+    tiou: Array
+    recall_at: NDArray[np.int64]
+
+
+def _by_video(segments: Mapping[str, Sequence[tuple[float, float]]], ids: Sequence[str]) -> tuple[Array, Any]:
+    """Segments (A, 2) of the videos in their order, and where each video's begin (V + 1,)."""
+    rows = [list(segments.get(video_id, ())) for video_id in ids]
+    flat = np.array([segment for own in rows for segment in own], np.float64).reshape(-1, 2)
+    return flat, np.cumsum([0, *map(len, rows)])
+
+
+def _score(sets: _Sets, ambiguous: Mapping[str, Sequence[tuple[float, float]]] | None) -> tuple[Array, Array, Matches]:
+    """AP (H, K), recall (H, R, K) and who found something; by the devkit's rule if there is `ambiguous`."""
     from tad.metrics.kernels import score_classes
 
-    videos = len(ids)
-    seen = seen[class_of[seen[:, 0].astype(np.int64)] >= 0]
-    classes, video = class_of[seen[:, 0].astype(np.int64)], seen[:, 1].astype(np.int64)
-    order = sort_order(classes, seen[:, 4], video, seen[:, 2:4])
-    true_group = class_of[true[:, 0].astype(np.int64)] * videos + true[:, 1].astype(np.int64)
+    videos, true = len(sets.ids), sets.true
+    classes = sets.class_of[sets.seen.label]
+    counted = np.flatnonzero(classes >= 0)
+    classes, video, segments = classes[counted], sets.seen.video[counted], sets.seen.segments[counted]
+    order = sort_order(classes, sets.seen.scores[counted], video, segments)
+    segments, video, classes = segments[order], video[order], classes[order]
+    true_group = sets.class_of[true.label] * videos + true.video
     by_group = np.argsort(true_group, kind="stable")
-    total = int(class_of.max()) + 1
-    starts = np.searchsorted(classes[order], np.arange(total + 1))
-    ap, recall, found = score_classes(
-        np.ascontiguousarray(seen[order, 2:4]),
-        (classes * videos + video)[order],
-        starts,
-        np.ascontiguousarray(true[by_group, 2:4]),
-        np.searchsorted(true_group[by_group], np.arange(total * videos + 1)),
-        videos,
-        tiou,
-        recall_at,
-    )
-    instances = np.bincount(true_group, minlength=total * videos).reshape(total, videos).T
-    return ap, recall, Matches(tuple(ids), video[order], starts, found, np.ascontiguousarray(instances))
+    total = int(sets.class_of.max()) + 1
+    starts = np.searchsorted(classes, np.arange(total + 1))
+    group = classes * videos + video
+    instances = np.ascontiguousarray(true.segments[by_group])
+    first = np.searchsorted(true_group[by_group], np.arange(total * videos + 1))
+    ap, recall, found = score_classes(segments, group, starts, instances, first, videos, sets.tiou, sets.recall_at)
+    counts_VK = np.ascontiguousarray(np.bincount(true_group, minlength=total * videos).reshape(total, videos).T)
+    touches = None
+    if ambiguous is not None:
+        from tad.metrics.devkit import devkit_precision, match_instances, touching
+
+        found = match_instances(segments, group, instances, first, sets.tiou)
+        touches = touching(segments, video, *_by_video(ambiguous, sets.ids))
+        ap = devkit_precision(found, touches, starts, counts_VK.sum(axis=0))
+    return ap, recall, Matches(tuple(sets.ids), video, starts, found, counts_VK, touches)

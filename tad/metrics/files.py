@@ -6,11 +6,13 @@ from typing import Any
 
 from tad.annotations import Table
 from tad.errors import TadError
-from tad.files import read_json
+from tad.metrics.columns import Columns
 from tad.metrics.evaluation import Evaluation
 from tad.metrics.evaluation import evaluate as score
+from tad.metrics.measures import measure
 from tad.metrics.protocols import Protocol, protocol
-from tad.provenance import expect
+from tad.metrics.results_file import read_results
+from tad.provenance import check
 from tad.specs import EvalSpec
 
 Truth = dict[str, list[tuple[float, float, str]]]
@@ -20,16 +22,17 @@ Truth = dict[str, list[tuple[float, float, str]]]
 class Detections:
     """What is used of a results file; `stamp` is empty where it was not made by `tad`."""
 
-    results: dict[str, list[dict[str, Any]]]
+    columns: Columns
     labels: list[str]
     excluded: dict[str, str]
-    external_scores: bool
+    external_scores: Any
     stamp: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Scored:
-    """An evaluation with what it was made of; `proposals` is the one label of a detector that does not classify."""
+    """An evaluation with what it was made of; `proposals` is the one label of a detector that does not classify,
+    `measures` what was asked for besides mAP."""
 
     result: Evaluation
     truth: Truth
@@ -37,26 +40,26 @@ class Scored:
     detections: Detections
     rules: Protocol
     proposals: str
+    measures: dict[str, Any]
 
 
-def read_detections(path: Path, run: str) -> Detections:
+def read_detections(path: Path, run: str = "") -> Detections:
     """The detections in a results file.
 
     Raises:
-        TadError: not a results file, or made by another run.
+        TadError: not a results file, or (with `run`) made by another run.
     """
-    document = read_json(path)
-    results = document.get("results") if isinstance(document, dict) else None
-    if not isinstance(results, dict) or not all(isinstance(entries, list) for entries in results.values()):
-        raise TadError(f"{path}: not a results file (expected 'results': {{video id: [detections]}})")
-    found = expect(path, stage="suppress", run=run) if "stamp" in document else {}
-    external = document.get("external_data") or {}
+    columns, head = read_results(path)
+    stamp = head.get("stamp") or {}
+    if stamp and run:
+        check(stamp, path, stage="suppress", run=run)
+    external = head.get("external_data") or {}
     return Detections(
-        results,
-        [str(label) for label in document.get("labels", [])],
-        dict(document.get("excluded", {})),
-        bool(external.get("used", False)),
-        found,
+        columns,
+        [str(label) for label in head.get("labels", [])],
+        dict(head.get("excluded", {})),
+        bool(external.get("used", False)) if isinstance(external, dict) else external,
+        stamp,
     )
 
 
@@ -72,12 +75,13 @@ def ground_truth(table: Table, split: str, rules: Protocol, *, proposals: str = 
     if not videos:
         counts = {name: len(table.split(name)) for name in ("train", "val", "test")}
         raise TadError(f"{table.dataset}: split '{split}' has no videos; videos per split: {counts}")
+    left = {video_id: why for video_id in videos if (why := rules.leaves_out(video_id))}
     truth = {
         video_id: [(i.start, i.end, proposals or i.label) for i in video.instances]
         for video_id, video in sorted(videos.items())
-        if video_id not in rules.left_out
+        if video_id not in left
     }
-    return truth, {**table.excluded, **{v: why for v, why in rules.left_out.items() if v in videos}}
+    return truth, {**table.excluded, **left}
 
 
 def score_file(path: Path, table: Table, *, run: str, split: str, settings: EvalSpec) -> Scored:
@@ -86,12 +90,20 @@ def score_file(path: Path, table: Table, *, run: str, split: str, settings: Eval
     Raises:
         TadError: detections of another run, an unknown protocol, and whatever `tad.metrics.evaluate` refuses.
     """
-    found, rules = read_detections(path, run), protocol(settings.protocol)
+    return score_detections(read_detections(path, run), path, table, split=split, settings=settings)
+
+
+def score_detections(found: Detections, path: Path, table: Table, *, split: str, settings: EvalSpec) -> Scored:
+    """`score_file` for detections that were read; `path` is what messages call them."""
+    rules = protocol(settings.protocol)
     proposals = found.labels[0] if len(found.labels) == 1 and found.labels[0] not in table.labels else ""
     truth, excluded = ground_truth(table, split, rules, proposals=proposals)
     labels = [proposals] if proposals else list(table.labels)
+    durations = {video_id: video.duration or 0.0 for video_id, video in table.videos.items()}
+    unclear = {video_id: table.videos[video_id].ambiguous for video_id in truth}
     try:
-        result = score(truth, found.results, tiou=settings.tiou, labels=labels, **rules.rules())
+        result = score(truth, found.columns, tiou=settings.tiou, labels=labels, ambiguous=unclear, **rules.rules())
+        others = measure(truth, found.columns, labels=labels, durations=durations, settings=settings)
     except TadError as error:
         raise TadError(f"{path} against split {split} of {table.dataset}: {error}") from None
-    return Scored(result, truth, excluded, found, rules, proposals)
+    return Scored(result, truth, excluded, found, rules, proposals, others)

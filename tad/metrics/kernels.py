@@ -11,7 +11,7 @@ from tad.compiled import compiled
 
 
 @compiled
-def _tiou(a: Any, b: Any) -> Any:
+def tiou_of(a: Any, b: Any) -> Any:
     """tIoU of two segments; 0 for two points (their union has no length)."""
     inter = min(a[1], b[1]) - max(a[0], b[0])
     if inter <= 0.0:
@@ -46,7 +46,7 @@ def match(segments: Any, group: Any, instances: Any, first: Any, tious: Any, dep
         best = np.zeros(len(tious), np.float64)
         which = np.full(len(tious), -1, np.int64)
         for g in range(a, b):
-            share = _tiou(segments[d], instances[g])
+            share = tiou_of(segments[d], instances[g])
             for r in range(len(depths)):
                 if position < depths[r] * (b - a) and share > reached[r, g]:
                     reached[r, g] = share

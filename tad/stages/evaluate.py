@@ -7,18 +7,20 @@ Settings: `tad.specs.EvaluateStageSpec`.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tad.annotations import Table, read_table
+from tad.datasets._any import read_any, split_of
 from tad.errors import TadError
-from tad.files import digest, read_json, write_json
-from tad.metrics import Evaluation, Protocol
+from tad.files import canonical, digest, sha256, write_json
+from tad.metrics import Evaluation, Protocol, protocol
 from tad.metrics.bootstrap import describe, draw, resample
-from tad.metrics.files import Detections, Truth, score_file
+from tad.metrics.files import Detections, Scored, Truth, read_detections, score_detections, score_file
 from tad.metrics.timeline import timeline
-from tad.provenance import expect, read_stamp, stamp
+from tad.provenance import expect, stamp
 from tad.specs import EvaluateStageSpec
 
 log = logging.getLogger(__name__)
@@ -97,20 +99,11 @@ def _made_by(model: dict[str, Any], detections: dict[str, Any], own: dict[str, A
 
 def _draw(path: Path, truth: Truth, detections: Detections, table: Table, title: str) -> None:
     """The timeline of the video with the most instances (of those with detections; the first of equal ones)."""
-    seen = [video_id for video_id in truth if video_id in detections.results]
+    there = set(detections.columns.video_ids)
+    seen = [video_id for video_id in truth if video_id in there]
     chosen = max(seen, key=lambda video_id: len(truth[video_id]))
     duration = table.videos[chosen].duration
-    timeline(path, chosen, truth[chosen], detections.results[chosen], duration=duration, title=title)
-
-
-def _stamp(
-    detections: Path, annotations: Path, model: Path | None, spec: EvaluateStageSpec, made: Mapping[str, Any]
-) -> Any:
-    inputs = {"annotations": str(read_stamp(annotations)["identity"])}
-    inputs["detections"] = str(made["identity"]) if made else digest(read_json(detections), 16)
-    if model is not None:
-        inputs["model"] = str(read_stamp(model)["identity"])
-    return stamp("evaluate", spec.model_dump(mode="json"), inputs)
+    timeline(path, chosen, truth[chosen], detections.columns.of_video(chosen), duration=duration, title=title)
 
 
 def evaluate(
@@ -136,16 +129,82 @@ def evaluate(
             labels, values that are not finite, missing videos where `eval.on_missing` is error.
     """
     made = expect(model, stage="train", run=spec.run, dataset=spec.dataset) if model is not None else {}
-    expect(annotations, stage="annotate", dataset=spec.dataset)
+    annotated = expect(annotations, stage="annotate", dataset=spec.dataset)
     table = read_table(annotations)
     scored = score_file(detections, table, run=spec.run, split=spec.split, settings=spec.eval)
+    inputs = {"annotations": str(annotated["identity"])}
+    if model is not None:
+        inputs["model"] = str(made["identity"])
+    return _write(_Score(detections, out, spec, table, scored, made, inputs), figure)
+
+
+def evaluate_file(
+    detections: Path,
+    annotations: Path,
+    out: Path,
+    *,
+    protocol_name: str,
+    tiou: Sequence[float] = (),
+    split: str = "",
+    settings: Mapping[str, Any] | None = None,
+    figure: Path | None = None,
+) -> Path:
+    """Score anybody's detections against anybody's annotations and write map.json.
+
+    Args:
+        detections: a results file in ActivityNet's format. annotations: see `tad.datasets._any.read_any`.
+        protocol_name: one of `tad.metrics.protocols`. tiou: thresholds; those of the protocol if empty.
+        split: train, val or test; the one that the detections belong to if empty.
+        settings: further fields of `tad.specs.EvalSpec`.
+
+    Raises:
+        TadError: as `evaluate`, and files in other layouts.
+    """
+    rules = protocol(protocol_name)
+    if not (tiou or rules.tiou):
+        raise TadError(f"protocol {protocol_name} names no thresholds; give them, for example --tiou 0.3,0.5,0.7")
+    table = read_any(annotations)
+    found = read_detections(detections)
+    split = split or split_of(table, found.columns.video_ids, detections)
+    wanted = {"protocol": protocol_name, "tiou": list(tiou or rules.tiou), "on_missing": "count", **(settings or {})}
+    spec = EvaluateStageSpec.parse(canonical({"run": "", "dataset": table.dataset, "split": split, "eval": wanted}))
+    scored = score_detections(found, detections, table, split=split, settings=spec.eval)
+    inputs = {"annotations": _content(annotations)}
+    return _write(_Score(detections, out, spec, table, scored, {}, inputs), figure)
+
+
+def _content(path: Path) -> str:
+    """16 hex digits of a file's content, or of all files below a folder."""
+    if path.is_dir():
+        return digest([[str(file.relative_to(path)), sha256(file)] for file in sorted(path.rglob("*.txt"))], 16)
+    return sha256(path)[:16]
+
+
+@dataclass(frozen=True)
+class _Score:
+    """An evaluation with where it came from: `made` is the model's stamp, `inputs` the identities of what was read."""
+
+    detections: Path
+    out: Path
+    spec: EvaluateStageSpec
+    table: Table
+    scored: Scored
+    made: Mapping[str, Any]
+    inputs: dict[str, str]
+
+
+def _write(score: _Score, figure: Path | None) -> Path:
+    """map.json, and the picture if it is wanted."""
+    spec, scored, table, out = score.spec, score.scored, score.table, score.out
     result, truth, found, excluded = scored.result, scored.truth, scored.detections, scored.excluded
-    missing = _missing(result, truth, found, spec, detections)
-    own = _stamp(detections, annotations, model, spec, found.stamp)
+    missing = _missing(result, truth, found, spec, score.detections)
+    identity = str(found.stamp["identity"]) if found.stamp else sha256(score.detections)[:16]
+    own = stamp("evaluate", spec.model_dump(mode="json"), {**score.inputs, "detections": identity})
     document = {
         "stamp": own,
         **{"run": spec.run, "dataset": spec.dataset, "split": spec.split},
         **_scores(result),
+        **scored.measures,
         "interval": describe(resample(result.matches, draw(result.videos)), result.tiou),
         "protocol": _protocol(result, scored.rules, spec.eval.protocol),
         "videos": {
@@ -165,14 +224,14 @@ def evaluate(
         },
         "classes": "one, proposals" if scored.proposals else len(result.labels),
         "external_scores": found.external_scores,
-        **_made_by(made, found.stamp, own),
+        **_made_by(dict(score.made), found.stamp, own),
     }
     write_json(out, document)
     headline = f"average mAP {100 * result.average_mean_ap:.2f} ({spec.eval.protocol})"
     if figure is not None:
-        _draw(figure, truth, found, table, f"{spec.run}: {headline}")
+        _draw(figure, truth, found, table, f"{spec.run or score.detections.name}: {headline}")
     log.info(
-        "%s: %s, %d of %d videos, %d instances", out, headline,
-        result.videos - len(result.missing), result.videos, sum(result.instances),
+        "%s: %s, %d of %d videos, %d instances (%d duplicates and %d too short ones left out)", out, headline,
+        result.videos - len(result.missing), result.videos, sum(result.instances), result.duplicates, result.too_short,
     )  # fmt: skip
     return Path(out)

@@ -1,0 +1,188 @@
+"""The devkit's rule, proposals and the measures on frames: beside plain loops, on cases worked by hand, perfect."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from metrics_cases import perfect, random_case
+
+from tad.errors import TadError
+from tad.metrics import evaluate, protocol
+from tad.metrics.bootstrap import draw, resample
+from tad.metrics.frames import (
+    average_precision,
+    edit_score,
+    frame_labels,
+    frame_map,
+    matched,
+    runs,
+    segmentation,
+)
+from tad.metrics.proposals import average_recall
+from tad.metrics.protocols import TABLE
+
+TIOU = [0.3, 0.5, 0.7]
+LABELS = ["c0", "c1", "c2"]
+
+
+def share(a: Any, b: Any) -> float:
+    inter = min(a[1], b[1]) - max(a[0], b[0])
+    return inter / (max(a[1], b[1]) - min(a[0], b[0])) if inter > 0 else 0.0
+
+
+def devkit_ap(truth: Any, found: Any, ambiguous: Any, label: str, threshold: float) -> float:
+    """TH14evalDet in plain loops: (score, right, wrong) of all videos, precision at each right one."""
+    rows = []
+    for video in sorted(truth):
+        instances = [row[:2] for row in truth[video] if row[2] == label]
+        own = [d for d in found.get(video, ()) if d["label"] == label]
+        own.sort(key=lambda d: (-d["score"], *d["segment"]))
+        free = [True] * len(own)
+        for instance in instances:
+            shares = [share(d["segment"], instance) if is_free else -1.0 for d, is_free in zip(own, free, strict=True)]
+            if shares and max(shares) > threshold:
+                free[int(np.argmax(shares))] = False
+        for d, is_free in zip(own, free, strict=True):
+            unclear = any(share(d["segment"], a) > 0 for a in ambiguous.get(video, ()))
+            if not is_free or not unclear:
+                rows.append((-d["score"], video, *d["segment"], not is_free))
+    rows.sort(key=lambda row: row[:4])
+    hits = [row[-1] for row in rows]
+    total = sum(row[2] == label for entries in truth.values() for row in entries)
+    return sum(sum(hits[: k + 1]) / (k + 1) for k in range(len(hits)) if hits[k]) / total
+
+
+@pytest.mark.parametrize("grid", [False, True])
+def test_devkit_equals_plain_loops(grid: bool) -> None:
+    for seed in range(40):
+        truth, found = random_case(seed, grid=grid)
+        ambiguous = {"v0": [(3.0, 5.0)], "v1": [(0.0, 2.0), (8.0, 9.0)]}
+        rules = protocol("thumos14-devkit").rules()
+        result = evaluate(truth, found, tiou=TIOU, labels=LABELS, ambiguous=ambiguous, **rules)
+        for k, label in enumerate(result.labels):
+            for h, threshold in enumerate(TIOU):
+                expected = devkit_ap(truth, found, ambiguous, label, threshold)
+                assert result.ap[h, k] == pytest.approx(expected, abs=1e-12)
+        once = np.ones((1, len(truth)), np.int64)
+        np.testing.assert_allclose(resample(result.matches, once)[0], result.mean_ap, atol=1e-12)
+
+
+def test_devkit_is_strict_at_the_threshold_and_excuses_what_is_ambiguous() -> None:
+    truth = {"a": [(0.0, 2.0, "x")]}
+    rules = protocol("thumos14-devkit").rules()
+    half = {"a": [{"label": "x", "score": 0.9, "segment": [0, 1]}]}
+    assert evaluate(truth, half, tiou=[0.49, 0.5], **rules).mean_ap.tolist() == [1.0, 0.0]
+    late = {"a": [{"label": "x", "score": s, "segment": [b, b + 2]} for s, b in ((0.9, 7), (0.8, 0))]}
+    assert evaluate(truth, late, tiou=[0.5], **rules).average_mean_ap == 0.5
+    assert evaluate(truth, late, tiou=[0.5], ambiguous={"a": [(8.9, 12)]}, **rules).average_mean_ap == 1.0
+
+
+def test_a_devkit_resample_counts_copies() -> None:
+    truth, found = random_case(4)
+    matches = evaluate(truth, found, tiou=TIOU, labels=LABELS, matching="devkit", duplicates="keep").matches
+    ids = list(matches.video_ids)
+    for counts in draw(len(ids), resamples=10, seed=1):
+        copies = [(v, f"{v}#{k}") for v, n in zip(ids, counts, strict=True) for k in range(n)]
+        if not any(truth[v] for v, _ in copies):
+            continue
+        again = evaluate(
+            {name: truth[v] for v, name in copies}, {name: found.get(v, []) for v, name in copies},
+            tiou=TIOU, labels=LABELS, matching="devkit", duplicates="keep",
+        )  # fmt: skip
+        np.testing.assert_allclose(resample(matches, counts[None])[0], again.mean_ap, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [line[:-1] for line in TABLE.read_text().splitlines() if line and line[0] not in " #"])
+def test_perfect_detections_score_one_under_every_protocol(name: str) -> None:
+    rng = np.random.default_rng(2)
+    truth = {
+        f"v{v}": [(float(s), float(s) + rng.random() + 0.5, f"c{rng.integers(3)}") for s in range(0, 40, 4)]
+        for v in range(5)
+    }
+    rules = protocol(name)
+    tiou = [t for t in rules.tiou or TIOU if t < 1]
+    result = evaluate(truth, perfect(truth), tiou=tiou, labels=LABELS, **rules.rules())
+    assert result.mean_ap.tolist() == [1.0] * len(tiou)
+    assert (result.recall == 1.0).all()
+
+
+def plain_recall(truth: Any, found: Any, tiou: list[float], most: int) -> np.ndarray:
+    """The curve of ActivityNet's proposal task, threshold by threshold and point by point."""
+    videos = sorted(v for v in truth if truth[v])
+    ranked = {v: sorted(found.get(v, ()), key=lambda d: (-d["score"], *d["segment"])) for v in videos}
+    total = sum(map(len, ranked.values()))
+    kept = {v: rows[: min(int(len(rows) * (most * len(videos) / total)), len(rows))] for v, rows in ranked.items()}
+    taken = sum(map(len, kept.values()))
+    curve = np.zeros((len(tiou), most))
+    for h, threshold in enumerate(tiou):
+        for n in range(1, most + 1):
+            hits = 0
+            for v in videos:
+                seen = int(len(kept[v]) * (n / most * (most * len(videos) / taken)))
+                hits += sum(any(share(d["segment"], g) >= threshold for d in kept[v][:seen]) for g in truth[v])
+            curve[h, n - 1] = hits / sum(len(truth[v]) for v in videos)
+    return curve
+
+
+def test_average_recall_equals_plain_loops() -> None:
+    for seed in range(12):
+        truth, found = random_case(seed)
+        if not any(found.get(v) for v in truth if truth[v]):
+            continue
+        for most in (5, 20):
+            result = average_recall(truth, found, tiou=TIOU, most=most)
+            np.testing.assert_allclose(result.recall, plain_recall(truth, found, TIOU, most), atol=1e-12)
+
+
+def test_average_recall_by_hand_and_perfect() -> None:
+    truth = {"a": [(0.0, 2.0, "x"), (5.0, 7.0, "y")], "b": []}
+    found = {"a": [{"label": "x", "score": s, "segment": seg} for s, seg in ((0.9, [0, 2]), (0.8, [9, 10]))]}
+    result = average_recall(truth, found, tiou=[0.5], most=2)
+    assert result.recall.tolist() == [[0.5, 0.5]]
+    assert (result.number.tolist(), result.videos, result.instances) == ([1.0, 2.0], 1, 2)
+    assert (result.average_recall(1), result.auc) == (0.5, 0.25)
+    many = {"a": [(float(k), k + 0.9, "x") for k in range(100)]}
+    assert average_recall(many, perfect(many)).average_recall(100) == 1.0
+    with pytest.raises(TadError, match="none in the 1 videos"):
+        average_recall(truth, {"b": found["a"]}, tiou=[0.5])
+
+
+def test_frame_ap_has_no_order_among_ties() -> None:
+    assert average_precision(np.array([0.5, 0.5, 0.5, 0.5]), np.array([True, False, False, True])) == 0.5
+    assert average_precision(np.array([0.9, 0.8, 0.7]), np.array([True, False, True])) == pytest.approx(5 / 6)
+
+
+def test_frame_map_by_hand() -> None:
+    truth, durations = {"a": [(0.0, 2.0, "x")], "b": [(0.0, 1.0, "y")]}, {"a": 4.0, "b": 2.0}
+    found = {
+        "a": [{"label": "x", "score": 0.9, "segment": [0, 1]}, {"label": "x", "score": 0.5, "segment": [1, 3]}],
+        "b": [{"label": "y", "score": 0.3, "segment": [0, 1]}],
+    }
+    scores = frame_map(truth, found, durations=durations, labels=["x", "y"], rate=1.0)
+    assert scores == {"x": pytest.approx((1 + 2 / 3) / 2), "y": 1.0}
+    with pytest.raises(TadError, match="video 'b' has no duration"):
+        frame_map(truth, found, durations={"a": 4.0}, labels=["x", "y"], rate=1.0)
+
+
+def test_segmentation_by_hand() -> None:
+    truth, found = np.array([0, 0, 0, 0, -1, 1, 1, 1], np.int32), np.array([0, 0, -1, 0, 1, 1, 1, 1], np.int32)
+    assert runs(found) == [(0, 0, 2), (0, 3, 4), (1, 4, 8)]
+    assert matched(truth, found, overlap=0.5) == (2, 1, 0)
+    assert matched(truth, found, overlap=0.8) == (0, 3, 2)
+    assert edit_score(truth, found) == pytest.approx(1 - 1 / 3)
+    scores = segmentation([truth], [found], overlaps=[0.5])
+    assert (scores.f1[0.5], scores.accuracy) == (pytest.approx(2 * 2 / (2 * 2 + 1)), 6 / 8)
+    with pytest.raises(TadError, match="as many"):
+        segmentation([truth], [found[:-1]])
+
+
+def test_perfect_detections_are_perfect_frames() -> None:
+    truth = {"a": [(0.0, 2.0, "x"), (2.0, 3.0, "y")], "b": [(1.0, 2.5, "y")]}
+    durations = {"a": 5.0, "b": 3.0}
+    assert set(frame_map(truth, perfect(truth), durations=durations, labels=["x", "y"], rate=4.0).values()) == {1.0}
+    pairs = frame_labels(truth, perfect(truth), durations=durations, labels=["x", "y"], rate=4.0, least=0.0)
+    assert [len(x) for x in pairs[0]] == [20, 12]
+    scores = segmentation(*pairs)
+    assert (set(scores.f1.values()), scores.edit, scores.accuracy) == ({1.0}, 1.0, 1.0)
+    nothing = frame_labels(truth, {"a": []}, durations=durations, labels=["x", "y"], rate=4.0, least=0.0)
+    assert segmentation(*nothing).f1 == {0.1: 0.0, 0.25: 0.0, 0.5: 0.0}
