@@ -57,3 +57,18 @@ def pytorchvideo_models(name: str) -> ModuleType:
         return importlib.import_module(f"pytorchvideo.models.{name}")
     except ModuleNotFoundError as error:
         raise TadError(f"pytorchvideo: cannot be imported ({error}); pip install pytorchvideo==0.1.5") from None
+
+
+def transformers_model(name: str) -> ModuleType:
+    """The module of transformers that holds the model `name` (its configuration and its network).
+
+    Raises:
+        TadError: transformers is not installed; it is the optional extra `modern`.
+    """
+    torchvision()  # transformers imports it where it is installed
+    try:
+        return importlib.import_module(f"transformers.models.{name}.modeling_{name}")
+    except ModuleNotFoundError as error:
+        raise TadError(
+            f"backbone {name}: transformers cannot be imported ({error}); pip install 'tad[modern]'"
+        ) from None
