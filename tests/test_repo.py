@@ -60,7 +60,7 @@ def test_files_stay_small_and_name_no_machine() -> None:
 def test_the_citation_names_every_method() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     notes = " ".join(entry["notes"] for entry in citation["references"])
-    for path in [*(ROOT / "tad" / "detectors").glob("*.yaml")]:
+    for path in [*(ROOT / "tad" / "detectors").glob("*.yaml"), *(ROOT / "tad" / "backbones").glob("*.yaml")]:
         assert f"`{path.stem}`" in notes, path.stem
     assert citation["license"] == "MIT"
     assert (ROOT / "LICENSE").read_text().startswith("MIT License")

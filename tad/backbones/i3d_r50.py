@@ -1,8 +1,8 @@
 """I3D on ResNet-50, 8x8, of PyTorchVideo with its Kinetics-400 weights: 8-frame clips → 2048 numbers.
 
-"Quo Vadis, Action Recognition?" (CVPR 2017) on the trunk of "SlowFast Networks for Video Recognition" (ICCV 2019). It is
-not the two-stream Inception I3D of the THUMOS14 results: that is `i3d`. Shapes: B clips, T frames, H rows, W columns,
-C channels, K classes.
+"Quo Vadis, Action Recognition?" (CVPR 2017) on the trunk of "SlowFast Networks for Video Recognition" (ICCV 2019). It
+is not the two-stream Inception I3D of the THUMOS14 results: that is `i3d`.
+Shapes: B clips, T frames, H rows, W columns, C channels, K classes.
 """
 
 from collections.abc import Mapping, Sequence

@@ -9,30 +9,31 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from tad.backbones._frames import center_crop, normalise, resize_float, short_side
+from tad.backbones._encoder import ClipEncoder
 from tad.errors import TadError
 from tad.vision import pytorchvideo_models
 
 POOLS = ("sliding7_mean", "global")
+FRAMES = 32  # its pooling is made for them
 ALPHA = 4  # fast frames per slow frame
 DEPTHS = {50: 7, 101: 5}  # lateral temporal kernel of the published networks
 
 
-class Backbone(nn.Module):
+class Backbone(ClipEncoder):
     """Clips (B, 32, H, W, 3) uint8 RGB → (B, 2304) float32."""
 
     def __init__(
         self, *, depth: int, short: int, crop: int, pool: str, classes: int, mean: Sequence[float],
         std: Sequence[float],
     ) -> None:
-        super().__init__()
+        super().__init__(
+            "slowfast", resize=[short], crop=crop, mean=mean, std=std, resampling="float", length=FRAMES
+        )
         if depth not in DEPTHS:
             raise TadError(f"slowfast.depth: {depth}: one of {', '.join(map(str, DEPTHS))}")
         if pool not in POOLS:
             raise TadError(f"slowfast.pool: {pool!r}: one of {', '.join(POOLS)}")
-        self.dim = 2304
-        self.short, self.crop, self.pool = short, crop, pool
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.dim, self.pool = 2304, pool
         kernel = (DEPTHS[depth], 1, 1)
         net = pytorchvideo_models("slowfast").create_slowfast(
             model_depth=depth, model_num_class=classes, slowfast_fusion_conv_kernel_size=kernel
@@ -43,14 +44,6 @@ class Backbone(nn.Module):
         """The published names are used as they are."""
         return dict(state)
 
-    def shrink(self, frames_NHWC: Tensor) -> Tensor:
-        """Frames with the short side resized, aspect kept: (N, h, w, 3) float32 in 0..255, not rounded."""
-        height, width = frames_NHWC.shape[1:3]
-        size = short_side(height, width, self.short)
-        if size == (height, width):
-            return frames_NHWC
-        return resize_float(frames_NHWC[None], size)[0].permute(0, 2, 3, 1)
-
     def pathways(self, x_BCTHW: Tensor) -> list[Tensor]:
         """Slow and fast input: every frame, and frames 0, 4, 8, 13, 17, ... (truncated even spacing, as published)."""
         t = x_BCTHW.shape[2]
@@ -59,8 +52,6 @@ class Backbone(nn.Module):
 
     def features(self, x_BCTHW: Tensor) -> Tensor:
         """(B, 2304) of a normalised input of 32 frames."""
-        if x_BCTHW.shape[2] != 32:
-            raise TadError(f"slowfast: clip.length {x_BCTHW.shape[2]}: its pooling is made for 32 frames; set 32")
         paths = self.pathways(x_BCTHW)
         for block in self.blocks[:5]:
             paths = block(paths)
@@ -75,10 +66,3 @@ class Backbone(nn.Module):
         projection = self.blocks[6].get_submodule("proj")
         scores: Tensor = projection(feats_BC)
         return scores
-
-    def forward(self, clips_BTHWC: Tensor) -> Tensor:
-        b, t = clips_BTHWC.shape[:2]
-        frames_NHWC = self.shrink(clips_BTHWC.flatten(0, 1))
-        frames_NCHW = center_crop(frames_NHWC.permute(0, 3, 1, 2), (self.crop, self.crop))
-        clips_BTCHW = frames_NCHW.reshape(b, t, *frames_NCHW.shape[1:])
-        return self.features(normalise(clips_BTCHW, self.mean, self.std))

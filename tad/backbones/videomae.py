@@ -1,8 +1,9 @@
 """VideoMAE's vision transformer (fine-tuned or as pre-trained): 16-frame clips → 384 to 1280 numbers.
 
-"VideoMAE: Masked Autoencoders are Data-Efficient Learners for Self-Supervised Video Pre-Training" (NeurIPS 2022), through
-transformers' VideoMAEModel. Files in transformers' names and in those of the authors' own code (`blocks.0.attn.qkv`,
-VideoMAE V2's distilled models too) both fit. Shapes: B clips, T frames, C channels, H rows, W columns, N tokens.
+"VideoMAE: Masked Autoencoders are Data-Efficient Learners for Self-Supervised Video Pre-Training" (NeurIPS 2022),
+through transformers' VideoMAEModel. Files in transformers' names fit, and files in those of the authors' own code
+(`blocks.0.attn.qkv`; the distilled models of VideoMAE V2 too).
+Shapes: B clips, T frames, C channels, H rows, W columns, N tokens.
 """
 
 import re
@@ -34,17 +35,17 @@ def transformers_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     names: dict[str, Tensor] = {}
     for key, tensor in state.items():
         bare = re.sub(r"^encoder\.(?=blocks|patch_embed|norm\.)", "", key)  # pre-training files
-        block = re.fullmatch(r"blocks\.(\d+)\.(norm1|norm2|attn|mlp)\.?(.*?)(\.weight|\.bias)?", bare)
+        block = re.fullmatch(r"blocks\.(\d+)\.(.+?)(\.weight|\.bias)?", bare)
         if block is None:
             bare = re.sub(r"^patch_embed\.proj\b", "embeddings.patch_embeddings.projection", bare)
             names[re.sub(r"^norm\.", "layernorm.", bare)] = tensor
             continue
-        layer, part = f"encoder.layer.{block[1]}.", ".".join(filter(None, (block[2], block[3])))
+        layer, part, suffix = f"encoder.layer.{block[1]}.", block[2], block[3] or ""
         if part == "attn.qkv":
             for kind, rows in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
-                names[f"{layer}attention.attention.{kind}{block[4]}"] = rows
+                names[f"{layer}attention.attention.{kind}{suffix}"] = rows
         else:
-            names[layer + PARTS.get(part, part) + (block[4] or "")] = tensor
+            names[layer + PARTS[part] + suffix if part in PARTS else key] = tensor
     return names
 
 
@@ -77,9 +78,9 @@ class Backbone(ClipEncoder):
         known = {key.removeprefix("videomae."): tensor for key, tensor in state.items()}
         names = transformers_names({key: tensor for key, tensor in known.items() if not key.startswith(OTHERS)})
         # as parameters of the attention, not of its projections: files of transformers before version 5
-        old = {re.sub(r"\.([qv])_bias$", lambda m: f".{_PROJECTION[m[1]]}.bias", k): v for k, v in names.items()}
-        norm = {key: old.pop(key) for key in list(old) if key.startswith("fc_norm.")}
-        return fitted(old, self.state_dict(), inside="net", heads=()) | norm
+        new = {k.replace(".q_bias", ".query.bias").replace(".v_bias", ".value.bias"): v for k, v in names.items()}
+        norm = {key: new.pop(key) for key in list(new) if key.startswith("fc_norm.")}
+        return fitted(new, self.state_dict(), inside="net", heads=()) | norm
 
     def features(self, x_BCTHW: Tensor) -> Tensor:
         """(B, dim) of a normalised input."""
@@ -87,5 +88,3 @@ class Backbone(ClipEncoder):
         feats_BC: Tensor = self.fc_norm(tokens_BNC.mean(dim=1))
         return feats_BC
 
-
-_PROJECTION = {"q": "query", "v": "value"}
