@@ -116,6 +116,12 @@ def _add_others(commands: Any) -> None:
     p.add_argument("run", nargs=2, help="name in config.yaml")
     p.add_argument("--config", type=Path, default=Path("config.yaml"))
 
+    p = commands.add_parser("table", help="scores of runs side by side, with their intervals")
+    p.add_argument("run", nargs="*", help="name in config.yaml, or a map.json; none: all runs that have a score")
+    p.add_argument("--format", default="", help="markdown, csv or html; by default what --out ends with, else markdown")
+    p.add_argument("--out", type=Path, help="the file to write; without it the table is printed")
+    p.add_argument("--config", type=Path, default=Path("config.yaml"))
+
     p = commands.add_parser("suggest", help="settings that fit a data set's lengths, to paste into config.yaml")
     p.add_argument("run")
     p.add_argument("--config", type=Path, default=Path("config.yaml"))
@@ -294,6 +300,14 @@ def _compare(a: argparse.Namespace) -> None:
 
     for line in compare(*a.run, config=a.config):
         print(line)
+
+
+def _table(a: argparse.Namespace) -> None:
+    from tad.table import table
+
+    text = table(a.run, config=a.config, format=a.format, out=a.out)
+    if a.out is None:
+        print(text, end="")
 
 
 def _suggest(a: argparse.Namespace) -> None:

@@ -203,15 +203,21 @@ class Config:
         resolved.lay("pretrain", row.pretrain, source)
         return resolved
 
+    def _variants(self, dataset: str) -> list[str]:
+        """The names under which a detector's YAML may have settings for a dataset: its format's, that with the format's
+        setting `target` where it has one, and its own. The later wins."""
+        format_, settings = self.format(dataset), self.resolve_dataset(dataset).sections["settings"]
+        target = [f"{format_}_{settings['target']}"] if "target" in settings else []
+        return list(dict.fromkeys([format_, *target, dataset]))
+
     def resolve_run(self, name: str) -> Resolved:
         """Sections `settings`, `train`, `detect`, `nms` and `eval` of a run."""
         row = self.run(name)
         where = f"runs.{name}"
         detector, changes = self._plugin("detectors", row.detector, f"{where}.detector")
-        variants = [row.dataset, self.format(row.dataset), f"{row.dataset}-{row.features}"]
-        resolved = self._layers(
-            "detectors", detector, ("settings", "train", "detect", "nms"), list(dict.fromkeys(variants))
-        )
+        names = self._variants(row.dataset)
+        variants = [*names, *(f"{name}-{row.features}" for name in names)]
+        resolved = self._layers("detectors", detector, ("settings", "train", "detect", "nms"), variants)
         evaluation = self.resolve_dataset(row.dataset)
         resolved.sections["eval"] = evaluation.sections["eval"]
         resolved.origin |= {k: v for k, v in evaluation.origin.items() if k.startswith("eval.")}

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def published_spec(detector: str, variant: str, *, run: str, features: str) -> TrainStageSpec:
-    """The settings in a detector's YAML for a dataset, as those of a run.
+    """The settings in a detector's YAML for a dataset, or for `<dataset>-<features>`, as those of a run.
 
     Raises:
         TadError: unknown detector, or a dataset that neither the detector nor `tad` knows.
@@ -24,14 +24,16 @@ def published_spec(detector: str, variant: str, *, run: str, features: str) -> T
     known = sorted({*changes, *plugins.names("datasets")})
     if variant not in known:
         raise TadError(f"--for {variant}: no such dataset; {plugins.nearest(variant, known)}")
-    sections = {
-        section: plugins.override(section, document[section], changes.get(variant, {}).get(section, {}), variant)
-        for section in ("settings", "train")
-    }
+    dataset, _, own_features = variant.partition("-")
+    sections = {section: document[section] for section in ("settings", "train")}
+    for layer in dict.fromkeys((dataset, variant)):
+        for section, values in sections.items():
+            own = changes.get(layer, {}).get(section, {})
+            sections[section] = plugins.override(section, values, own, variant)
     values = {
         "run": run,
-        "dataset": variant,
-        "features": features,
+        "dataset": dataset,
+        "features": features or own_features,
         "detector": {"name": detector, "settings": sections["settings"]},
         "train": sections["train"],
         "seed": 0,

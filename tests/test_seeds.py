@@ -214,9 +214,10 @@ def test_the_table_shows_the_spread(project: Path) -> None:
         capture_output=True, text=True, check=True, env={"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     mean, deviation = 100 * written["average_mAP"], 100 * written["std"]["average_mAP"]
-    many, one = done.stdout.splitlines()[2:]
-    assert f"| **{mean:.2f}** ± {deviation:.2f} | 12 of 12 |" in many
-    assert many.endswith("| 4, 5, 6 |")
+    many, one = done.stdout.splitlines()[4:]
+    low, high = (100 * end for end in written["interval"]["average_mAP"])
+    assert f"| **{mean:.2f}** ± {deviation:.2f} | {low:.2f} to {high:.2f} |" in many
+    assert many.endswith("| 4 to 6 |")
     assert "±" not in one
     assert one.endswith("| 3 |")
 

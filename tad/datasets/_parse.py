@@ -162,7 +162,12 @@ def our_split(name: Any, names: Mapping[str, str], where: str) -> str:
     return ours
 
 
-def _database(source: Path) -> dict[str, Any]:
+def database(source: Path) -> dict[str, Any]:
+    """The entries of a JSON file in ActivityNet's layout by video id.
+
+    Raises:
+        TadError: another layout, which is named where it is a known one.
+    """
     value = load_json(source)
     if not isinstance(value, dict):
         raise TadError(f"{source}: expected an object with 'database', found a {type(value).__name__}")
@@ -231,7 +236,7 @@ def read_database(
     """
     names = splits or SPLIT_NAMES
     videos: dict[str, Video] = {}
-    for key, entry in _database(source).items():
+    for key, entry in database(source).items():
         where = f"{source}: video '{key}'"
         if not isinstance(entry, dict):
             raise TadError(f"{where}: expected subset and annotations, found {entry!r:.40}")

@@ -1,20 +1,10 @@
 """Own data as a CSV table (`video,start,end,label`) → annotation table."""
 
-import csv
-from collections.abc import Iterator
 from pathlib import Path
 
 from tad.annotations import SPLITS, Instance, Table, Video
-from tad.datasets._parse import (
-    SPLIT_NAMES,
-    beside,
-    labels_of,
-    our_split,
-    read_durations,
-    read_labels,
-    read_text,
-    seconds,
-)
+from tad.datasets._csv import rows
+from tad.datasets._parse import SPLIT_NAMES, beside, labels_of, our_split, read_durations, read_labels, seconds
 from tad.errors import TadError
 from tad.plugins import nearest
 from tad.video.listing import EXTENSIONS
@@ -23,41 +13,9 @@ REQUIRED = ("video", "start", "end", "label")
 OPTIONAL = ("split", "duration")
 
 
-def _rows(path: Path, required: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and cells by column name (lower case, stripped); blank lines are skipped."""
-    lines = read_text(path).splitlines()
-    header = next(line for line in lines if line.strip())
-    delimiter = max(",;\t", key=header.count)
-    rows = csv.reader(lines, delimiter=delimiter)
-    columns: list[str] = []
-    for row in rows:
-        cells = [cell.strip() for cell in row]
-        where = f"{path}: line {rows.line_num}"
-        if not any(cells):
-            continue
-        if not columns:
-            columns = [cell.lower() for cell in cells]
-            _check_header(columns, required, where)
-        elif len(cells) != len(columns):
-            hint = "quote a value that holds the separator, and write decimals with a point"
-            raise TadError(f"{where}: {len(cells)} values for {len(columns)} columns; {hint}")
-        else:
-            yield rows.line_num, dict(zip(columns, cells, strict=True))
-
-
-def _check_header(columns: list[str], required: tuple[str, ...], where: str) -> None:
-    for name in required:
-        if name not in columns:
-            found = nearest(name, [column for column in columns if column not in required])
-            example = ",".join(required)
-            raise TadError(f"{where}: no column '{name}' (the first line must be a header such as {example}); {found}")
-        if columns.count(name) > 1:
-            raise TadError(f"{where}: column '{name}' stands {columns.count(name)} times; keep one")
-
-
 def _read_split_file(path: Path) -> dict[str, str]:
     found: dict[str, str] = {}
-    for number, row in _rows(path, ("video", "split")):
+    for number, row in rows(path, ("video", "split")):
         where = f"{path}: line {number}"
         split = our_split(row["split"], SPLIT_NAMES, where)
         if found.setdefault(row["video"], split) != split:
@@ -105,7 +63,7 @@ def read(
     durations = read_durations(beside(source, duration_file)) if duration_file else {}
     splits: dict[str, str] = {}
     instances: dict[str, list[Instance]] = {}
-    for number, row in _rows(source, REQUIRED):
+    for number, row in rows(source, REQUIRED):
         where, video = f"{source}: line {number}", row["video"]
         if not video:
             raise TadError(f"{where}: no video; give the id, which is the file's name without its suffix")

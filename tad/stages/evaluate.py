@@ -82,9 +82,11 @@ def _made_by(model: dict[str, Any], detections: dict[str, Any], own: dict[str, A
     """Seed, epoch rule, features and hashes, from the stamps; "unknown" where a stamp is not there."""
     stamps = {"train": model, "suppress": detections, "evaluate": own}
     settings = model.get("spec", {})
+    detector = settings.get("detector", {})
     return {
         "features": settings.get("features", "unknown"),
-        "detector": settings.get("detector", {}).get("name", "unknown"),
+        "detector": detector.get("name", "unknown"),
+        "face": detector.get("settings", {}).get("face", ""),
         "epoch_rule": model.get("epoch_rule", "unknown"),
         "epoch": model.get("epoch", "unknown"),
         "seed": model.get("seed", settings.get("seed", "unknown")),
