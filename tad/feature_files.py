@@ -8,7 +8,6 @@ build arrays and tensors, each written or wrapped below; every other name refuse
 
 import io
 import pickle
-import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,22 +15,11 @@ from typing import IO, Any
 
 import numpy as np
 
-from tad.errors import TadError
+from tad.errors import DAMAGE, TadError, cause_of
 
 SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".pkl", ".pickle")
 HDF5 = (".h5", ".hdf5")
 TORCH_ZIP = b"PK\x03\x04"
-# what readers raise on files that are damaged or made to harm; anything else is a defect of ours
-DAMAGE = (
-    *(pickle.UnpicklingError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, MemoryError, ImportError),
-    *(ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError, OverflowError, RecursionError),
-)
-
-
-def cause_of(error: BaseException) -> str:
-    """The first line of an error, or its type where it says nothing."""
-    lines = str(error).splitlines()
-    return (lines[0] if lines else type(error).__name__)[:120]
 
 
 def plain_scalar(dtype: Any, data: Any = b"") -> Any:

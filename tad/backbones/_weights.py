@@ -1,6 +1,6 @@
 """Weight files → a backbone's parameters, without running code from the file and with every mismatch named."""
 
-import pickle
+import zipfile
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tad.errors import TadError
+from tad.errors import DAMAGE, TadError, cause_of
 from tad.specs import Plugin
 from tad.weights import weight_files, weights_identity
 
@@ -36,13 +36,27 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise TadError(f"{path}: not a safetensors file ({error}); fetch it again") from None
     try:
+        _refuse_bomb(path)
         # training checkpoints of TSP carry an argparse namespace; it is data, and nothing else is let in
         with torch.serialization.safe_globals([Namespace]):
             value = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TadError(f"{path}: not a plain weight file ({cause:.120}); fetch it again") from None
+    except DAMAGE as error:
+        raise TadError(f"{path}: not a plain weight file ({cause_of(error)}); fetch it again") from None
     return _tensors(value, path)
+
+
+def _refuse_bomb(path: Path) -> None:
+    """torch stores its archives uncompressed: one that unpacks to more than itself was made to fill the memory.
+
+    Raises:
+        ValueError: such an archive.
+        zipfile.BadZipFile: a damaged one.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(record.file_size for record in archive.infolist())
+        if unpacked > path.stat().st_size:
+            raise ValueError(f"an archive of {path.stat().st_size} bytes that unpacks to {unpacked}")
 
 
 def _tensors(value: Any, path: Path) -> dict[str, Tensor]:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from tad import plugins
-from tad.errors import TadError
-from tad.feature_files import DAMAGE, cause_of, plain_scalar
+from tad.errors import DAMAGE, TadError, cause_of
+from tad.feature_files import plain_scalar
 from tad.files import sha256
 from tad.provenance import stamp
 from tad.specs import TrainStageSpec
