@@ -16,7 +16,7 @@ class DatasetRow(Spec):
     settings: Settings = Field(default={}, description="settings of the format")
     exclude: dict[str, str] = Field(default={}, description="video id → why it is left out")
     on_invalid: Literal["error", "drop"] = "error"
-    reader: Literal["decord", "pyav"] = "decord"
+    reader: Literal["pyav", "decord", "torchcodec"] = "pyav"
     shards: int = Field(
         default=16, ge=1, le=99, description="manifest and feature shards; changing it moves every video"
     )

@@ -72,16 +72,17 @@ class ClipSpec(Spec):
 
     length: Count = Field(description="frames the backbone sees at once")
     stride: Count = Field(description="frames between the starts of neighbouring clips")
-    policy: Literal["native", "resample"] = Field(
-        description="native: the decoded frames by index; resample: the frame displayed at k / rate seconds"
+    policy: Literal["native", "resample", "ffmpeg_cfr"] = Field(
+        description="native: the decoded frames by index; resample: the frame displayed at k / rate seconds; "
+        "ffmpeg_cfr: the frames that ffmpeg's `fps` filter picks (without the lossy encoding that follows it)"
     )
-    rate: float = Field(ge=0, description="frames per second of `resample`; 0 with `native`")
+    rate: float = Field(ge=0, description="frames per second of `resample` and `ffmpeg_cfr`; 0 with `native`")
 
     @model_validator(mode="after")
     def _rate_fits(self) -> Self:
         if (self.policy == "native") != (self.rate == 0):
             raise ValueError(
-                f"clip.rate must be 0 with policy native and > 0 with resample, not {self.rate} ({self.policy})"
+                f"clip.rate must be 0 with policy native and > 0 with the others, not {self.rate} ({self.policy})"
             )
         if self.stride > 8 * self.length:
             raise ValueError(f"clip.stride {self.stride} leaves most frames unseen with clip.length {self.length}")
@@ -103,7 +104,9 @@ class ProbeSpec(Spec):
     """Videos → manifest."""
 
     dataset: str
-    reader: Literal["decord", "pyav"] = Field(default="decord", description="used wherever it is right for the file")
+    reader: Literal["pyav", "decord", "torchcodec"] = Field(
+        default="pyav", description="used wherever it is right for the file; elsewhere pyav is"
+    )
     stall_seconds: Positive = Field(default=60.0, description="a file whose decoding stands still this long is damaged")
     max_pixels: Count = Field(default=8192 * 8192, description="a header that promises more is refused before decoding")
 

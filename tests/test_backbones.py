@@ -15,7 +15,6 @@ from tad import plugins, vision
 from tad.backbones import _frames, i3d, tsp
 from tad.backbones._weights import fit_weights, load_weights, weights_identity
 from tad.errors import TadError
-from tad.video import flow
 from tad.weights import published
 
 TRAINED_HERE = ["r2plus1d_small"]
@@ -221,39 +220,6 @@ def test_i3d_views_and_rows() -> None:
     views = net._views(x)
     assert len(views) == 10
     assert [int(v[0, 0, 0, 0, 0]) for v in views] == [0, 116, 0, 116, 58, 223, 339, 223, 339, 281]
-
-
-def test_i3d_flow_stream_pads_its_fields(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-
-    def fake(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        calls.append(1)
-        return np.full((*first.shape[:2], 2), float(second[0, 0, 0]) - float(first[0, 0, 0]), dtype=np.float32)
-
-    monkeypatch.setattr(i3d, "tvl1_flow", fake)
-    net = build("i3d", streams="flow", stream_length=4)
-    clips = torch.tensor([0, 20, 10, 10], dtype=torch.uint8).view(1, 4, 1, 1, 1).expand(2, 4, 6, 6, 3).contiguous()
-    levels = (net._flow_input(clips)[:, 0, :, 0, 0] + 1) * 127.5
-    expected = torch.tensor([255.0, 64.0, 128.0, 128.0])  # +20 pixels saturates, the last of three fields repeats
-    torch.testing.assert_close(levels, expected.expand(2, 4))
-    assert len(calls) == 3  # the second clip's fields are remembered
-
-
-def test_flow_is_quantised_as_published() -> None:
-    assert flow.quantise(np.array([-30.0, -20, 0, 10, 20]), bound=20).tolist() == [0, 0, 128, 192, 255]
-    assert flow.grey(np.array([[[255, 255, 255], [255, 0, 0]]], dtype=np.uint8)).tolist() == [[255, 76]]
-
-
-def test_tvl1_measures_motion_or_names_the_package() -> None:
-    rng = np.random.default_rng(0)
-    noise = np.kron(rng.integers(0, 256, (12, 12)), np.ones((4, 4))).astype(np.uint8)
-    first = np.repeat(noise[:, :, None], 3, axis=2)
-    try:
-        measured = flow.tvl1_flow(first, np.roll(first, 2, axis=1))
-    except TadError as error:
-        assert "opencv-contrib-python-headless" in str(error)  # noqa: PT017
-    else:
-        np.testing.assert_allclose(np.median(measured[8:-8, 8:-8], axis=(0, 1)), [2, 0], atol=0.3)
 
 
 def test_center_crop_rounds_as_published() -> None:

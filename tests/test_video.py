@@ -87,7 +87,7 @@ def test_bad_files_are_one_line(tmp_path: Path) -> None:
                 frames_of(path, reader)
             assert str(path) in str(error.value)
             assert "\n" not in str(error.value)
-    with pytest.raises(TadError, match="one of decord, pyav"):
+    with pytest.raises(TadError, match="one of decord, pyav, torchcodec"):
         open_video(tmp_path / "x.mp4", reader="gif")
 
 
@@ -140,5 +140,5 @@ def test_listing_is_light_and_quick(tmp_path: Path) -> None:
 
 
 def test_modules_import_alone() -> None:
-    for name in ("listing", "reader", "clips", "containers", "probing", "feed"):
+    for name in ("listing", "reader", "clips", "containers", "probing", "sampling", "feed"):
         assert importlib.import_module(f"tad.video.{name}").__doc__

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,30 +24,42 @@ def encode(
     *,
     width: int = 64,
     height: int = 48,
-    rate: int = 30,
+    rate: int | Fraction = 30,
     times_ms: Sequence[int] | None = None,
     rotation: int = 0,
     keyframes: int = 12,
     codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    sound: bool = False,
 ) -> Path:
-    """A video of `frames` pictures; `times_ms` gives each its time (varying rate)."""
+    """A video of `frames` pictures; `times_ms` gives each its time (varying rate), `sound` starts at 0 beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     options = {"g": str(keyframes), "bf": "2", "crf": "18"} if codec == "libx264" else {"g": str(keyframes)}
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate, options=options)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         stream.codec_context.thread_count = 1
         if rotation:
             stream.set_display_rotation(rotation)
         if times_ms is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
+        if sound:
+            add_sound(container, "pcm_s16le")  # no codec delay, about which versions of FFmpeg disagree
         for number in range(frames):
             frame = av.VideoFrame.from_ndarray(picture(number, width=width, height=height), format="rgb24")
             if times_ms is not None:
                 frame.pts, frame.time_base = times_ms[number], Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+            container.mux(_timed(stream.encode(frame), times_ms))
+        container.mux(_timed(stream.encode(), times_ms))
     return path
+
+
+def _timed(packets: list[Any], times_ms: Sequence[int] | None) -> list[Any]:
+    """Packets with the duration until the next picture (40 ms for the last), which the encoder does not know."""
+    for packet in packets if times_ms is not None else ():
+        following = [time for time in times_ms or () if time > packet.pts]
+        packet.duration = following[0] - packet.pts if following else 40
+    return packets
 
 
 def varying(frames: int) -> list[int]:
@@ -88,15 +101,21 @@ def truncate(source: Path, path: Path, *, share: float = 0.6) -> Path:
     return path
 
 
+def add_sound(container: Any, codec: str = "aac") -> None:
+    """A second of silence from time 0, as a stream of its own."""
+    stream = container.add_stream(codec, rate=16000, layout="mono")
+    samples, form = (np.zeros((1, 1024), np.float32), "fltp") if codec == "aac" else (np.zeros((1, 1024), "i2"), "s16")
+    for block in range(16):
+        frame = av.AudioFrame.from_ndarray(samples, format=form, layout="mono")
+        frame.sample_rate, frame.pts = 16000, 1024 * block
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+
+
 def audio_only(path: Path) -> Path:
     """An mp4 with a second of sound and no picture."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=16000, layout="mono")
-        for block in range(16):
-            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-            frame.sample_rate, frame.pts = 16000, 1024 * block
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+        add_sound(container)
     return path
 
 

@@ -5,11 +5,9 @@ Parameter names are those of the PyTorch conversion `rgb_imagenet.pt` / `flow_im
 Shapes: B clips, T frames, C channels, H rows, W columns, K classes.
 """
 
-import hashlib
+import logging
 import re
-from collections import OrderedDict
-from collections.abc import Mapping
-from itertools import pairwise
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +15,9 @@ from torch import Tensor, nn
 
 from tad.backbones._frames import center_crop, normalise, resize_uint8, short_side
 from tad.errors import TadError
-from tad.video.flow import quantise, tvl1_flow
+from tad.flow import NOTES, RAFT_STEMS, FlowSteps, method
 
+log = logging.getLogger(__name__)
 STREAMS = ("rgb", "flow", "both")
 VIEWS = ("center_crop", "resize", "ten_crop")
 # block: input channels, then the widths of b0, b1a, b1b, b2a, b2b, b3b
@@ -37,7 +36,6 @@ BRANCHES = {
     "branch_0": "b0", "branch_1.0": "b1a", "branch_1.1": "b1b", "branch_2.0": "b2a", "branch_2.1": "b2b",
     "branch_3.1": "b3b",
 }  # fmt: skip
-REMEMBERED = 64  # flow fields
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -142,10 +140,23 @@ class Backbone(nn.Module):
 
     Each stream sees `stream_length` steps: RGB the first frames of the clip, flow the first fields between neighbouring
     frames. A clip of `stream_length` + 1 frames has as many fields, a shorter one repeats its last field.
+
+    Flow is computed on whole resized frames, before cropping. `stream` does it once per pair of neighbours of a video
+    and hands it on with the frames, in two more channels (B, T, H, W, 5), or alone (2) where RGB is not looked at;
+    clips of plain frames are accepted too, and their flow is then computed for them alone.
     """
 
     def __init__(
-        self, *, streams: str, view: str, short: int, crop: int, classes: int, stream_length: int, flow_bound: float
+        self,
+        *,
+        streams: str,
+        view: str,
+        short: int,
+        crop: int,
+        classes: int,
+        stream_length: int,
+        flow_method: str,
+        flow_bound: float,
     ) -> None:
         super().__init__()
         if streams not in STREAMS:
@@ -154,17 +165,22 @@ class Backbone(nn.Module):
             raise TadError(f"i3d.view: {view!r}: one of {', '.join(VIEWS)}")
         self.streams, self.view, self.short, self.crop = streams, view, short, crop
         self.stream_length, self.flow_bound = stream_length, flow_bound
-        self._fields: OrderedDict[bytes, Tensor] = OrderedDict()
         if streams != "flow":
             self.rgb = Inception(channels=3, num_classes=classes)
         if streams != "rgb":
             self.flow = Inception(channels=2, num_classes=classes)
+            self.motion = method(flow_method)
+            if flow_method != "tvl1":
+                log.warning("i3d.flow_method: %s %s", flow_method, NOTES[flow_method])
         self.dim = 2048 if streams == "both" else 1024
 
     def published_keys(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Names of this module for a file of one stream in either dialect; for both, `rgb.` and `flow.` first."""
+        """Names of this module for a file of one stream in either dialect; for both, `rgb.` and `flow.` first; and for
+        a file of RAFT."""
+        if all(name.startswith(RAFT_STEMS) for name in state):
+            return {f"motion.network.{name}": tensor for name, tensor in state.items()}
         names = published_names(state)
-        if all(name.startswith(("rgb.", "flow.")) for name in names):
+        if all(name.startswith(("rgb.", "flow.", "motion.")) for name in names):
             return names
         stem = names.get("Conv3d_1a_7x7.conv3d.weight")
         stream = "flow" if stem is not None and stem.shape[1] == 2 else "rgb"
@@ -177,8 +193,23 @@ class Backbone(nn.Module):
         height, width = frames_NHWC.shape[1:3]
         return resize_uint8(frames_NHWC, short_side(height, width, self.short))
 
+    def stream(self) -> Callable[[Tensor], Tensor]:
+        """What turns one video's uint8 frames (N, H, W, 3), in order and in any portions, into the steps (N, h, w, C)
+        that clips are cut from; C is 3 (RGB), 2 (the flow into the frame) or 5 (both)."""
+        if self.streams == "rgb":
+            return self.shrink
+        flow = FlowSteps(self.motion, bound=self.flow_bound)
+
+        def steps(frames_NHWC: Tensor) -> Tensor:
+            small = self.shrink(frames_NHWC)
+            levels = flow(small)
+            return levels if self.streams == "flow" else torch.cat([small, levels], dim=-1)
+
+        return steps
+
     def _views(self, x_BCTHW: Tensor) -> list[Tensor]:
-        """Crops that the feature is averaged over; the mirrored flow keeps its sign, as in the published ten-crop."""
+        """Crops that the feature is averaged over. A mirrored crop of flow is mirrored as a picture and its x motion is
+        not negated: the published ten-crop does the same."""
         if self.view != "ten_crop":
             return [center_crop(x_BCTHW, (self.crop, self.crop))]
         height, width = (size - self.crop for size in x_BCTHW.shape[-2:])
@@ -190,28 +221,23 @@ class Backbone(nn.Module):
         return normalise(clips_BTHWC[:, : self.stream_length].permute(0, 1, 4, 2, 3), (0.5,) * 3, (0.5,) * 3)
 
     def _flow_input(self, clips_BTHWC: Tensor) -> Tensor:
-        clips = [[self._field(a, b) for a, b in pairwise(clip[: self.stream_length + 1])] for clip in clips_BTHWC.cpu()]
-        whole = [torch.stack(fields + fields[-1:] * (self.stream_length - len(fields))) for fields in clips]
-        levels_BTHWC = torch.stack(whole).to(clips_BTHWC.device)
-        return normalise(levels_BTHWC.permute(0, 1, 4, 2, 3), (0.5,) * 2, (0.5,) * 2)
+        fields = clips_BTHWC[:, 1 : self.stream_length + 1, ..., -2:]
+        missing = self.stream_length - fields.shape[1]
+        if missing:
+            fields = torch.cat([fields, fields[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1)
+        return normalise(fields.permute(0, 1, 4, 2, 3), (0.5,) * 2, (0.5,) * 2)
 
-    def _field(self, first_HWC: Tensor, second_HWC: Tensor) -> Tensor:
-        """Quantised flow between two frames; the last ones are kept, as overlapping clips ask again."""
-        a, b = first_HWC.numpy(), second_HWC.numpy()
-        key = hashlib.sha256(a.tobytes() + b.tobytes()).digest()
-        if key not in self._fields:
-            self._fields[key] = torch.from_numpy(quantise(tvl1_flow(a, b), bound=self.flow_bound))
-            while len(self._fields) > REMEMBERED:
-                self._fields.popitem(last=False)
-        return self._fields[key]
+    def _steps(self, clips_BTHWC: Tensor) -> Tensor:
+        """Clips of steps as they are; clips of frames, each as a video of its own."""
+        if clips_BTHWC.shape[-1] != 3:
+            return clips_BTHWC
+        return torch.stack([self.stream()(clip) for clip in clips_BTHWC])
 
     def forward(self, clips_BTHWC: Tensor) -> Tensor:
-        b, t = clips_BTHWC.shape[:2]
-        frames_NHWC = self.shrink(clips_BTHWC.flatten(0, 1))
-        clips = frames_NHWC.reshape(b, t, *frames_NHWC.shape[1:])
+        clips = self._steps(clips_BTHWC)
         inputs = []
         if self.streams != "flow":
-            inputs.append((self.rgb, self._rgb_input(clips)))
+            inputs.append((self.rgb, self._rgb_input(clips[..., :3])))
         if self.streams != "rgb":
             inputs.append((self.flow, self._flow_input(clips)))
         rows = []

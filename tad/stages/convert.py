@@ -76,7 +76,7 @@ def _misfits_error(source: Path, misfits: list[Misfit], count: int, spec: Conver
     clip, rate = spec.clip, statistics.median(m.rate for m in misfits)
     stride = statistics.median((m.duration * m.rate - clip.length) / m.rows for m in misfits)
     fits = f"clip.stride {max(round(stride), 1)} at {rate:g} frames per second"
-    if clip.policy == "resample":
+    if clip.policy != "native":
         about = statistics.median((m.rows * clip.stride + clip.length) / m.duration for m in misfits)
         fits += f", or clip.rate of about {about:.3g} with stride {clip.stride},"
     return TadError(

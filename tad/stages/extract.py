@@ -53,15 +53,15 @@ class VideoEncoder:
         self.dtype = np.float16 if spec.dtype == "float16" else np.float32
         self.batch = BATCH_GPU if device.type == "cuda" else BATCH_CPU
         self.buffer: ClipBuffer[Tensor] = ClipBuffer(length=spec.clip.length, stride=spec.clip.stride)
+        stream, shrink = getattr(backbone, "stream", None), getattr(backbone, "shrink", None)
+        self._steps: Callable[[Tensor], Tensor] = stream() if stream else shrink or (lambda frames: frames)
         self._clips: list[Tensor] = []
         self._rows: list[np.ndarray] = []
 
     def push(self, frames_NHWC: np.ndarray) -> None:
-        """Take the next frames (N, H, W, 3) uint8; each is moved to the device and shrunk once."""
-        frames = torch.from_numpy(frames_NHWC).to(self.device)
-        shrink = getattr(self.backbone, "shrink", None)
-        for frame in frames if shrink is None else shrink(frames):
-            self._take(self.buffer.push(frame))
+        """Take the next frames (N, H, W, 3) uint8; each is moved to the device and prepared (shrunk, its flow) once."""
+        for step in self._steps(torch.from_numpy(frames_NHWC).to(self.device)):
+            self._take(self.buffer.push(step))
 
     def _take(self, clip: list[Tensor] | None) -> None:
         if clip is not None:
@@ -164,7 +164,12 @@ def _jobs(usable: dict[str, Entry], todo: list[str], folder: Path, spec: Extract
         if size != entry["bytes"]:
             found = "no such file" if size < 0 else f"{size} bytes where its manifest says {entry['bytes']}"
             raise TadError(f"{path}: {found}; run probe again")
-        jobs.append(Job(video_id, path, entry["reader"], spec.clip.rate, float(entry["rate"]), int(entry["frames"])))
+        jobs.append(
+            Job(
+                video_id, path, entry["reader"], spec.clip.policy, spec.clip.rate,
+                float(entry["rate"]), int(entry["frames"]),
+            )
+        )  # fmt: skip
     return jobs
 
 

@@ -26,8 +26,8 @@ from tad.progress import track
 from tad.provenance import expect, stamp
 from tad.specs import ClipSpec, PretrainSpec
 from tad.training import tsp, tsp_clips
-from tad.video.clips import resample
 from tad.video.reader import open_video
+from tad.video.sampling import sampled
 
 log = logging.getLogger(__name__)
 FRAMES_AT_ONCE = 64
@@ -54,11 +54,9 @@ def _train_videos(annotations: Mapping[str, Any], manifests: list[Path]) -> dict
 def sampled_frames(path: Path, entry: Mapping[str, Any], clip: ClipSpec) -> Iterator[np.ndarray]:
     """The frames (H, W, 3) uint8 of a video that the clip's rate policy picks, in order."""
     with open_video(path, reader=entry["reader"]) as video:
-        if clip.policy == "native":
-            yield from (frame.image for frame in video)
-        else:
-            timed = ((frame.time, frame.image) for frame in video)
-            yield from resample(timed, rate=clip.rate, native_rate=float(entry["rate"]))
+        yield from sampled(
+            video, policy=clip.policy, rate=clip.rate, native_rate=float(entry["rate"]), reader=entry["reader"]
+        )
 
 
 def _shrunk(frames: Iterator[np.ndarray], backbone: Any) -> Iterator[np.ndarray]:

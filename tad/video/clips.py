@@ -1,5 +1,6 @@
 """Frames in order → clips: which frames make clip i, in integers, and the buffer that feeds them from one pass."""
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
@@ -9,6 +10,9 @@ Item = TypeVar("Item")
 # Shares of a native frame. Below a half and below one, because a tie must not be decided by the rounding of times:
 # containers store milliseconds, decord single precision.
 TOLERANCE, LAST = 0.49, 0.9
+# Output slots: how far below a half still counts as one. Times are exact numbers in double precision; the finest time
+# base in use leaves 5e-6 between a tie and its neighbour.
+TIE = 1e-7
 
 
 def count_clips(frames: int, *, length: int, stride: int) -> int:
@@ -52,6 +56,41 @@ def resample(frames: Iterable[tuple[float, Item]], *, rate: float, native_rate: 
 def resample_indices(times: Sequence[float], *, rate: float, native_rate: float) -> list[int]:
     """`resample` for frames with these times (seconds): the indices it would yield."""
     return list(resample(zip(times, range(len(times)), strict=True), rate=rate, native_rate=native_rate))
+
+
+def ffmpeg_slot(seconds: float, rate: float) -> int:
+    """The output frame that ffmpeg's `fps` filter gives a time to: the nearest, halves away from zero."""
+    return int(math.copysign(math.floor(abs(seconds) * rate + 0.5 + TIE), seconds))
+
+
+def ffmpeg_cfr(frames: Iterable[tuple[float, float, Item]], *, rate: float) -> Iterator[Item]:
+    """The frames that ffmpeg's `fps` filter (`round=near`) picks, frame for frame: `-filter:v fps=15` and the like.
+
+    Every time is rounded to the nearest output slot; slots begin with the first frame's and end where the last frame's
+    display does, and each holds the last frame rounded to it or before it. Unlike `resample`, a frame may so be shown
+    up to half an output frame early, and the first slot need not be 0. Pipelines that made their features from files
+    which ffmpeg had brought to a constant rate (TSP, video_features) saw these frames, but after a lossy encoding,
+    which is not imitated: their pixels differ a little. Where ffmpeg gives nothing at all (a video shorter than half
+    an output frame), its frame is given once. Versions of ffmpeg disagree about how long the last frame of an mp4 with
+    a varying rate is shown, so the end may differ by that much.
+
+    Args:
+        frames: (time, duration, frame) in seconds from the start of the file; only the last duration matters.
+        rate: frames per second wanted.
+    """
+    following: int | None = None
+    shown: list[Item] = []
+    end, given = 0, False
+    for time, duration, frame in frames:
+        slot = ffmpeg_slot(time, rate)
+        following = slot if following is None else following
+        while shown and following < slot:
+            yield shown[0]
+            following, given = following + 1, True
+        shown, end = [frame], ffmpeg_slot(time + duration, rate)
+    while following is not None and (following < end or not given):
+        yield shown[0]
+        following, given = following + 1, True
 
 
 class ClipBuffer(Generic[Item]):

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from tad.errors import TadError
-from tad.video.clips import resample
-from tad.video.reader import open_video
+from tad.video.reader import Frame, Reader, open_video
+from tad.video.sampling import sampled
 
 log = logging.getLogger(__name__)
 CHUNK_BYTES = 1 << 24
@@ -28,11 +28,12 @@ CHUNK_FRAMES = 64
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One video to read: with which reader, at which rate (0: every frame), and what `probe` found out about it."""
+    """One video to read: with which reader, by which rate policy, and what `probe` found out about it."""
 
     video_id: str
     path: Path
     reader: str
+    policy: str
     rate: float
     native_rate: float
     frames: int
@@ -55,26 +56,31 @@ def read_chunks(job: Job) -> Iterator[np.ndarray]:
     """
     decoded = 0
 
-    def timed() -> Iterator[tuple[float, np.ndarray]]:
+    def counted(video: Reader) -> Iterator[Frame]:
         nonlocal decoded
-        with open_video(job.path, reader=job.reader) as video:
-            for frame in video:
-                decoded += 1
-                yield frame.time, frame.image
+        for frame in video:
+            decoded += 1
+            yield frame
 
-    source = (
-        resample(timed(), rate=job.rate, native_rate=job.native_rate) if job.rate else (image for _, image in timed())
-    )
+    with open_video(job.path, reader=job.reader) as video:
+        images = sampled(
+            counted(video), policy=job.policy, rate=job.rate, native_rate=job.native_rate, reader=job.reader
+        )
+        yield from _stacked(images)
+    if decoded != job.frames:
+        raise TadError(f"{job.path}: {decoded} frames where its manifest says {job.frames}; run probe again")
+
+
+def _stacked(images: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Images in chunks of bounded size, (N, H, W, 3)."""
     waiting: list[np.ndarray] = []
-    for image in source:
+    for image in images:
         waiting.append(image)
         if len(waiting) == CHUNK_FRAMES or len(waiting) * image.nbytes >= CHUNK_BYTES:
             yield np.stack(waiting)
             waiting = []
     if waiting:
         yield np.stack(waiting)
-    if decoded != job.frames:
-        raise TadError(f"{job.path}: {decoded} frames where its manifest says {job.frames}; run probe again")
 
 
 def _serve(connection: Connection) -> None:

@@ -1,4 +1,5 @@
-"""A video file → what is true about it, found by decoding it with both readers in a process of its own.
+"""A video file → what is true about it, found by decoding it in a process of its own: with PyAV, whose frames count as
+the truth, and with the reader that was asked for, if it is another.
 
 A decoder that crashes or stands still takes its process down, not the stage.
 """
@@ -187,20 +188,20 @@ def is_variable(times: np.ndarray) -> bool:
     return bool(gaps.std() / gaps.mean() > JITTER or (gaps > LONG_GAP * np.median(gaps)).mean() > LONG_SHARE)
 
 
-def disagreement(truth: Scan, other: Scan, *, rate: float) -> str:
-    """Why `other` is wrong for the file, measured by PyAV's pass; empty if the two agree in frames and times."""
+def disagreement(truth: Scan, other: Scan, reader: str, *, rate: float) -> str:
+    """Why `reader`'s pass is wrong for the file, measured by PyAV's; empty if the two agree in frames and times."""
     if other.cause:
-        return other.cause if "decord" in other.cause else f"decord: {other.cause}"
+        return other.cause if reader in other.cause else f"{reader}: {other.cause}"
     if other.frames != truth.frames:
-        return f"decord gives {other.frames} frames where {truth.frames} can be decoded"
+        return f"{reader} gives {other.frames} frames where {truth.frames} can be decoded"
     if other.shape != truth.shape:
-        return f"decord gives frames of {other.shape} where {truth.shape} are right"
+        return f"{reader} gives frames of {other.shape} where {truth.shape} are right"
     late = np.abs(other.times - truth.times).max(initial=0.0)
     if late > 0.1 / rate:
-        return f"decord's times are off by up to {late:.3g} s"
+        return f"{reader}'s times are off by up to {late:.3g} s"
     apart = np.abs(other.marks.astype(np.int16) - truth.marks).mean(axis=1)
     if (apart > SAME_LEVELS).any():
-        return f"decord shows other frames ({int((apart > SAME_LEVELS).sum())} of {truth.frames} differ)"
+        return f"{reader} shows other frames ({int((apart > SAME_LEVELS).sum())} of {truth.frames} differ)"
     return ""
 
 
@@ -247,11 +248,10 @@ def examine(path: Path, decoder: Decoder, *, spec: ProbeSpec) -> dict[str, Any]:
     if facts["frames"] not in (0, truth.frames):
         log.warning("%s: header promises %d frames, %d can be decoded", path.name, facts["frames"], truth.frames)
     reader, reader_cause = spec.reader, ""
-    if reader == "decord":
-        reader_cause = _against_decord(path, truth, decoder, rate=rate)
-        reader = "pyav" if reader_cause else "decord"
+    if reader != "pyav":
+        reader_cause = _against(path, truth, decoder, reader, rate=rate)
         if reader_cause:
-            reader_cause = f"edit list: {reader_cause}" if edit_list else reader_cause
+            reader, reader_cause = "pyav", f"edit list: {reader_cause}" if edit_list else reader_cause
             log.info("%s: read with PyAV (%s)", path.name, reader_cause)
     return {
         "frames": truth.frames, "rate": rate, "duration": truth.frames / rate,
@@ -263,9 +263,9 @@ def examine(path: Path, decoder: Decoder, *, spec: ProbeSpec) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _against_decord(path: Path, truth: Scan, decoder: Decoder, *, rate: float) -> str:
-    """Why decord should not read this file; empty if it should."""
+def _against(path: Path, truth: Scan, decoder: Decoder, reader: str, *, rate: float) -> str:
+    """Why `reader` should not read this file; empty if it should."""
     ahead = truth.frames * int(np.prod(truth.shape))
-    if ahead > AHEAD_BYTES:
+    if reader == "decord" and ahead > AHEAD_BYTES:
         return f"decord may decode {ahead / 2**30:.1f} GiB ahead"
-    return disagreement(truth, decoder.scan(path, "decord"), rate=rate)
+    return disagreement(truth, decoder.scan(path, reader), reader, rate=rate)

@@ -1,13 +1,15 @@
-"""A video file → its frames in order with their times, upright, through decord or PyAV.
+"""A video file → its frames in order with their times, upright, through PyAV, decord or torchcodec.
 
-The two readers give the same pixels where both are right; `tad.video.probing` finds out where they are not.
+The readers give the same pixels where they are right; `tad.video.probing` finds out where they are not.
 """
 
 # H rows, W columns
 
 import importlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -18,6 +20,7 @@ from tad.errors import TadError
 
 decord: Any = importlib.import_module("decord")  # before av: the other order has crashed decord
 av: Any = importlib.import_module("av")
+importlib.import_module("av.video.reformatter")
 decord.logging.set_level(decord.logging.QUIET)
 
 
@@ -30,11 +33,17 @@ class VideoError(TadError):
 
 
 class Frame(NamedTuple):
-    """Frame `number` (from 0), shown `time` seconds after the first; `image` is (H, W, 3) uint8 RGB, upright."""
+    """Frame `number` (from 0), shown `time` seconds after the first; `image` is (H, W, 3) uint8 RGB, upright.
+
+    `duration` is how long the file shows it (0: not said) and `start` when the first frame is shown, counted from the
+    start of the file (other streams may begin earlier); both in seconds and exact with PyAV only.
+    """
 
     number: int
     time: float
     image: np.ndarray
+    duration: float = 0.0
+    start: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,22 +95,31 @@ class PyavReader:
         rate = self.header.rate or 25.0  # only for files without any time
         # AVI stores no times, just a rate; FFmpeg guesses them from packets, and wrongly where there are B-frames
         timed = self._container.format.name != "avi"
-        start: float | None = None
-        latest = 0.0
+        first: float | None = None
+        latest, start = 0.0, 0.0
         size = (0, 0)
+        converter = av.video.reformatter.VideoReformatter()  # one for all: a frame's own is set up for it alone
         try:
             for index, frame in enumerate(self._container.decode(self._stream)):
-                time = float(frame.time) if timed and frame.time is not None else index / rate
-                if start is None:
-                    start, size = time, (frame.width, frame.height)
+                has_time = timed and frame.pts is not None
+                time = float(frame.pts * frame.time_base) if has_time else index / rate
+                if first is None:
+                    first, size = time, (frame.width, frame.height)
+                    start = float(frame.pts * frame.time_base - self._begin(frame.time_base)) if has_time else 0.0
                     self.rotation = round(frame.rotation) % 360
-                image = frame.to_ndarray(format="rgb24", width=size[0], height=size[1])
+                image = converter.reformat(frame, width=size[0], height=size[1], format="rgb24").to_ndarray()
                 if self.rotation:
                     image = np.ascontiguousarray(np.rot90(image, self.rotation // 90))
-                latest = max(latest, time - start)
-                yield Frame(index, latest, image)
+                latest = max(latest, time - first)
+                duration = float(frame.duration * frame.time_base) if has_time else 1 / rate
+                yield Frame(index, latest, image, duration, start)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise VideoError(self.path, f"decoding fails ({_reason(error)})") from None
+
+    def _begin(self, time_base: Fraction) -> Fraction:
+        """When the file starts, by its earliest stream: in whole ticks, as ffmpeg moves time stamps to 0."""
+        begin = Fraction(self._container.start_time or 0, av.time_base)
+        return math.floor(begin / time_base + Fraction(1, 2)) * time_base
 
     def close(self) -> None:
         """Release the file and the decoder."""
@@ -154,10 +172,58 @@ class DecordReader:
         self.close()
 
 
-READERS: dict[str, type[DecordReader] | type[PyavReader]] = {"decord": DecordReader, "pyav": PyavReader}
+class TorchcodecReader:
+    """Frames through torchcodec (extra `torchcodec`; needs torch, and FFmpeg's shared libraries of the system).
+
+    In its exact mode, which reads the whole index first; the approximate one is wrong for varying rates.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        try:
+            decoders = importlib.import_module("torchcodec.decoders")
+        except ModuleNotFoundError:
+            raise TadError("reader: torchcodec is not installed; pip install 'tad[torchcodec]', or take pyav") from None
+        except (ImportError, RuntimeError, OSError) as error:
+            raise TadError(
+                f"reader: torchcodec cannot be loaded ({_reason(error)}); it needs FFmpeg's shared libraries and the "
+                "release that fits this torch (0.13.0 beside a CPU build); or take pyav"
+            ) from None
+        try:
+            self._decoder: Any = decoders.VideoDecoder(
+                str(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
+            )
+        except (RuntimeError, ValueError) as error:
+            raise VideoError(path, f"torchcodec cannot open it ({_reason(error)})") from None
+
+    def __iter__(self) -> Iterator[Frame]:
+        first: float | None = None
+        for index in range(len(self._decoder)):
+            try:
+                frame = self._decoder.get_frame_at(index)
+            except (RuntimeError, IndexError) as error:
+                raise VideoError(self.path, f"torchcodec fails ({_reason(error)})") from None
+            first = frame.pts_seconds if first is None else first
+            yield Frame(index, frame.pts_seconds - first, frame.data.numpy(), frame.duration_seconds)
+
+    def close(self) -> None:
+        """Release the file and the decoder."""
+        self._decoder = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
-def open_video(path: Path, *, reader: str = "decord") -> DecordReader | PyavReader:
+Reader = DecordReader | PyavReader | TorchcodecReader
+READERS: dict[str, Any] = {"decord": DecordReader, "pyav": PyavReader, "torchcodec": TorchcodecReader}
+
+
+def open_video(path: Path, *, reader: str = "pyav") -> Reader:
     """A video opened for one pass over its frames; use it in a `with` statement and iterate.
 
     Every frame is decoded once, in order. Times are presentation times relative to the first frame, in seconds; edit
@@ -165,10 +231,12 @@ def open_video(path: Path, *, reader: str = "decord") -> DecordReader | PyavRead
 
     Raises:
         VideoError: (here or while iterating) the file cannot be read, or only up to some frame.
+        TadError: an unknown reader, or one that is not installed.
     """
     if reader not in READERS:
         raise TadError(f"reader: {reader!r}: one of {', '.join(READERS)}")
-    return READERS[reader](Path(path))
+    opened: Reader = READERS[reader](Path(path))
+    return opened
 
 
 def _reason(error: BaseException) -> str:
