@@ -7,6 +7,11 @@ rule evaluate:
     output:
         score="results/{run}/map.json",
         figure="results/{run}/timeline.png",
+        diagnosis="results/{run}/diagnosis/diagnosis.json",
+        pictures=expand(
+            "results/{{run}}/diagnosis/{name}.png",
+            name=["errors", "sensitivity", "missed", "calibration"],
+        ),
     log:
         "results/{run}/logs/evaluate.log",
     benchmark:
@@ -21,7 +26,7 @@ rule evaluate:
         code=code("evaluate"),
     shell:
         "tad evaluate {input.detections} --annotations {input.annotations} --model {input.model}"
-        " --spec {params.spec:q} --figure {output.figure} --out {output.score} 2> {log}"
+        " --spec {params.spec:q} --figure {output.figure} --diagnosis {output.diagnosis} --out {output.score} 2> {log}"
 
 
 rule summarise:

@@ -101,6 +101,8 @@ def _add_stages(commands: Any) -> None:
     p.add_argument("--annotations", type=Path, required=True, help=annotations)
     p.add_argument("--model", type=Path, help="detector: its seed, epoch rule and recipe go into map.json")
     p.add_argument("--figure", type=Path, help="timeline of one video as PNG")
+    kinds = "JSON file for kinds of errors, hard instances and calibration; pictures beside it"
+    p.add_argument("--diagnosis", type=Path, help=kinds)
     p.add_argument("--protocol", default="", help="in place of --spec, for anybody's files: conventions and videos")
     p.add_argument("--tiou", default="", help="thresholds, such as 0.3,0.5,0.7; those of the protocol by default")
     p.add_argument("--split", default="", help="train, val or test; that of the detected videos by default")
@@ -121,6 +123,14 @@ def _add_others(commands: Any) -> None:
     p.add_argument("--format", default="", help="markdown, csv or html; by default what --out ends with, else markdown")
     p.add_argument("--out", type=Path, help="the file to write; without it the table is printed")
     p.add_argument("--config", type=Path, default=Path("config.yaml"))
+
+    p = commands.add_parser("diagnose", help="why a score is what it is: kinds of errors, hard instances, calibration")
+    p.add_argument("detections", type=Path, help="any results file in ActivityNet's format")
+    p.add_argument("--annotations", type=Path, required=True, help="as for evaluate")
+    p.add_argument("--protocol", required=True, help="as for evaluate")
+    p.add_argument("--tiou", default="", help="as for evaluate")
+    p.add_argument("--split", default="", help="as for evaluate")
+    p.add_argument("--out", type=Path, required=True, help="folder for map.json, diagnosis.json and four pictures")
 
     p = commands.add_parser("suggest", help="settings that fit a data set's lengths, to paste into config.yaml")
     p.add_argument("run")
@@ -250,15 +260,32 @@ def _evaluate(a: argparse.Namespace) -> Path:
         raise TadError("give --spec (a run of config.yaml), or --protocol (anybody's files), and not both")
     if a.spec:
         spec = EvaluateStageSpec.parse(a.spec)
-        return evaluate(a.detections, a.annotations, a.out, spec=spec, model=a.model, figure=a.figure)
+        more = {"model": a.model, "figure": a.figure, "diagnosis": a.diagnosis}
+        return evaluate(a.detections, a.annotations, a.out, spec=spec, **more)
     tiou = _numbers("--tiou", a.tiou)
     settings = {"measures": [name.strip() for name in a.measures.split(",") if name.strip()]}
     out = evaluate_file(
         a.detections, a.annotations, a.out,
-        protocol_name=a.protocol, tiou=tiou, split=a.split, settings=settings, figure=a.figure,
+        protocol_name=a.protocol, tiou=tiou, split=a.split, settings=settings, figure=a.figure, diagnosis=a.diagnosis,
     )  # fmt: skip
     _print_scores(out)
     return out
+
+
+def _diagnose(a: argparse.Namespace) -> None:
+    from tad.files import read_json
+    from tad.stages.evaluate import evaluate_file
+
+    evaluate_file(
+        a.detections, a.annotations, a.out / "map.json",
+        protocol_name=a.protocol, tiou=_numbers("--tiou", a.tiou), split=a.split, diagnosis=a.out / "diagnosis.json",
+    )  # fmt: skip
+    found = read_json(a.out / "diagnosis.json")
+    print(f"average mAP {100 * found['errors']['mAP']:.2f}; of the best detections, and gained without them:")
+    for kind, share in found["errors"]["share"].items():
+        gain = found["errors"]["gain"].get(kind)
+        print(f"  {kind:<18} {100 * share:5.1f} %" + (f"   {100 * gain['mAP']:+.2f} mAP" if gain else ""))
+    print(f"instances that nothing detects: {100 * found['characteristics']['missed']:.1f} %; pictures in {a.out}")
 
 
 def _numbers(option: str, text: str) -> list[float]:

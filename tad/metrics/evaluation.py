@@ -21,6 +21,24 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Detail:
+    """Who takes whom under ActivityNet's rule.
+
+    Attributes:
+        segments: (D, 2) seconds and scores: (D,) of the detections, by class, then descending score.
+        taken: (H, D) row of the instance that a detection takes, -1 for none.
+        instances: (G, 2) seconds. classes: (G,) rows of the labels. videos: (G,) rows of `Matches.video_ids`.
+    """
+
+    segments: Array
+    scores: Array
+    taken: NDArray[np.int32]
+    instances: Array
+    classes: NDArray[np.int64]
+    videos: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What was found, and of what.
 
@@ -35,6 +53,7 @@ class Evaluation:
         detections: how many were scored.
         unscored: label → detections whose class has no instance, which do not count.
         matches: which detection finds an instance, for `tad.metrics.bootstrap`.
+        detail: which instance it is, for `tad.metrics.diagnosis`.
     """
 
     tiou: tuple[float, ...]
@@ -51,6 +70,7 @@ class Evaluation:
     detections: int
     unscored: dict[str, int]
     matches: Matches = field(repr=False, compare=False)
+    detail: Detail = field(repr=False, compare=False)
 
     @property
     def mean_ap(self) -> Array:
@@ -131,7 +151,7 @@ def evaluate(
     scored = np.flatnonzero(counts)
     class_of, unscored = _class_table(names, scored, seen.label, absent_labels)
     sets = _Sets(true, seen, class_of, ids, np.array(tiou, np.float64), np.array(recall_at, np.int64))
-    ap, recall, matches = _score(sets, ambiguous or {}) if matching == "devkit" else _score(sets, None)
+    ap, recall, matches, detail = _score(sets, ambiguous or {}) if matching == "devkit" else _score(sets, None)
     return Evaluation(
         tiou=tuple(tiou),
         labels=tuple(names[k] for k in scored),
@@ -147,6 +167,7 @@ def evaluate(
         detections=len(seen.label) - sum(unscored.values()),
         unscored=unscored,
         matches=matches,
+        detail=detail,
     )
 
 
@@ -181,16 +202,19 @@ def _by_video(segments: Mapping[str, Sequence[tuple[float, float]]], ids: Sequen
     return flat, np.cumsum([0, *map(len, rows)])
 
 
-def _score(sets: _Sets, ambiguous: Mapping[str, Sequence[tuple[float, float]]] | None) -> tuple[Array, Array, Matches]:
-    """AP (H, K), recall (H, R, K) and who found something; by the devkit's rule if there is `ambiguous`."""
+def _score(
+    sets: _Sets, ambiguous: Mapping[str, Sequence[tuple[float, float]]] | None
+) -> tuple[Array, Array, Matches, Detail]:
+    """AP (H, K), recall (H, R, K) and who found what; by the devkit's rule if there is `ambiguous`."""
     from tad.metrics.kernels import score_classes
 
     videos, true = len(sets.ids), sets.true
     classes = sets.class_of[sets.seen.label]
     counted = np.flatnonzero(classes >= 0)
     classes, video, segments = classes[counted], sets.seen.video[counted], sets.seen.segments[counted]
-    order = sort_order(classes, sets.seen.scores[counted], video, segments)
-    segments, video, classes = segments[order], video[order], classes[order]
+    scores = sets.seen.scores[counted]
+    order = sort_order(classes, scores, video, segments)
+    segments, video, classes, scores = segments[order], video[order], classes[order], scores[order]
     true_group = sets.class_of[true.label] * videos + true.video
     by_group = np.argsort(true_group, kind="stable")
     total = int(sets.class_of.max()) + 1
@@ -198,13 +222,15 @@ def _score(sets: _Sets, ambiguous: Mapping[str, Sequence[tuple[float, float]]] |
     group = classes * videos + video
     instances = np.ascontiguousarray(true.segments[by_group])
     first = np.searchsorted(true_group[by_group], np.arange(total * videos + 1))
-    ap, recall, found = score_classes(segments, group, starts, instances, first, videos, sets.tiou, sets.recall_at)
+    ap, recall, taken = score_classes(segments, group, starts, instances, first, videos, sets.tiou, sets.recall_at)
     counts_VK = np.ascontiguousarray(np.bincount(true_group, minlength=total * videos).reshape(total, videos).T)
-    touches = None
+    group_of = true_group[by_group]
+    detail = Detail(segments, scores, taken, instances, group_of // videos, group_of % videos)
+    found, touches = taken >= 0, None
     if ambiguous is not None:
         from tad.metrics.devkit import devkit_precision, match_instances, touching
 
         found = match_instances(segments, group, instances, first, sets.tiou)
         touches = touching(segments, video, *_by_video(ambiguous, sets.ids))
         ap = devkit_precision(found, touches, starts, counts_VK.sum(axis=0))
-    return ap, recall, Matches(tuple(sets.ids), video, starts, found, counts_VK, touches)
+    return ap, recall, Matches(tuple(sets.ids), video, starts, found, counts_VK, touches), detail

@@ -33,9 +33,10 @@ def match(segments: Any, group: Any, instances: Any, first: Any, tious: Any, dep
         tious: (H,). depths: (R,) recall looks at the best depth · n detections of a video with n instances.
 
     Returns:
-        True positives (H, D) bool, and the best tIoU (R, G) that an instance has with the detections of each depth.
+        The instance that a detection takes (H, D) int32, -1 for none, and the best tIoU (R, G) that an instance has
+        with the detections of each depth.
     """
-    found = np.zeros((len(tious), len(segments)), np.bool_)
+    found = np.full((len(tious), len(segments)), -1, np.int32)
     taken = np.zeros((len(tious), len(instances)), np.bool_)
     reached = np.zeros((len(depths), len(instances)), np.float64)
     rank = np.zeros(len(first) - 1, np.int64)
@@ -55,7 +56,7 @@ def match(segments: Any, group: Any, instances: Any, first: Any, tious: Any, dep
                     best[h], which[h] = share, g
         for h in range(len(tious)):
             if which[h] >= 0:
-                found[h, d] = True
+                found[h, d] = which[h]
                 taken[h, which[h]] = True
     return found, reached
 
@@ -84,10 +85,11 @@ def average_precision(found: Any, instances: Any) -> Any:
 def score_classes(
     segments: Any, group: Any, starts: Any, instances: Any, first: Any, videos: Any, tious: Any, depths: Any
 ) -> Any:
-    """AP (H, K), recall (H, R, K) and true positives (H, D); detections of class k are starts[k]:starts[k + 1], its
-    groups k·V … (k + 1)·V."""
+    """AP (H, K), recall (H, R, K) and the instance that each detection takes (H, D); detections of class k are
+    starts[k]:starts[k + 1], its groups k·V … (k + 1)·V."""
     classes = len(starts) - 1
-    found, reached = match(segments, group, instances, first, tious, depths)
+    taken, reached = match(segments, group, instances, first, tious, depths)
+    found = taken >= 0
     ap = np.zeros((len(tious), classes), np.float64)
     recall = np.zeros((len(tious), len(depths), classes), np.float64)
     for k in range(classes):
@@ -99,7 +101,7 @@ def score_classes(
                 for g in range(a, b):
                     hits += reached[r, g] >= tious[h]
                 recall[h, r, k] = hits / (b - a)
-    return ap, recall, found
+    return ap, recall, taken
 
 
 @compiled

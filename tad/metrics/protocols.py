@@ -27,6 +27,7 @@ class Protocol(Spec):
     absent_labels: Literal["ignore", "collide"]
     matching: Literal["activitynet", "devkit"] = "activitynet"
     tiou: tuple[float, ...] = ()
+    buckets: Literal["thumos14", "activitynet", "quintiles"] = "quintiles"
 
     def rules(self) -> dict[str, Any]:
         """Its conventions as keyword arguments of `tad.metrics.evaluate`."""

@@ -18,6 +18,8 @@ from tad.errors import TadError
 from tad.files import canonical, digest, sha256, write_json
 from tad.metrics import Evaluation, Protocol, protocol
 from tad.metrics.bootstrap import describe, draw, resample
+from tad.metrics.diagnosis import Diagnosis
+from tad.metrics.diagnosis_figures import draw_all
 from tad.metrics.files import Detections, Scored, Truth, read_detections, score_detections, score_file
 from tad.metrics.timeline import timeline
 from tad.provenance import expect, stamp
@@ -116,6 +118,7 @@ def evaluate(
     spec: EvaluateStageSpec,
     model: Path | None = None,
     figure: Path | None = None,
+    diagnosis: Path | None = None,
 ) -> Path:
     """Score detections and write map.json.
 
@@ -125,6 +128,7 @@ def evaluate(
         out: the map.json to write.
         model: made by train; its stamp gives seed, epoch rule and recipe.
         figure: PNG of one video's timeline, if wanted.
+        diagnosis: JSON file for the diagnosis, if wanted; its pictures lie beside it.
 
     Raises:
         TadError: inputs of another run or dataset, an unknown protocol, no instances, no video in common, unknown
@@ -137,7 +141,7 @@ def evaluate(
     inputs = {"annotations": str(annotated["identity"])}
     if model is not None:
         inputs["model"] = str(made["identity"])
-    return _write(_Score(detections, out, spec, table, scored, made, inputs), figure)
+    return _write(_Score(detections, out, spec, table, scored, made, inputs), figure, diagnosis)
 
 
 def evaluate_file(
@@ -150,6 +154,7 @@ def evaluate_file(
     split: str = "",
     settings: Mapping[str, Any] | None = None,
     figure: Path | None = None,
+    diagnosis: Path | None = None,
 ) -> Path:
     """Score anybody's detections against anybody's annotations and write map.json.
 
@@ -158,6 +163,7 @@ def evaluate_file(
         protocol_name: one of `tad.metrics.protocols`. tiou: thresholds; those of the protocol if empty.
         split: train, val or test; the one that the detections belong to if empty.
         settings: further fields of `tad.specs.EvalSpec`.
+        figure, diagnosis: as in `evaluate`.
 
     Raises:
         TadError: as `evaluate`, and files in other layouts.
@@ -172,7 +178,7 @@ def evaluate_file(
     spec = EvaluateStageSpec.parse(canonical({"run": "", "dataset": table.dataset, "split": split, "eval": wanted}))
     scored = score_detections(found, detections, table, split=split, settings=spec.eval)
     inputs = {"annotations": _content(annotations)}
-    return _write(_Score(detections, out, spec, table, scored, {}, inputs), figure)
+    return _write(_Score(detections, out, spec, table, scored, {}, inputs), figure, diagnosis)
 
 
 def _content(path: Path) -> str:
@@ -195,8 +201,16 @@ class _Score:
     inputs: dict[str, str]
 
 
-def _write(score: _Score, figure: Path | None) -> Path:
-    """map.json, and the picture if it is wanted."""
+def _diagnose(score: _Score, path: Path, stamped: dict[str, Any], title: str) -> None:
+    """diagnosis.json, and its pictures beside it."""
+    durations = {video_id: video.duration or 0.0 for video_id, video in score.table.videos.items()}
+    document = Diagnosis(score.scored.result, durations=durations).document(score.scored.rules.buckets)
+    write_json(path, {"stamp": stamped, "run": score.spec.run, **document})
+    draw_all(document, path.parent, title)
+
+
+def _write(score: _Score, figure: Path | None, diagnosis: Path | None) -> Path:
+    """map.json, and the picture and the diagnosis if they are wanted."""
     spec, scored, table, out = score.spec, score.scored, score.table, score.out
     result, truth, found, excluded = scored.result, scored.truth, scored.detections, scored.excluded
     missing = _missing(result, truth, found, spec, score.detections)
@@ -230,8 +244,11 @@ def _write(score: _Score, figure: Path | None) -> Path:
     }
     write_json(out, document)
     headline = f"average mAP {100 * result.average_mean_ap:.2f} ({spec.eval.protocol})"
+    name = spec.run or score.detections.name
+    if diagnosis is not None:
+        _diagnose(score, diagnosis, own, name)
     if figure is not None:
-        _draw(figure, truth, found, table, f"{spec.run or score.detections.name}: {headline}")
+        _draw(figure, truth, found, table, f"{name}: {headline}")
     log.info(
         "%s: %s, %d of %d videos, %d instances (%d duplicates and %d too short ones left out)", out, headline,
         result.videos - len(result.missing), result.videos, sum(result.instances), result.duplicates, result.too_short,
