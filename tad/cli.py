@@ -378,6 +378,8 @@ def _show(a: argparse.Namespace) -> None:
     parts = [("features", config.resolve_features(row.features, row.dataset)), ("run", config.resolve_run(a.run))]
     seeds = ", ".join(str(config.run(name).seed) for name in config.trainings(a.run))
     print(f"run {a.run}: dataset {row.dataset}, features {row.features}, detector {row.detector}, seed {seeds}")
+    for line in config.notes(row.features):
+        print(line)
     for title, resolved in parts:
         print(f"\n{title}:")
         for section, values in resolved.sections.items():

@@ -5,15 +5,15 @@ Four layers, the later wins, an unknown key is an error in each: the component's
 """
 
 import re
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from tad import plugins, specs
+from tad import plugins, recipes, specs
 from tad.errors import TadError
+from tad.resolved import Resolved
 from tad.rows import ConfigFile, DatasetRow, FeatureRow, RunRow
 from tad.specs import Plugin, Settings, Spec
 from tad.strict_yaml import read_yaml
@@ -50,25 +50,6 @@ def parse(model: type[AnySpec], value: Any, source: str) -> AnySpec:
             known = _fields_at(model, path[:-1])
             raise TadError(f"{source}: {where}: unknown key '{key}'; {plugins.nearest(key, known)}") from None
         raise TadError(f"{source}: {specs.explain(error)}") from None
-
-
-@dataclass
-class Resolved:
-    """Sections of settings with the layer that each value came from."""
-
-    sections: dict[str, Settings]
-    origin: dict[str, str] = field(default_factory=dict)
-
-    def lay(self, section: str, changes: Settings, source: str) -> None:
-        """Lay `changes` over a section (keys and types checked against what is there)."""
-        if not changes:
-            return
-        base = self.sections.get(section)
-        if base is None:
-            raise TadError(f"{source}: no section '{section}'; {plugins.nearest(section, list(self.sections))}")
-        self.sections[section] = plugins.override(section, base, changes, source)
-        for key in changes:
-            self.origin[f"{section}.{key}"] = source
 
 
 class Config:
@@ -151,14 +132,15 @@ class Config:
 
     def _plugin(self, kind: str, value: str | dict[str, Any], where: str) -> tuple[str, Settings]:
         if not isinstance(value, str) and "name" not in value:
-            raise TadError(f"{self.source}: {where} needs a `name`; known: {', '.join(plugins.names(kind))}")
+            raise TadError(f"{self.source}: {where} needs a `name`, beside what it changes")
         name = value if isinstance(value, str) else str(value["name"])
         self._known(kind, name, where)
         return name, {} if isinstance(value, str) else {k: v for k, v in value.items() if k != "name"}
 
     def _known(self, kind: str, name: str, where: str) -> None:
-        if name not in plugins.names(kind):
-            hint = plugins.nearest(name, plugins.names(kind))
+        known = recipes.names() if kind == "recipes" else plugins.names(kind)
+        if name not in known:
+            hint = plugins.nearest(name, known)
             raise TadError(f"{self.source}: {where}: no {kind[:-1]} is called '{name}'; {hint}")
 
     def _layers(self, kind: str, name: str, sections: tuple[str, ...], variants: list[str]) -> Resolved:
@@ -182,6 +164,20 @@ class Config:
         resolved.lay("render", row.render, f"{self.source} datasets.{name}")
         return resolved
 
+    def _encoder(self, features: str) -> tuple[str, Settings, str]:
+        """The backbone of a feature set, what its row changes in the settings, and the recipe beneath ("": none)."""
+        row: FeatureRow = self._row("features", features)
+        if not row.recipe:
+            return (*self._plugin("backbones", row.backbone, f"features.{features}.backbone"), "")
+        name, changes = self._plugin("recipes", row.recipe, f"features.{features}.recipe")
+        return recipes.recipe(name).backbone, changes, name
+
+    def notes(self, features: str) -> list[str]:
+        """What is known of the recipe of a feature set, line by line; nothing for rows without one."""
+        row: FeatureRow = self._row("features", features)
+        _, changes, recipe = self._encoder(features) if row.recipe else ("", {}, "")
+        return recipes.notes(recipe, changed=[*changes, *row.clip]) if recipe else []
+
     def resolve_features(self, name: str, dataset: str) -> Resolved:
         """Sections `settings`, `clip` and `pretrain` of a feature set for a dataset (imported: the first two)."""
         row: FeatureRow = self._row("features", name)
@@ -191,8 +187,10 @@ class Config:
             given = Resolved({"settings": own, "clip": row.clip})
             given.origin = {f"{s}.{key}": f"{self.source} {where}" for s in given.sections for key in given.sections[s]}
             return given
-        backbone, changes = self._plugin("backbones", row.backbone, f"{where}.backbone")
+        backbone, changes, recipe = self._encoder(name)
         resolved = self._layers("backbones", backbone, ("settings", "clip", "pretrain"), [dataset, name])
+        for section, values in (recipes.sections(recipe) if recipe else {}).items():
+            resolved.lay(section, values, recipes.source(recipe))
         source = f"{self.source} {where}"
         resolved.lay("settings", changes, source)
         resolved.lay("clip", row.clip, source)
@@ -233,9 +231,8 @@ class Config:
         """Fields of the recipe of a feature set for a dataset."""
         row: FeatureRow = self._row("features", features)
         resolved = self.resolve_features(features, dataset)
-        name, _ = self._plugin("backbones", row.backbone, f"features.{features}.backbone")
         return {
-            "backbone": {"name": name, "settings": resolved.sections["settings"]},
+            "backbone": {"name": self._encoder(features)[0], "settings": resolved.sections["settings"]},
             "clip": resolved.sections["clip"],
             "dtype": row.dtype,
             "on_damaged": row.on_damaged,

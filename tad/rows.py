@@ -25,9 +25,11 @@ class DatasetRow(Spec):
 
 
 class FeatureRow(Spec):
-    """`features.<name>`: a recipe, shared by the runs of a dataset; or published features, with `source`."""
+    """`features.<name>`: a backbone and its clips, or a named recipe of both, shared by the runs of a dataset; or
+    published features, with `source`."""
 
     backbone: str | dict[str, Any] = ""
+    recipe: str | dict[str, Any] = Field(default="", description="file of tad/recipes, in place of `backbone`")
     clip: Settings = {}
     dtype: Literal["float16", "float32"] = "float16"
     on_damaged: Literal["exclude", "error"] = "exclude"
@@ -42,8 +44,12 @@ class FeatureRow(Spec):
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
-        if bool(self.backbone) == bool(self.source):
-            raise ValueError("needs either a `backbone` (features of your videos) or a `source` (published features)")
+        if bool(self.backbone) + bool(self.recipe) + bool(self.source) != 1:
+            raise ValueError(
+                "needs either a `backbone` or a `recipe` (features of your videos) or a `source` (published features)"
+            )
+        if self.recipe and self.weights == "pretrain":
+            raise ValueError("a `recipe` needs `weights`: the published file, or the folder that holds it")
         own = {"prefix", "layout", "tolerance", "dim", "published"} & self.model_fields_set
         foreign = {"on_damaged", "weights", "pretrain"} & self.model_fields_set
         wrong, kind = (foreign, "backbone") if self.source else (own, "source")

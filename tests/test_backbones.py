@@ -154,6 +154,42 @@ def test_tsp_checkpoints_load_without_their_heads(tmp_path: Path) -> None:
     assert all(torch.equal(value, loaded[key]) for key, value in net.state_dict().items())
 
 
+def pyslowfast_name(name: str) -> str:
+    """PyTorchVideo's name of a SlowFast parameter → PySlowFast's, written down independently."""
+    parts = name.split(".")
+    stage, tail = f"s{int(parts[1]) + 1}", parts[-1]
+    if parts[1] == "6":
+        return f"head.projection.{tail}"
+    if parts[2] == "multipathway_fusion":
+        return f"{stage}_fuse.{'bn' if parts[3] == 'norm' else 'conv_f2s'}.{tail}"
+    pathway = f"{stage}.pathway{parts[3]}"
+    if parts[1] == "0":
+        return f"{pathway}_stem.{'bn' if parts[4] == 'norm' else 'conv'}.{tail}"
+    block = f"{pathway}_res{parts[5]}"
+    if parts[6] == "branch2":
+        kind, letter = parts[7].split("_")
+        return f"{block}.branch2.{letter}{'_bn' if kind == 'norm' else ''}.{tail}"
+    return f"{block}.{'branch1_bn' if parts[6] == 'branch1_norm' else 'branch1'}.{tail}"
+
+
+def test_slowfast_reads_both_dialects_and_drops_classifiers_that_it_is_not_asked_for(tmp_path: Path) -> None:
+    net = build("slowfast")
+    state = dict(net.state_dict())
+    theirs = {pyslowfast_name(key): value for key, value in state.items()}
+    assert {"s1.pathway1_stem.bn.bias", "s4_fuse.conv_f2s.weight", "s5.pathway0_res2.branch2.c_bn.bias"} <= set(theirs)
+    torch.save({"model_state": theirs, "epoch": 3}, tmp_path / "pyslowfast.pyth")
+    torch.save({"model_state": state}, tmp_path / "pytorchvideo.pyth")
+    epic = {key: value for key, value in theirs.items() if not key.startswith("head.")}
+    epic |= {f"head.projection_{what}.weight": torch.zeros(n, 2304) for what, n in (("verb", 97), ("noun", 300))}
+    torch.save({"model_state": epic}, tmp_path / "epic.pyth")
+    for name, classes in (("pyslowfast", 400), ("pytorchvideo", 400), ("epic", 0), ("pytorchvideo", 0)):
+        loaded = load_weights(tmp_path / f"{name}.pyth", build("slowfast", classes=classes)).state_dict()
+        assert len(loaded) == len(state) - (0 if classes else 2)
+        assert all(torch.equal(value, state[key]) for key, value in loaded.items())
+    with pytest.raises(TadError, match=r"2 missing: blocks\.6\.proj.*2 unknown: head\.projection_verb"):
+        load_weights(tmp_path / "epic.pyth", net)
+
+
 class Payload:
     """What a malicious file would hold: something that is called when it is unpickled."""
 

@@ -1,9 +1,10 @@
 """SlowFast 8x8 (R50, R101): 32-frame clips → 2304 numbers, 2048 of the slow pathway and 256 of the fast one.
 
 "SlowFast Networks for Video Recognition" (ICCV 2019), built by PyTorchVideo's own factory; its checkpoints fit as they
-are. Shapes: B clips, T frames, H rows, W columns, C channels, N frames.
+are, those of PySlowFast (EPIC-Kitchens') after renaming. Shapes: B clips, T frames, H rows, W columns, C channels.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -17,10 +18,36 @@ POOLS = ("sliding7_mean", "global")
 FRAMES = 32  # its pooling is made for them
 ALPHA = 4  # fast frames per slow frame
 DEPTHS = {50: 7, 101: 5}  # lateral temporal kernel of the published networks
+# PySlowFast's names within its stage s<k> → PyTorchVideo's within blocks.<k - 1>, in this order
+RENAMED = (
+    (r"^_fuse\.conv_f2s\.", "multipathway_fusion.conv_fast_to_slow."),
+    (r"^_fuse\.bn\.", "multipathway_fusion.norm."),
+    (r"^\.pathway(\d)_stem\.conv\.", r"multipathway_blocks.\1.conv."),
+    (r"^\.pathway(\d)_stem\.bn\.", r"multipathway_blocks.\1.norm."),
+    (r"^\.pathway(\d)_res(\d+)\.", r"multipathway_blocks.\1.res_blocks.\2."),
+    (r"\.branch1\.", ".branch1_conv."),
+    (r"\.branch1_bn\.", ".branch1_norm."),
+    (r"\.branch2\.([abc])\.", r".branch2.conv_\1."),
+    (r"\.branch2\.([abc])_bn\.", r".branch2.norm_\1."),
+)
+
+
+def published_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """State dict in PySlowFast's names → PyTorchVideo's, which stay as they are."""
+    renamed = {}
+    for key, tensor in state.items():
+        name, stage = key, re.match(r"s(\d)(?=[._])", key)
+        if stage:
+            name = key[stage.end() :]
+            for pattern, ours in RENAMED:
+                name = re.sub(pattern, ours, name)
+            name = f"blocks.{int(stage[1]) - 1}.{name}"
+        renamed[name.replace("head.projection.", "blocks.6.proj.")] = tensor
+    return renamed
 
 
 class Backbone(ClipEncoder):
-    """Clips (B, 32, H, W, 3) uint8 RGB → (B, 2304) float32."""
+    """Clips (B, 32, H, W, 3) uint8 RGB → (B, 2304) float32. With `classes` 0 the file's classifiers are dropped."""
 
     def __init__(
         self, *, depth: int, short: int, crop: int, pool: str, classes: int, mean: Sequence[float],
@@ -35,14 +62,17 @@ class Backbone(ClipEncoder):
             raise TadError(f"slowfast.pool: {pool!r}: one of {', '.join(POOLS)}")
         self.dim, self.pool = 2304, pool
         kernel = (DEPTHS[depth], 1, 1)
+        head = {"model_num_class": classes} if classes else {"head": None}
         net = pytorchvideo_models("slowfast").create_slowfast(
-            model_depth=depth, model_num_class=classes, slowfast_fusion_conv_kernel_size=kernel
+            model_depth=depth, slowfast_fusion_conv_kernel_size=kernel, **head
         )
         self.blocks: nn.ModuleList = net.blocks
 
     def published_keys(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The published names are used as they are."""
-        return dict(state)
+        """PyTorchVideo's names for a file in either dialect, with the classifier that `classes` asks for."""
+        names = published_names(state)
+        heads = () if len(self.blocks) == 7 else ("blocks.6.", "head.")
+        return {name: tensor for name, tensor in names.items() if not name.startswith(heads)}
 
     def pathways(self, x_BCTHW: Tensor) -> list[Tensor]:
         """Slow and fast input: every frame, and frames 0, 4, 8, 13, 17, ... (truncated even spacing, as published)."""
