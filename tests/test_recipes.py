@@ -12,7 +12,7 @@ from tad.cli import main
 from tad.config import Config
 from tad.errors import TadError
 from tad.grid import Grid
-from tad.video.clips import count_clips, resample
+from tad.video.clips import count_clips, ffmpeg_cfr, resample
 from tad.weights import published, wanted
 
 ROOT = Path(__file__).parents[1]
@@ -77,6 +77,26 @@ def test_rows_are_as_published(name: str) -> None:
     if name == "epic-slowfast":
         assert check.published == rows + 1
         assert any("3097" in fact and "3096" in fact for fact in recipes.recipe(name).unknown)
+
+
+def picked(times: list[float], native: float, *, rate: float) -> tuple[list[int], list[int], list[int]]:
+    """Frames that `resample` at 15 and `ffmpeg_cfr` at 15 take, and every second frame of ffmpeg's fps=30."""
+    timed = [(time, 1 / native, k) for k, time in enumerate(times)]
+    by_time = list(resample(((t, k) for t, _, k in timed), rate=rate, native_rate=native))
+    return by_time, list(ffmpeg_cfr(timed, rate=rate)), list(ffmpeg_cfr(timed, rate=2 * rate))[::2]
+
+
+@pytest.mark.parametrize(
+    ("native", "share"), [(30.0, 1.0), (30000 / 1001, 0.99), (25.0, 1.0), (24000 / 1001, 0.9), (60000 / 1001, 0.49)]
+)
+def test_tsps_frames_are_those_of_resample(native: float, share: float) -> None:
+    by_time, at_once, published_way = picked([k / native for k in range(3000)], native, rate=15.0)
+    assert abs(len(by_time) - len(published_way)) <= 1
+    same = [sum(a == b for a, b in zip(frames, published_way, strict=False)) for frames in (by_time, at_once)]
+    assert same[0] >= share * len(by_time)
+    assert same[1] < 0.7 * same[0] or native == 30.0  # why the recipe does not say ffmpeg_cfr
+    late = [abs(a - b) for a, b in zip(by_time, published_way, strict=False)]
+    assert max(late) <= 1
 
 
 def test_rows_lie_where_detectors_look_for_them() -> None:
