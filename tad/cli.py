@@ -5,14 +5,13 @@ standard error and exit status 1.
 """
 
 import argparse
-import json
 import logging
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from tad import __version__
+from tad import __version__, cli_data
 from tad.errors import TadError
 
 log = logging.getLogger("tad")
@@ -151,7 +150,9 @@ def _add_others(commands: Any) -> None:
     p.add_argument("--weights", choices=("ema", "plain"), default="ema", help="averages (as published), or not")
     p.add_argument("--config", type=Path, default=Path("config.yaml"))
 
-    _add_weights(commands.add_parser("weights", help="published weights of the backbones: list, fetch, verify"))
+    cli_data.add_weights(commands.add_parser("weights", help="published weights of the backbones: list, fetch, verify"))
+
+    cli_data.add_features(commands.add_parser("features", help="what an index of features holds: show, export"))
 
     p = commands.add_parser("show", help="a run's settings, and where each comes from")
     p.add_argument("run")
@@ -160,21 +161,6 @@ def _add_others(commands: Any) -> None:
     p = commands.add_parser("why", help="what would run for a target, and why, in words")
     p.add_argument("target", nargs="+")
     p.add_argument("--config", type=Path, default=Path("config.yaml"))
-
-
-def _add_weights(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True, metavar="action")
-
-    p = actions.add_parser("list", help="every file, where it lies or would lie, and whether it is what was published")
-    p.add_argument("--root", type=Path, default=Path("data/weights"), help="folder of a folder per backbone")
-    p.add_argument("--json", action="store_true", help="all facts, as JSON")
-
-    p = actions.add_parser("fetch", help="download, going on where an earlier try ended; verified, then in place")
-    p.add_argument("names", nargs="+", metavar="name", help="a file's name, or a backbone's: what its defaults need")
-    p.add_argument("--to", type=Path, help="folder; data/weights/<backbone> by default")
-
-    p = actions.add_parser("verify", help="every file that is there, against published facts and pins")
-    p.add_argument("places", nargs="*", type=Path, metavar="place", help="files or folders; data/weights/* by default")
 
 
 def _kept(out: Path) -> Path:
@@ -351,23 +337,7 @@ def _import_checkpoint(a: argparse.Namespace) -> Path:
     return import_model(a.checkpoint, a.out, **{name: getattr(a, name) for name in names})
 
 
-def _weights(a: argparse.Namespace) -> None:
-    from tad import weight_fetch, weight_store
-
-    if a.action == "fetch":
-        for path in weight_fetch.fetch(a.names, to=a.to):
-            print(path)
-    elif a.action == "list":
-        rows = weight_store.list_weights(a.root)
-        for line in [json.dumps(rows, indent=1)] if a.json else weight_store.listed(rows):
-            print(line)
-    else:
-        verdicts = weight_store.verify(a.places)
-        for found in verdicts:
-            print(f"{found.state:<9} {found.path}: {found.remark}")
-        bad = sum(found.state == "BAD" for found in verdicts)
-        if bad:
-            raise TadError(f"{bad} of {len(verdicts)} files are not what was published; move them away, fetch again")
+_weights, _features = cli_data.weights, cli_data.features
 
 
 def _show(a: argparse.Namespace) -> None:

@@ -7,15 +7,29 @@ build arrays and tensors, each written or wrapped below; every other name refuse
 # T snippets, C channels
 
 import io
+import json
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import quote, unquote
 
+import h5py
 import numpy as np
 
+from tad.cache import open_h5
 from tad.errors import DAMAGE, TadError, cause_of
+from tad.feature_facts import (
+    HEAD_ATTRIBUTE,
+    SIDECAR,
+    VIDEO_ATTRIBUTE,
+    Export,
+    ExportedVideo,
+    ExportHead,
+    parse_facts,
+    read_sidecar,
+)
 
 SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".pkl", ".pickle")
 HDF5 = (".h5", ".hdf5")
@@ -131,6 +145,14 @@ def _value(path: Path) -> Any:
         return torch.load(handle, map_location="cpu", weights_only=True)
 
 
+def _json(text: Any) -> Any:
+    """The value of an attribute that should be JSON; nothing when it is none."""
+    try:
+        return json.loads(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+
+
 def _array(value: Any, layout: str) -> np.ndarray:
     """(T, C) of what a file holds; SlowFast's two streams (1, C, T) side by side, slow first."""
     if isinstance(value, Mapping) and {"slow_feature", "fast_feature"} <= set(value):
@@ -154,6 +176,10 @@ def _array(value: Any, layout: str) -> np.ndarray:
     return array
 
 
+def _refusal(where: str, error: BaseException) -> TadError:
+    return TadError(f"{where}: {cause_of(error)}; nothing was run from it; fetch or export it again")
+
+
 class FeatureFiles:
     """The features of each video in a folder (one file each, subfolders too) or in one HDF5 file (a dataset each).
 
@@ -169,16 +195,18 @@ class FeatureFiles:
     def __init__(self, source: Path, *, prefix: str = "", layout: str = "TC") -> None:
         self.source, self.prefix, self.layout = Path(source), prefix, layout
         self.single = self.source.suffix in HDF5
+        self.export: ExportHead | None = None if self.single else read_sidecar(self.source)
         self.places = dict(self._listed())
 
     def _listed(self) -> Iterator[tuple[str, Path]]:
         if self.single:
-            from tad.cache import open_h5
-
             with open_h5(self.source) as file:
+                head = file.attrs.get(HEAD_ATTRIBUTE)
+                if head is not None:
+                    self.export = parse_facts(ExportHead, _json(head), f"{self.source}: {HEAD_ATTRIBUTE}")
                 for name in file:
                     if name.startswith(self.prefix):
-                        yield name.removeprefix(self.prefix), self.source
+                        yield self._video_id(name), self.source
             return
         if not self.source.is_dir():
             what = "not a folder of feature files" if self.source.exists() else "no such folder or file"
@@ -187,16 +215,58 @@ class FeatureFiles:
         for path in sorted(self.source.rglob("*")):
             if path.suffix not in SUFFIXES or not path.name.startswith(self.prefix):
                 continue
-            video_id = path.name.removesuffix(path.suffix).removeprefix(self.prefix)
+            video_id = self._video_id(path.name.removesuffix(path.suffix))
             if video_id in seen:
                 raise TadError(f"{path}: {seen[video_id]} is of the same video; keep one of them")
             seen[video_id] = path
             yield video_id, path
 
+    def _video_id(self, name: str) -> str:
+        """The id behind a name; our exports write ids percent-encoded, so that none can name another place."""
+        return (unquote(name) if self.export else name).removeprefix(self.prefix)
+
     @property
     def files(self) -> list[Path]:
-        """The files behind the videos, sorted."""
-        return sorted(set(self.places.values()))
+        """The files behind the videos, sorted; the facts of an export among them."""
+        beside = [] if self.single or self.export is None else [self.source / SIDECAR]
+        return sorted({*self.places.values(), *beside})
+
+    def facts(self, video_id: str) -> ExportedVideo | None:
+        """What our export said of a video; None for features from elsewhere.
+
+        Raises:
+            TadError: an export without facts of this video, or with damaged ones.
+        """
+        if self.export is None:
+            return None
+        if isinstance(self.export, Export):
+            found = self.export.videos.get(self.prefix + video_id)
+            value = found.model_dump() if found else None
+        else:
+            with h5py.File(self.source, "r") as file:
+                link = file.get(self._name(video_id), getlink=True)
+                own = isinstance(link, h5py.HardLink)
+                value = _json(file[self._name(video_id)].attrs.get(VIDEO_ATTRIBUTE)) if own else None
+        where = f"{self.source}: '{video_id}'"
+        if value is None:
+            raise TadError(f"{where} has no facts in this export, so nobody knows its times; export the features again")
+        facts: ExportedVideo = parse_facts(ExportedVideo, value, where)
+        return facts
+
+    def _name(self, video_id: str) -> str:
+        return quote(self.prefix + video_id, safe="") if self.export else self.prefix + video_id
+
+    @staticmethod
+    def read_one(path: Path, *, layout: str = "TC") -> np.ndarray:
+        """Features (T, C) in one file.
+
+        Raises:
+            TadError: a file that is damaged, that holds objects or code, or no array of two axes.
+        """
+        try:
+            return _array(_value(path), layout)
+        except DAMAGE as error:
+            raise _refusal(str(path), error) from None
 
     def read(self, video_id: str) -> np.ndarray:
         """Features (T, C) of a video as stored, of any number type.
@@ -205,17 +275,16 @@ class FeatureFiles:
             TadError: a file that is damaged, that holds objects or code, or no array of two axes.
         """
         path = self.places[video_id]
-        where = f"{path}: '{self.prefix}{video_id}'" if self.single else str(path)
+        if not self.single:
+            return self.read_one(path, layout=self.layout)
         try:
-            return _array(self._dataset(video_id) if self.single else _value(path), self.layout)
+            return _array(self._dataset(video_id), self.layout)
         except DAMAGE as error:
-            raise TadError(f"{where}: {cause_of(error)}; nothing was run from it; fetch or export it again") from None
+            raise _refusal(f"{path}: '{self.prefix}{video_id}'", error) from None
 
     def _dataset(self, video_id: str) -> Any:
-        import h5py
-
         with h5py.File(self.source, "r") as file:
-            name = self.prefix + video_id
+            name = self._name(video_id)
             if not isinstance(file.get(name, getlink=True), h5py.HardLink) or not isinstance(file[name], h5py.Dataset):
                 raise ValueError("is not a dataset of its own file")
             if file[name].external or file[name].is_virtual:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tad.annotations import Table, Video, read_table
-from tad.cache import ShardWriter
+from tad.cache import ShardWriter, checksum
 from tad.errors import TadError
 from tad.feature_files import FeatureFiles
 from tad.files import content_key, digest
@@ -41,6 +41,14 @@ class Misfit:
     most: int
     duration: float
     rate: float
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where the rows of a video lie in time, and what is stored with them."""
+
+    grid: Grid
+    facts: dict[str, Any]
 
 
 def rate_of(video_id: str, video: Video, spec: ConvertSpec) -> float:
@@ -109,6 +117,29 @@ def _shaped(feats_TC: np.ndarray, path: Path, video_id: str, spec: ConvertSpec) 
     return np.ascontiguousarray(feats_TC, dtype=np.dtype(spec.dtype))
 
 
+def _exported(files: FeatureFiles, video_id: str, feats_TC: np.ndarray, spec: ConvertSpec) -> Placed | None:
+    """Grid and facts of a video that `tad features export` wrote, as they were; None for features from elsewhere.
+
+    Raises:
+        TadError: other clips than the settings say, or rows that are not those that were exported.
+    """
+    facts = files.facts(video_id)
+    if facts is None:
+        return None
+    where, clip = f"{files.places[video_id]}: '{video_id}'", spec.clip
+    if (facts.clip, facts.stride) != (clip.length, clip.stride) or (clip.rate and clip.rate != facts.fps):
+        raise TadError(
+            f"{where} was exported with clips of {facts.clip} frames every {facts.stride} at {facts.fps:g} frames per "
+            f"second, clip says {clip.length} every {clip.stride} ({clip.policy} {clip.rate:g}); set clip accordingly"
+        )
+    same_type = files.export is not None and files.export.cached_dtype == spec.dtype
+    if facts.rows != len(feats_TC) or (same_type and facts.checksum != checksum(feats_TC)):
+        raise TadError(f"{where} does not hold the rows that were exported; export the features again")
+    grid = Grid(facts.start, facts.step, facts.rows, facts.duration)
+    timing = {"rate": facts.fps, "clip_length": facts.clip, "stride": facts.stride}
+    return Placed(grid, {**facts.facts, **timing})
+
+
 def _grid(video: Video, rows: int, rate: float, spec: ConvertSpec) -> Grid:
     duration = video.duration
     if duration is None:  # nobody states it: up to the end of the last clip
@@ -118,13 +149,24 @@ def _grid(video: Video, rows: int, rate: float, spec: ConvertSpec) -> Grid:
     )
 
 
+def _placed(video: Video, video_id: str, feats_TC: np.ndarray, spec: ConvertSpec) -> Placed | Misfit:
+    """Grid and facts of a video by the clip settings; or how its rows do not fit them."""
+    rate, rows = rate_of(video_id, video, spec), len(feats_TC)
+    least, most = expected_rows(video.duration, rate, spec) if video.duration else (1, rows)
+    if not least <= rows <= most:
+        return Misfit(video_id, rows, least, most, float(video.duration or 0), rate)
+    facts = {"rate": rate, "clip_length": spec.clip.length, "stride": spec.clip.stride}
+    return Placed(_grid(video, rows, rate, spec), facts)
+
+
 def _wanted(files: FeatureFiles, table: Table, spec: ConvertSpec) -> list[str]:
     """The videos to convert, sorted.
 
     Raises:
         TadError: a video has no features and nobody says why.
     """
-    missing = sorted(v for v in table.videos if v not in files.places and v not in spec.may_miss)
+    without = files.export.excluded if files.export else {}
+    missing = sorted(v for v in table.videos if v not in files.places and v not in (*spec.may_miss, *without))
     if missing:
         there = next(iter(files.places), "")
         example = f" (there is '{files.prefix}{there}', for example)" if there else ""
@@ -156,7 +198,6 @@ def convert(source: Path, annotations: Path, out: Path, *, spec: ConvertSpec) ->
     table = read_table(annotations)
     files = FeatureFiles(source, prefix=spec.prefix, layout=spec.layout)
     video_ids = _wanted(files, table, spec)
-    rates = {v: rate_of(v, table.videos[v], spec) for v in video_ids}
     keys = {str(path.relative_to(source)): content_key(path) for path in files.files}
     inputs = {"annotations": str(table_stamp["identity"]), "source": digest(keys, 16)}
     # what the rows are does not depend on the dataset, so that a detector knows its features in another one
@@ -165,19 +206,19 @@ def convert(source: Path, annotations: Path, out: Path, *, spec: ConvertSpec) ->
     misfits: list[Misfit] = []
     with ShardWriter(out, made) as writer:
         for video_id in track(video_ids, "convert"):
-            video, rate = table.videos[video_id], rates[video_id]
             feats_TC = _shaped(files.read(video_id), files.places[video_id], video_id, spec)
-            least, most = expected_rows(video.duration, rate, spec) if video.duration else (1, len(feats_TC))
-            if not least <= len(feats_TC) <= most:
-                misfits.append(Misfit(video_id, len(feats_TC), least, most, float(video.duration or 0), rate))
+            video = table.videos[video_id]
+            placed = _exported(files, video_id, feats_TC, spec) or _placed(video, video_id, feats_TC, spec)
+            if isinstance(placed, Misfit):
+                misfits.append(placed)
                 continue
-            grid = _grid(video, len(feats_TC), rate, spec)
-            facts: dict[str, Any] = {"rate": rate, "clip_length": spec.clip.length, "stride": spec.clip.stride}
-            writer.add(video_id, feats_TC, grid=grid, attrs={**facts, "source": files.places[video_id].name})
+            facts = {**placed.facts, "source": files.places[video_id].name}
+            writer.add(video_id, feats_TC, grid=placed.grid, attrs=facts)
         if misfits:
             raise _misfits_error(files.source, misfits, len(video_ids), spec)
-        writer.attribute("excluded", {})
-    unstated = sum(table.videos[v].duration is None for v in video_ids)
+        without = files.export.excluded if files.export else {}
+        writer.attribute("excluded", {v: cause for v, cause in sorted(without.items()) if v in table.videos})
+    unstated = 0 if files.export else sum(table.videos[v].duration is None for v in video_ids)
     if unstated:
         log.warning("%d videos have no duration in the annotations, so their rows could not be checked", unstated)
     log.info("%s: %d videos, %d channels", out, len(video_ids), spec.dim)
