@@ -10,6 +10,7 @@ from typing import Literal
 
 from tad.annotations import SPLITS, Dropped, Instance, Table, Video, among
 from tad.errors import TadError
+from tad.ids import unsafe
 from tad.plugins import nearest
 
 log = logging.getLogger(__name__)
@@ -38,25 +39,6 @@ class Problem:
         """The problem as one line."""
         place = f"video '{self.video}'" + (f", {self.entry}" if self.entry else "") if self.video else "all videos"
         return f"{source}: {place}: {self.cause}; {self.remedy}"
-
-
-def unsafe(video_id: str) -> str:
-    """Why this id cannot be used in file names and HDF5 groups; empty when it can."""
-    if not video_id:
-        return "is empty"
-    if "/" in video_id or "\\" in video_id or video_id in {".", ".."}:
-        return "would name another folder"
-    if any(ord(letter) < 32 or ord(letter) == 127 for letter in video_id):
-        return "holds a control character"
-    if video_id != video_id.strip():
-        return "begins or ends with a space"
-    if len(video_id.encode("utf-8", "surrogatepass")) > 200:
-        return "is longer than 200 bytes"
-    try:
-        video_id.encode("utf-8")
-    except UnicodeEncodeError:
-        return "is not valid Unicode"
-    return ""
 
 
 def _video_problem(video_id: str, video: Video) -> Problem | None:

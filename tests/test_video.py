@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import video_tools as vt
 
+from tad.annotation_checks import check
+from tad.annotations import Instance, Table, Video
 from tad.errors import TadError
 from tad.video.containers import has_edit_list, truncated
 from tad.video.listing import list_videos, parse_shard, shard_of
@@ -111,8 +113,25 @@ def test_listing(tmp_path: Path) -> None:
     with pytest.raises(TadError, match=r"sub/b\.avi: same video id as b\.mp4"):
         list_videos(tmp_path)
     (tmp_path / "sub/b.avi").rename(tmp_path / "my video.mp4")
-    with pytest.raises(TadError, match=r"my video\.mp4.*rename"):
-        list_videos(tmp_path)
+    assert list_videos(tmp_path)["my video"] == "my video.mp4"
+
+
+@pytest.mark.parametrize(
+    "name", ["video_1", "-x", "a b", "100%", "ü", "a.b", "x..y", "x ", " x", "a\tb", "y" * 201, "\udcff"]
+)
+def test_files_and_annotations_agree_about_ids(tmp_path: Path, name: str) -> None:
+    (tmp_path / f"{name}.mp4").touch()
+    table = Table("d", ("run",), {name: Video("test", 9.0, (Instance(1.0, 2.0, "run"),))})
+    try:
+        check(table, source="a.json")
+    except TadError as error:
+        why = str(error).partition("the id ")[2].partition(";")[0]
+        assert why
+        with pytest.raises(TadError, match=rf"no video id: it {why}; rename the file") as caught:
+            list_videos(tmp_path)
+        str(caught.value).encode()  # fit for a log
+    else:
+        assert list_videos(tmp_path) == {name: f"{name}.mp4"}
 
 
 def test_shards_are_a_partition_that_a_new_video_does_not_change() -> None:

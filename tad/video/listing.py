@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 from tad.errors import TadError
+from tad.ids import unsafe
 
 EXTENSIONS = frozenset({".mp4", ".mkv", ".avi", ".webm", ".mov", ".m4v", ".mpg", ".mpeg"})
-SAFE = re.compile(r"[A-Za-z0-9_.\-]+")
 
 
 def _walk(folder: str, prefix: str, found: list[str], open_folders: set[tuple[int, int]]) -> None:
@@ -44,10 +44,10 @@ def list_videos(folder: Path) -> dict[str, str]:
     videos: dict[str, str] = {}
     for path in sorted(found):
         video_id = os.path.splitext(path.rpartition("/")[2])[0]
-        if SAFE.fullmatch(video_id) is None:
-            raise TadError(
-                f"{folder}/{path}: {video_id!r} is no video id; rename the file: letters, digits, '_', '.' and '-'"
-            )
+        why = unsafe(video_id)
+        if why:
+            name = ascii(f"{folder}/{path}")[1:-1]  # control characters and broken Unicode would not survive a log
+            raise TadError(f"{name}: no video id: it {why}; rename the file")
         if video_id in videos:
             raise TadError(f"{folder}/{path}: same video id as {videos[video_id]} ('{video_id}'); rename or remove one")
         videos[video_id] = path

@@ -7,6 +7,7 @@ The readers give the same pixels where they are right; `tad.video.probing` finds
 
 import importlib
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,6 +23,7 @@ decord: Any = importlib.import_module("decord")  # before av: the other order ha
 av: Any = importlib.import_module("av")
 importlib.import_module("av.video.reformatter")
 decord.logging.set_level(decord.logging.QUIET)
+SOURCE_LINE = re.compile(r"^.*\.(?:cc|cpp):\d+[:,] *")
 
 
 class VideoError(TadError):
@@ -70,6 +72,9 @@ class PyavReader:
             self._container = av.open(str(path), metadata_errors="replace")
         except (av.error.FFmpegError, OSError) as error:
             raise VideoError(path, f"cannot be opened ({_reason(error)})") from None
+        if self._container.format.name.endswith("_pipe"):  # FFmpeg's names for single pictures
+            self._container.close()
+            raise VideoError(path, "is a picture, not a video")
         cover = av.stream.Disposition.attached_pic
         streams = [stream for stream in self._container.streams.video if not stream.disposition & cover]
         if not streams:
@@ -88,8 +93,9 @@ class PyavReader:
         rate = stream.average_rate or stream.guessed_rate
         audio = len(self._container.streams.audio) > 0
         return Header(
-            codec.width, codec.height, stream.frames, float(rate or 0), codec.name, codec.pix_fmt or "", audio
-        )
+            codec.width, codec.height, stream.frames, float(rate or 0), codec.codec.canonical_name,
+            codec.pix_fmt or "", audio,
+        )  # fmt: skip
 
     def __iter__(self) -> Iterator[Frame]:
         rate = self.header.rate or 25.0  # only for files without any time
@@ -240,6 +246,9 @@ def open_video(path: Path, *, reader: str = "pyav") -> Reader:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of a decoder's message, without addresses, dates and file names, so that it can be stored."""
+    """The first line of a decoder's message, without addresses, dates, source lines and file names, so that it can be
+    stored."""
     text = getattr(error, "strerror", None) or str(error).splitlines()[0] if str(error) else type(error).__name__
-    return text.rpartition("] ")[2].split(": '")[0][:120]
+    text = text.rpartition("] ")[2].split(": '")[0]
+    text = SOURCE_LINE.sub("", text).rpartition(" ERROR ")[2]
+    return " ".join(re.sub(r"/\S+", "", text).split())[:120]

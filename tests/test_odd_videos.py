@@ -1,0 +1,209 @@
+"""Every kind of damaged or unusual file: what probe says of it, and that each reader gives the right frames or is set
+aside with the cause. Which kinds: those that real collections hold."""
+
+import re
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import video_tools as vt
+
+from tad.cache import FeatureReader
+from tad.files import read_json
+from tad.specs import ClipSpec, ExtractSpec, ProbeSpec
+from tad.stages.extract import extract
+from tad.stages.probe import probe
+from tad.video.reader import READERS, VideoError, av, open_video
+
+LEVELS = 12.0  # mean difference that a lossy encoding of a small picture leaves
+
+
+def moov_first_cut(path: Path) -> None:
+    vt.truncate(vt.moov_first(vt.encode(path.with_name("_a.mp4"), 90), path.with_name("_b.mp4")), path)
+
+
+def zeros_in_the_middle(path: Path) -> None:
+    data = bytearray(vt.moov_first(vt.encode(path.with_name("_a.mp4"), 90), path.with_name("_b.mp4")).read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 1500] = bytes(1500)
+    path.write_bytes(data)
+
+
+def picture_file(path: Path) -> None:
+    with av.open(str(path.with_name("_p.jpg")), "w", format="image2") as container:
+        stream = container.add_stream("mjpeg", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        frame = av.VideoFrame.from_ndarray(vt.picture(0, width=64, height=48), format="rgb24")
+        container.mux([*stream.encode(frame), *stream.encode()])
+    shutil.move(path.with_name("_p.jpg"), path)
+
+
+def huge_header(path: Path) -> None:
+    """An AVI of raw pictures whose header promises 9000 x 9000 of them."""
+    data = vt.encode(path, 3, codec="rawvideo").read_bytes()
+    head = data.index(b"strf") + 8
+    side = (9000).to_bytes(4, "little")
+    path.write_bytes(data[: head + 4] + side + side + data[head + 12 :])
+
+
+def without_times(path: Path) -> None:
+    """A raw H.264 stream: packets, but no container that says when to show them."""
+    with av.open(str(vt.encode(path.with_name("_a.mp4"), 20))) as have, av.open(str(path), "w", format="h264") as out:
+        stream = have.streams.video[0]
+        copy = out.add_stream_from_template(stream)
+        for packet in have.demux(stream):
+            if packet.dts is not None:
+                packet.stream = copy
+                out.mux(packet)
+
+
+def later(path: Path, **settings: Any) -> None:
+    vt.encode(path, 20, times_ms=[1000 + 40 * k for k in range(20)], **settings)
+
+
+FINE: dict[str, tuple[Callable[[Path], object], int, dict[str, Any]]] = {
+    "plain.mp4": (lambda p: vt.encode(p, 20), 20, {"codec": "h264", "pix_fmt": "yuv420p"}),
+    "odd_size.mkv": (lambda p: vt.encode(p, 20, width=65, height=49, codec="mpeg4"), 20, {"width": 65, "height": 49}),
+    "odd_444.mp4": (lambda p: vt.encode(p, 20, width=65, height=49, pix_fmt="yuv444p"), 20, {"pix_fmt": "yuv444p"}),
+    "ten_bit.mp4": (lambda p: vt.encode(p, 20, pix_fmt="yuv420p10le"), 20, {"pix_fmt": "yuv420p10le"}),
+    "hevc.mp4": (lambda p: vt.encode(p, 20, codec="libx265"), 20, {"codec": "hevc"}),
+    "hevc_ten_bit.mp4": (lambda p: vt.encode(p, 20, codec="libx265", pix_fmt="yuv420p10le"), 20, {"codec": "hevc"}),
+    "av1.mp4": (lambda p: vt.encode(p, 20, codec="libsvtav1"), 20, {"codec": "av1"}),
+    "av1.webm": (lambda p: vt.encode(p, 20, codec="libsvtav1"), 20, {"codec": "av1"}),
+    "turned_90.mp4": (lambda p: vt.encode(p, 20, rotation=90), 20, {"rotation": 90}),
+    "turned_180.mp4": (lambda p: vt.encode(p, 20, rotation=180), 20, {"rotation": 180}),
+    "turned_270.mp4": (lambda p: vt.encode(p, 20, rotation=270), 20, {"rotation": 270}),
+    "varying.mp4": (lambda p: vt.encode(p, 20, times_ms=vt.varying(20)), 20, {"vfr": True}),
+    "later.mkv": (later, 20, {"rate": 25.0, "vfr": False}),
+    "later.mp4": (later, 20, {"rate": 25.0}),
+    "after_sound.mkv": (lambda p: later(p, sound=True), 20, {"audio": True, "rate": 25.0}),
+    "no_times.avi": (lambda p: vt.encode(p, 20, codec="mpeg4"), 20, {"codec": "mpeg4", "rate": 30.0}),
+    "raw_stream.mp4": (without_times, 20, {"codec": "h264"}),
+    "one.mp4": (lambda p: vt.encode(p, 1), 1, {"frames": 1}),
+}  # fmt: skip
+CUT: dict[str, tuple[Callable[[Path], object], str, tuple[int, int]]] = {
+    "truncated.mp4": (moov_first_cut, r"truncated: \d+ frames", (20, 89)),
+    "truncated.mkv": (lambda p: vt.truncate(vt.encode(p, 90), p), r"truncated: \d+ frames", (20, 89)),
+    "truncated.avi": (lambda p: vt.truncate(vt.encode(p, 90, codec="mpeg4"), p), r"truncated: \d+ frames", (20, 89)),
+    "no_moov.mp4": (lambda p: vt.truncate(vt.encode(p, 60), p), "truncated: 0 frames", (0, 0)),
+    "zeros.mp4": (zeros_in_the_middle, "decoding fails", (20, 60)),
+    "sound.mp4": (vt.audio_only, "no video stream", (0, 0)),
+    "zero_bytes.mp4": (vt.empty, r"empty file \(0 bytes\)", (0, 0)),
+    "page.mp4": (vt.text, "text, not a video", (0, 0)),
+    "noise.mp4": (lambda p: p.write_bytes(np.random.default_rng(0).bytes(20000)), "cannot be opened", (0, 0)),
+    "picture.mp4": (picture_file, "is a picture, not a video", (0, 0)),
+    "huge.avi": (huge_header, "header promises 9000x9000 pixels, more than", (0, 0)),
+}  # fmt: skip
+
+
+def usable(reader: str) -> bool:
+    if reader != "torchcodec":
+        return True
+    try:
+        import torchcodec.decoders  # noqa: F401
+    except (ImportError, RuntimeError, OSError):
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    scratch, path = tmp_path_factory.mktemp("scratch"), tmp_path_factory.mktemp("videos")
+    for name, (make, *_) in (FINE | CUT).items():
+        make(scratch / name)
+        stem, dot, end = name.rpartition(".")
+        shutil.move(scratch / name, path / f"{stem}_{end}{dot}{end}")  # one id each
+    return path
+
+
+@pytest.fixture(scope="module", params=list(READERS))
+def manifest(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    if not usable(request.param):
+        pytest.skip(f"{request.param} is not installed")
+    out = tmp_path_factory.mktemp("out") / "m.json"
+    return {"reader": request.param, **read_json(probe(folder, out, spec=ProbeSpec(dataset="d", reader=request.param)))}
+
+
+def entry_of(manifest: dict[str, Any], name: str) -> dict[str, Any]:
+    stem, _, end = name.rpartition(".")
+    return manifest["videos"][f"{stem}_{end}"]
+
+
+@pytest.mark.parametrize("name", list(FINE))
+def test_unusual_files_are_read_right(folder: Path, manifest: dict[str, Any], name: str) -> None:
+    """The reader that the manifest names gives every frame, upright, at its time; another one was set aside aloud."""
+    _, count, facts = FINE[name]
+    entry = entry_of(manifest, name)
+    assert (entry["status"], entry["cause"]) == ("ok", "")
+    assert (entry["frames"], entry["salvaged_frames"]) == (count, count)
+    assert {key: entry[key] for key in facts} == facts
+    assert (entry["reader"] == manifest["reader"]) == (entry["reader_cause"] == "")
+    assert "/" not in entry["reader_cause"]
+    with open_video(folder / entry["path"], reader=entry["reader"]) as video:
+        frames = list(video)
+    assert [frame.number for frame in frames] == list(range(count))
+    assert frames[0].time == 0.0
+    width, height = (entry["width"], entry["height"])
+    for frame in frames:
+        drawn = np.rot90(vt.picture(frame.number, width=width, height=height), entry["rotation"] // 90)
+        assert frame.image.shape == drawn.shape
+        assert np.abs(frame.image.astype(int) - drawn).mean() < 2 * LEVELS
+    if name.startswith(("later", "after")):
+        assert np.allclose([frame.time for frame in frames], np.arange(count) / 25, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", list(CUT))
+def test_damaged_files_are_set_aside_with_cause_and_count(folder: Path, manifest: dict[str, Any], name: str) -> None:
+    _, cause, (least, most) = CUT[name]
+    entry = entry_of(manifest, name)
+    assert entry["status"] == "damaged"
+    assert re.search(cause, entry["cause"])
+    assert least <= entry["salvaged_frames"] <= most
+    assert entry["frames"] == 0
+    assert "\n" not in entry["cause"]
+    assert str(folder) not in entry["cause"]
+    right = 0
+    with suppress(VideoError), open_video(folder / entry["path"]) as video:
+        for frame in () if name == "huge.avi" else video:
+            drawn = vt.picture(frame.number, width=64, height=48)
+            right += bool(np.abs(frame.image.astype(int) - drawn).mean() < 2 * LEVELS)
+    assert right == entry["salvaged_frames"]  # what counts as salvaged are right frames
+
+
+def test_the_same_manifest_whenever_it_is_made(folder: Path, manifest: dict[str, Any], tmp_path: Path) -> None:
+    """Causes hold no addresses, dates, random numbers or places."""
+    spec = ProbeSpec(dataset="d", reader=manifest["reader"])
+    again = read_json(probe(folder, tmp_path / "m.json", spec=spec))
+    assert again["videos"] == manifest["videos"]
+
+
+def test_names_with_spaces_go_through(tmp_path: Path) -> None:
+    """An id that annotations may have is one that a file may have."""
+    name = "my video (1) é 100%"
+    vt.encode(tmp_path / f"v/{name}.mp4", 20)
+    manifest = probe(tmp_path / "v", tmp_path / "m.json", spec=ProbeSpec(dataset="d"))
+    assert list(read_json(manifest)["videos"]) == [name]
+    spec = ExtractSpec(
+        dataset="d", backbone={"name": "r2plus1d_small"}, clip=ClipSpec(length=8, stride=4, policy="native", rate=0)
+    )
+    out = tmp_path / "f.h5"
+    extract(manifest, tmp_path / "v", None, out, spec=spec, kept=tmp_path / "k", device="cpu", workers=1, backbone=Mean)
+    with FeatureReader(out) as reader:
+        assert reader.video_ids == [name]
+        assert reader.stored(name).shape == (4, 3)
+
+
+def Mean() -> Any:
+    """A backbone that needs no weights: mean colours."""
+    import torch
+
+    class Colours(torch.nn.Module):
+        dim = 3
+
+        def forward(self, clips_BTHWC: torch.Tensor) -> torch.Tensor:
+            return clips_BTHWC.float().mean(dim=(1, 2, 3))
+
+    return Colours()
