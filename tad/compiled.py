@@ -9,9 +9,12 @@ Loops = TypeVar("Loops", bound=Callable[..., Any])
 
 
 def compiled(function: Loops) -> Loops:
-    """`function` compiled without fast-math: float32 stays float32 and the order of operations is kept."""
+    """`function` compiled without fast-math: float32 stays float32 and the order of operations is kept.
+
+    It runs without the interpreter's lock, so that threads may call it at the same time.
+    """
     try:
-        loops: Loops = njit(cache=True)(function)
+        loops: Loops = njit(cache=True, nogil=True)(function)
     except RuntimeError:  # neither place can be written: compiled anew in every process
-        loops = njit(function)
+        loops = njit(nogil=True)(function)
     return loops

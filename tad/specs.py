@@ -249,7 +249,7 @@ class DetectStageSpec(Spec):
 class NmsSpec(Spec):
     """`suppress`; section `nms` of the detector's YAML."""
 
-    method: Literal["hard", "gaussian", "linear", "vanilla", "none"]
+    method: Literal["hard", "gaussian", "linear", "vanilla", "matrix_gaussian", "matrix_linear", "none"]
     sigma: Positive = Field(description="width of the Gaussian decay exp(-tiou²/sigma)")
     tiou: Fraction = Field(description="overlap from which hard NMS suppresses and linear or vanilla decay begins")
     min_score: float = Field(ge=0, description="segments whose score falls below are removed")

@@ -2,8 +2,9 @@
 
 # V videos, N segments (of all videos), K classes, M kept
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -13,6 +14,10 @@ from tad.nms.types import Floats, Indices, Kept, Method, VotingWeight
 __all__ = ["Kept", "suppress_segments"]
 
 MOST_CLASSES = 4096  # above, labels are renumbered so that the counters of a video stay small
+CHUNKS_PER_THREAD = 4  # videos differ in work: who is done early takes another chunk
+FEWEST_PER_THREAD = 20_000  # candidates; below, starting a thread costs more than it saves
+
+Engine = Literal["numba", "reference", "triton"]
 
 
 def _check(segments: Floats, scores: Floats, labels: Indices, offsets: Indices) -> None:
@@ -31,6 +36,22 @@ def _check(segments: Floats, scores: Floats, labels: Indices, offsets: Indices) 
         )
 
 
+def _check_settings(settings: dict[str, Any]) -> None:
+    """The ranges of `tad.specs.NmsSpec`, for callers that come without one."""
+    allowed = {
+        "method": (settings["method"] in get_args(Method), f"one of {', '.join(get_args(Method))}"),
+        "sigma": (0 < settings["sigma"] < np.inf, "a finite number > 0"),
+        "tiou": (0 < settings["tiou"] <= 1, "> 0 and at most 1"),
+        "min_score": (0 <= settings["min_score"] < np.inf, "a finite number >= 0"),
+        "topk": (settings["topk"] >= 1, "at least 1"),
+        "voting": (0 <= settings["voting"] <= 1, "from 0 (no voting) to 1"),
+        "voting_weight": (settings["voting_weight"] in get_args(VotingWeight), "score or score*tiou"),
+    }
+    for name, (fits, wanted) in allowed.items():
+        if not fits:
+            raise TadError(f"suppression: {name}: {settings[name]!r}: must be {wanted}")
+
+
 def suppress_segments(
     segments: Floats,
     scores: Floats,
@@ -45,7 +66,9 @@ def suppress_segments(
     topk: int,
     voting: float,
     voting_weight: VotingWeight,
-    engine: Literal["numba", "reference"] = "numba",
+    engine: Engine = "numba",
+    threads: int = 0,
+    device: str = "cuda",
 ) -> Kept:
     """Suppress overlapping segments, each video by itself; `tad.nms.reference` states the rules.
 
@@ -54,25 +77,34 @@ def suppress_segments(
         scores: (N,) ≥ 0. labels: (N,) class ids ≥ 0.
         offsets: (V + 1,) rows of video v are `offsets[v]:offsets[v + 1]`; without it all rows are one video.
         method … voting_weight: the fields of `tad.specs.NmsSpec` (`**spec.model_dump()` passes them all).
-        engine: numba, or the reference that defines it (slow); both return the same indices.
+        engine: numba (CPU), triton (CUDA), or the reference that defines both (slow); all return the same bits.
+        threads: of numba, over the videos; 0: `numba.config.NUMBA_NUM_THREADS`.
+        device: of triton, "cuda" or "cuda:<index>".
 
     Returns:
         Per video at most topk segments by descending score, ties by input row.
 
     Raises:
-        TadError: NaN, infinite or negative scores, segments that are not finite or end before they start.
+        TadError: NaN, infinite or negative scores, segments that are not finite or end before they start, settings
+            out of range, a device that is not there.
     """
     segments = np.ascontiguousarray(segments, np.float32).reshape(-1, 2)
     scores, labels = np.ascontiguousarray(scores, np.float32), np.ascontiguousarray(labels)
     offsets = np.array([0, len(scores)]) if offsets is None else np.asarray(offsets)
     offsets = offsets.astype(np.int64)
     _check(segments, scores, labels, offsets)
-    run = _by_reference if engine == "reference" else _by_numba
-    return run(
-        segments, scores, labels, offsets,
-        method=method, sigma=sigma, tiou=tiou, min_score=min_score, per_class=per_class, topk=topk, voting=voting,
-        voting_weight=voting_weight,
-    )  # fmt: skip
+    settings: dict[str, Any] = {
+        "method": method, "sigma": sigma, "tiou": tiou, "min_score": min_score, "per_class": per_class, "topk": topk,
+        "voting": voting, "voting_weight": voting_weight,
+    }  # fmt: skip
+    _check_settings(settings)
+    if engine == "reference":
+        return _by_reference(segments, scores, labels, offsets, **settings)
+    if engine == "triton":
+        from tad.nms.cuda import suppress_arrays
+
+        return suppress_arrays(segments, scores, labels, offsets, device=device, **settings)
+    return _by_numba(segments, scores, labels, offsets, threads=threads, **settings)
 
 
 def _by_reference(segments: Floats, scores: Floats, labels: Indices, offsets: Indices, **settings: Any) -> Kept:
@@ -95,8 +127,20 @@ def _by_reference(segments: Floats, scores: Floats, labels: Indices, offsets: In
     )
 
 
-def _by_numba(segments: Floats, scores: Floats, labels: Indices, offsets: Indices, **settings: Any) -> Kept:
-    from tad.nms.kernels import METHODS, suppress_ragged
+def _chunks(offsets: Indices, parts: int) -> list[tuple[int, int]]:
+    """Neighbouring videos in at most `parts` chunks of about as many candidates → (first video, last + 1)."""
+    wanted = np.linspace(0, offsets[-1], parts + 1)
+    edges = np.unique([0, *np.searchsorted(offsets, wanted[1:-1]), len(offsets) - 1])
+    return list(pairwise(edges.tolist()))
+
+
+def _by_numba(
+    segments: Floats, scores: Floats, labels: Indices, offsets: Indices, *, threads: int, **settings: Any
+) -> Kept:
+    import numba
+
+    from tad.nms.arithmetic import METHODS
+    from tad.nms.kernels import suppress_ragged
 
     groups = labels.astype(np.int32) if settings["per_class"] else np.zeros(len(labels), np.int32)
     if groups.max(initial=0) >= MOST_CLASSES:
@@ -105,7 +149,23 @@ def _by_numba(segments: Floats, scores: Floats, labels: Indices, offsets: Indice
     rule = (METHODS[settings["method"]], sigma, tiou, least)
     vote = (voting, settings["voting_weight"] == "score*tiou")
     classes = int(groups.max(initial=0)) + 1
-    index, borders, values, ends = suppress_ragged(
-        segments, scores, groups, offsets, classes, rule, settings["topk"], vote
-    )
-    return Kept(index, borders, values, labels[index], ends)
+    # Threads that call compiled loops, not numba's own: those bring an OpenMP runtime into the process, which must not
+    # be forked afterwards, and take seconds longer to compile.
+    threads = min(threads or numba.config.NUMBA_NUM_THREADS, max(len(scores) // FEWEST_PER_THREAD, 1))
+
+    def run(chunk: tuple[int, int]) -> tuple[Any, ...]:
+        first, last = chunk
+        a, b = offsets[first], offsets[last]
+        own = offsets[first : last + 1] - a
+        return suppress_ragged(segments[a:b], scores[a:b], groups[a:b], own, classes, rule, settings["topk"], vote)  # type: ignore[no-any-return]
+
+    chunks = _chunks(offsets, threads * CHUNKS_PER_THREAD if threads > 1 else 1)
+    if threads == 1:
+        parts = [run(chunk) for chunk in chunks]
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            parts = list(pool.map(run, chunks))
+    index = np.concatenate([part[0] + offsets[first] for part, (first, _) in zip(parts, chunks, strict=True)])
+    borders, values = (np.concatenate([part[column] for part in parts]) for column in (1, 2))
+    counts = np.concatenate([np.diff(part[3]) for part in parts])
+    return Kept(index, borders, values, labels[index], np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))

@@ -8,17 +8,13 @@ The weights are multiplied in the order of picking in float32, so the scores hav
 
 # V videos, N segments (of all videos), K classes, M kept
 
-import math
 from typing import Any
 
 import numpy as np
 
 from tad.compiled import compiled
-
-HARD, GAUSSIAN, LINEAR, VANILLA, NONE = 0, 1, 2, 3, 4
-METHODS = {"hard": HARD, "gaussian": GAUSSIAN, "linear": LINEAR, "vanilla": VANILLA, "none": NONE}
-ZERO, ONE = np.float32(0), np.float32(1)
-LENGTH_EPSILON = np.float32(1e-6)
+from tad.nms.arithmetic import GAUSSIAN, HARD, LINEAR, MATRIX_GAUSSIAN, NONE, ONE, ZERO, exponential, overlap_of
+from tad.nms.matrix import suppress_matrix
 
 
 @compiled
@@ -46,14 +42,12 @@ def _refresh(score: Any, segment: Any, picks: Any, rule: Any) -> Any:
     """The score after these picks of its class; negative once the segment is removed."""
     method, sigma, tiou, least = rule
     start, end = segment
-    length = (end - start) + LENGTH_EPSILON
     for j in range(len(picks)):
-        inter = min(end, picks[j, 1]) - max(start, picks[j, 0])
-        if inter <= ZERO:  # weight 1
+        if min(end, picks[j, 1]) <= max(start, picks[j, 0]):  # weight 1
             continue
-        overlap = inter / (((picks[j, 1] - picks[j, 0]) + LENGTH_EPSILON) + length - inter)
+        overlap = overlap_of(picks[j, 0], picks[j, 1], start, end)
         if method == GAUSSIAN:
-            score = score * np.float32(math.exp(np.float64(-(overlap * overlap) / sigma)))
+            score = score * np.float32(exponential(np.float64(-(overlap * overlap) / sigma)))
         elif overlap >= tiou:
             if method != LINEAR:
                 return -ONE
@@ -175,7 +169,8 @@ def suppress_ragged(
         a, b = offsets[v], offsets[v + 1]
         kept = 0
         if b > a:
-            kept = _suppress_video(
+            suppress_video = suppress_matrix if rule[0] >= MATRIX_GAUSSIAN else _suppress_video
+            kept = suppress_video(
                 segments[a:b], scores[a:b], labels[a:b], classes, rule, topk, index[done:], kept_scores[done:]
             )
         rows = index[done : done + kept]

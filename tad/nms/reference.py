@@ -5,12 +5,17 @@ All other engines must return the same indices. The rules (ActionFormer, Bodla e
 - The overlap is intersection / (length + 1e-6 + other length + 1e-6 - intersection), in float32.
 - The remaining segment with the highest score is picked and keeps its current score; ties go to the lowest input index.
 - Then every other remaining score is multiplied by a weight: gaussian exp(-overlap² / sigma); linear 1 - overlap where
-  overlap ≥ tiou; vanilla 0 where overlap ≥ tiou. The exponential is taken in float64 of the float32 argument and
-  rounded to float32, so that it does not depend on whose float32 exponential a machine has.
+  overlap ≥ tiou; vanilla 0 where overlap ≥ tiou. The exponential is spelled out in float64 (`exponential`) and rounded
+  to float32: its bits follow from IEEE arithmetic alone, not from the library of a CPU or a GPU.
 - A score below min_score after that is removed. The pick itself is never tested, so a class with candidates keeps at
   least one. A vanilla weight of 0 removes the segment also where min_score is 0.
 - hard: scores ≤ min_score are removed first (none are where min_score is 0), picks keep their scores, segments with
   overlap ≥ tiou are removed.
+- matrix_gaussian, matrix_linear (Wang et al. 2020, SOLOv2, in one dimension): nothing is picked. In the order of score,
+  then input index, candidate i has compensation c_i, its largest overlap with an earlier one (0 for the first). The
+  score of j is multiplied once, by the least of 1 and, over the earlier i whose overlap o with j exceeds c_i,
+  exp(-(o² - c_i²) / sigma), or (1 - o) / (1 - c_i). Where o ≤ c_i the published quotient is at least 1, so that leaving
+  it out changes nothing. Then scores below min_score are removed, without exception.
 - none: only min_score and topk.
 - Voting: a kept segment becomes the weighted mean of all input segments (of its class, when per class) whose tIoU with
   it, here without the 1e-6, is at least `voting`; weight is the input score, or score · tIoU. Sums in float64.
@@ -19,11 +24,32 @@ All other engines must return the same indices. The rules (ActionFormer, Bodla e
 
 # N segments, M kept segments
 
+import math
+
 import numpy as np
+from numpy.typing import NDArray
 
 from tad.nms.types import Floats, Indices
 
 LENGTH_EPSILON = np.float32(1e-6)
+LOG2_E = 1.4426950408889634
+LN2_HIGH, LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # LN2_HIGH · k is exact for |k| < 2^20
+TAYLOR = [1 / math.factorial(n) for n in range(12)]
+SMALLEST_EXPONENT = -110.0  # below, the result is 0 in float32
+
+Exponents = NDArray[np.float64]
+
+
+def exponential(x: Exponents) -> Exponents:
+    """exp(x) for x ≤ 0 to 1e-14, as 2^k · exp(r) with |r| ≤ ln 2 / 2, by additions and multiplications in this order."""
+    x = np.maximum(x, SMALLEST_EXPONENT)
+    k = np.floor(x * LOG2_E + 0.5)
+    r = (x - k * LN2_HIGH) - k * LN2_LOW
+    r2 = r * r
+    r4 = r2 * r2
+    a, b, c, d, e, f = (TAYLOR[n] + TAYLOR[n + 1] * r for n in range(0, 12, 2))
+    series = ((a + b * r2) + (c + d * r2) * r4) + (e + f * r2) * (r4 * r4)
+    return np.asarray(np.ldexp(series, k.astype(np.int32)))
 
 
 def overlaps(segment: Floats, others: Floats, *, epsilon: np.float32 = LENGTH_EPSILON) -> Floats:
@@ -38,7 +64,7 @@ def weights(overlap: Floats, *, method: str, sigma: float, tiou: float) -> Float
     """What a pick multiplies the scores of others by, (N,) float32."""
     if method == "gaussian":
         exponent = -(overlap * overlap) / np.float32(sigma)
-        return np.exp(exponent.astype(np.float64)).astype(np.float32)
+        return exponential(exponent.astype(np.float64)).astype(np.float32)
     near = overlap >= np.float32(tiou)
     reduced = np.float32(1) - overlap if method == "linear" else np.zeros_like(overlap)
     return np.where(near, reduced, np.float32(1)).astype(np.float32)
@@ -70,6 +96,29 @@ def pick(
         if method != "hard":
             rest = rest[current[rest] >= least]
     return np.array(kept, np.int64), current[kept]
+
+
+def matrix_decay(segments: Floats, scores: Floats, *, method: str, sigma: float, min_score: float) -> tuple[Indices, Floats]:
+    """Matrix suppression of segments (N, 2) of one class → indices (M,), scores (M,), by decayed score, then index."""
+    order = np.lexsort((np.arange(len(scores)), -scores))
+    compensation = np.zeros(len(order), np.float32)
+    decayed = scores[order]
+    one = np.float32(1)
+    for j, own in enumerate(order):
+        overlap = overlaps(segments[own], segments[order[:j]])
+        compensation[j] = overlap.max(initial=0)
+        met = overlap > compensation[:j]
+        o, c = overlap[met], compensation[:j][met]
+        if method == "matrix_linear":
+            weight = ((one - o) / (one - c)).min(initial=1)
+        else:  # the least weight is that of the largest exponent
+            exponent = -((o - c) * (o + c)).max(initial=0) / np.float32(sigma)
+            weight = np.float32(exponential(np.float64(exponent)))
+        decayed[j] *= np.float32(weight)
+    stays = decayed >= np.float32(min_score)
+    order, decayed = order[stays], decayed[stays]
+    ranks = np.lexsort((order, -decayed))
+    return order[ranks], decayed[ranks]
 
 
 def vote(segment: Floats, voters: Floats, scores: Floats, *, voting: float, voting_weight: str) -> Floats:
@@ -110,7 +159,11 @@ def suppress_video(
     groups = [np.flatnonzero(labels == label) for label in np.unique(labels)] if per_class else [np.arange(len(scores))]
     picked: list[tuple[float, int, int]] = []
     for number, group in enumerate(groups):
-        index, score = pick(segments[group], scores[group], method=method, sigma=sigma, tiou=tiou, min_score=min_score)
+        own, values = segments[group], scores[group]
+        if method.startswith("matrix"):
+            index, score = matrix_decay(own, values, method=method, sigma=sigma, min_score=min_score)
+        else:
+            index, score = pick(own, values, method=method, sigma=sigma, tiou=tiou, min_score=min_score)
         picked += [(-float(s), int(group[i]), number) for i, s in zip(index, score, strict=True)]
     picked = sorted(picked)[:topk]
     kept = np.array([index for _, index, _ in picked], np.int64)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.integer[Any]]
-Method = Literal["hard", "gaussian", "linear", "vanilla", "none"]
+Method = Literal["hard", "gaussian", "linear", "vanilla", "matrix_gaussian", "matrix_linear", "none"]
 VotingWeight = Literal["score", "score*tiou"]
 
 
