@@ -64,6 +64,7 @@ rule suppress:
     resources:
         mem_mb=2000,
         runtime=60,
+        gpu=flow.gpus,
     params:
         spec=spec("suppress"),
         code=code("suppress"),

@@ -92,7 +92,8 @@ def _add_stages(commands: Any) -> None:
     p.add_argument("--annotations", type=Path, required=True, help="table made by annotate")
     _device(p)
 
-    _stage(commands, "suppress", "candidates → detections (NMS)", ("candidates", "candidates made by detect"))
+    p = _stage(commands, "suppress", "candidates → detections (NMS)", ("candidates", "candidates made by detect"))
+    _device(p)
 
     what = ("detections", "made by suppress, or any results file in ActivityNet's format")
     p = _stage(commands, "evaluate", "detections and annotations → map.json", what, needs_spec=False)
@@ -235,7 +236,7 @@ def _suppress(a: argparse.Namespace) -> Path:
     from tad.specs import SuppressStageSpec
     from tad.stages.suppress import suppress
 
-    return suppress(a.candidates, a.out, spec=SuppressStageSpec.parse(a.spec))
+    return suppress(a.candidates, a.out, spec=SuppressStageSpec.parse(a.spec), device=a.device, threads=a.threads)
 
 
 def _evaluate(a: argparse.Namespace) -> Path:

@@ -1,6 +1,7 @@
 """Suppression: published outputs and hand-made cases against the definition, and numba against it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,52 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nms_tools import METHODS, PLAIN, assert_equal, crowd, random_set, random_settings
 
 from tad.errors import TadError
-from tad.nms import Kept, suppress_segments
-
-METHODS = ["hard", "gaussian", "linear", "vanilla", "none", "matrix_gaussian", "matrix_linear"]
-PLAIN: dict[str, Any] = {
-    "method": "gaussian", "sigma": 0.5, "tiou": 0.5, "min_score": 0.001, "per_class": True, "topk": 200, "voting": 0.0,
-    "voting_weight": "score",
-}  # fmt: skip
-
-
-def random_set(rng: np.random.Generator, most: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Several videos with ties, duplicates, zero-length segments, and videos with 0 or 1 candidates."""
-    counts = rng.integers(0, most, rng.integers(1, 5))
-    counts[rng.random(len(counts)) < 0.2] = rng.integers(0, 2)
-    total = int(counts.sum())
-    start = rng.choice([rng.integers(0, 20, total), rng.random(total) * 30]).astype(np.float32)
-    length = rng.choice([rng.integers(0, 6, total), rng.random(total) * 10]).astype(np.float32)
-    segments = np.stack([start, start + length], 1)
-    scores = np.where(rng.random(total) < 0.5, rng.integers(0, 5, total) / 4, rng.random(total)).astype(np.float32)
-    if total > 4:
-        copies = rng.integers(0, total, total // 4)
-        segments[copies], scores[copies] = segments[copies[::-1]], scores[copies[::-1]]
-    labels = rng.integers(0, rng.integers(1, 6), total)
-    return segments, scores, labels, np.concatenate([[0], np.cumsum(counts)])
-
-
-def random_settings(rng: np.random.Generator) -> dict[str, Any]:
-    return {
-        "method": str(rng.choice(METHODS)),
-        "sigma": float(rng.choice([0.1, 0.5, 0.75, 3.0])),
-        "tiou": float(rng.choice([0.1, 0.5, 1.0])),
-        "min_score": float(rng.choice([0.0, 0.001, 0.3])),
-        "per_class": bool(rng.integers(2)),
-        "topk": int(rng.choice([1, 3, 20, 1000])),
-        "voting": float(rng.choice([0.0, 0.3, 0.9])),
-        "voting_weight": str(rng.choice(["score", "score*tiou"])),
-    }
-
-
-def assert_equal(a: Kept, b: Kept) -> None:
-    assert np.array_equal(a.offsets, b.offsets)
-    assert np.array_equal(a.index, b.index)
-    assert np.array_equal(a.labels, b.labels)
-    assert np.array_equal(a.scores, b.scores)
-    assert np.array_equal(a.segments, b.segments)
+from tad.nms import suppress_segments
+from tad.nms.reference import exponential
 
 
 @pytest.mark.parametrize("engine", ["reference", "numba"])
@@ -81,16 +41,19 @@ def test_published_outputs(shared: Path, engine: Any) -> None:
         assert np.abs(kept.scores - arrays[f"{case}/scores"]).max() <= 1e-6, case
 
 
-def test_engines_agree_on_random_sets() -> None:
-    for seed in range(3000):
+def test_engines_agree_on_10000_random_sets() -> None:
+    sizes = [0, 0]
+    for seed in range(10_000):
         rng = np.random.default_rng(seed)
-        segments, scores, labels, offsets = random_set(rng)
+        segments, scores, labels, offsets = random_set(rng, 20)
         chosen = random_settings(rng)
         kept = [
             suppress_segments(segments, scores, labels, offsets=offsets, engine=engine, **chosen)
             for engine in ("reference", "numba")
         ]
         assert_equal(*kept)
+        sizes = [count + int((np.diff(offsets) == size).sum()) for size, count in enumerate(sizes)]
+    assert min(sizes) > 300  # videos without, and with one candidate were among them
 
 
 CELL = st.tuples(st.integers(0, 8), st.integers(0, 4), st.integers(0, 4), st.integers(0, 2))
@@ -109,18 +72,44 @@ def test_engines_agree_on_small_grids(rows: list[Any], method: Any, per_class: b
     assert_equal(*kept)
 
 
-def test_engines_agree_on_20000_segments() -> None:
-    rng = np.random.default_rng(7)
-    total = 20_000
-    start = (rng.random(total) * 5000).astype(np.float32)
-    segments = np.stack([start, start + rng.exponential(12, total).astype(np.float32)], 1)
-    scores, labels = (rng.random(total) ** 4).astype(np.float32), rng.integers(0, 20, total)
-    for chosen in (PLAIN | {"topk": 2000}, PLAIN | {"method": "hard", "tiou": 0.3}):
-        kept = [
-            suppress_segments(segments, scores, labels, engine=engine, **chosen) for engine in ("reference", "numba")
-        ]
-        assert len(kept[0].index) == chosen["topk"]
-        assert_equal(*kept)
+@pytest.mark.parametrize("method", METHODS)
+def test_engines_agree_on_20000_segments(method: Any) -> None:
+    candidates = crowd(7, 20_000)
+    chosen = PLAIN | {"method": method, "topk": 2000, "tiou": 0.3, "voting": 0.7, "voting_weight": "score*tiou"}
+    kept = [suppress_segments(*candidates, engine=engine, **chosen) for engine in ("reference", "numba")]
+    assert len(kept[0].index) == 2000
+    assert_equal(*kept)
+
+
+def test_engines_agree_on_20000_segments_of_one_class() -> None:
+    segments, scores, labels = crowd(8, 20_000)
+    chosen = PLAIN | {"per_class": False, "min_score": 0.4, "topk": 5000}
+    kept = [suppress_segments(segments, scores, labels, engine=engine, **chosen) for engine in ("reference", "numba")]
+    assert 1000 < len(kept[0].index) < 20_000
+    assert_equal(*kept)
+
+
+def test_threads_change_nothing() -> None:
+    parts = [crowd(seed, 400 * (seed % 5)) for seed in range(120)]
+    segments, scores, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
+    offsets = np.cumsum([0, *(len(part[1]) for part in parts)])
+    chosen = PLAIN | {"voting": 0.5}
+    one, two, many = (
+        suppress_segments(segments, scores, labels, offsets=offsets, threads=threads, **chosen) for threads in (1, 2, 7)
+    )
+    assert_equal(one, two)
+    assert_equal(one, many)
+    whole = [suppress_segments(*part, **chosen) for part in parts]
+    assert np.array_equal(one.index, np.concatenate([k.index + a for k, a in zip(whole, offsets, strict=False)]))
+
+
+def test_the_exponential_is_that_of_the_library() -> None:
+    rng = np.random.default_rng(0)
+    x = -rng.random(100_000) * rng.choice([0.01, 1.0, 20.0, 103.0], 100_000)
+    np.testing.assert_allclose(exponential(x), np.exp(x), rtol=2e-14)
+    assert np.array_equal(exponential(x).astype(np.float32), np.exp(x).astype(np.float32))
+    assert exponential(np.array([0.0, -0.0])).tolist() == [1.0, 1.0]
+    assert np.float32(exponential(np.array(-1e30))) == 0
 
 
 @pytest.mark.parametrize("engine", ["reference", "numba"])
@@ -180,6 +169,34 @@ def test_voting_is_a_weighted_mean(engine: Any) -> None:
     np.testing.assert_allclose(weighed.segments[0], [0.27 / 0.87, 10], rtol=1e-6)
 
 
+def published_matrix_nms(segments: np.ndarray, scores: np.ndarray, kernel: str, sigma: float) -> np.ndarray:
+    """Scores after SOLOv2's matrix NMS as its paper writes it, with the whole matrix, in float64."""
+    order = np.argsort(-scores, kind="stable")
+    start, end = segments[order].T
+    inter = np.clip(np.minimum(end[:, None], end) - np.maximum(start[:, None], start), 0, None)
+    overlap = np.triu(inter / (np.subtract(end, start)[:, None] + (end - start) - inter), 1)
+    compensation = overlap.max(0)[:, None]
+    if kernel == "gaussian":
+        decay = np.exp(-(overlap**2 - compensation**2) / sigma)
+    else:
+        decay = (1 - overlap) / (1 - compensation)
+    result = np.empty_like(scores)
+    result[order] = scores[order] * decay.min(0)
+    return result
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "linear"])
+@pytest.mark.parametrize("engine", ["reference", "numba"])
+def test_matrix_suppression_is_the_published_one(kernel: Any, engine: Any) -> None:
+    segments, scores, _ = crowd(5, 300)
+    expected = published_matrix_nms(segments.astype(float), scores.astype(float), kernel, 0.4)
+    chosen = PLAIN | {"method": f"matrix_{kernel}", "sigma": 0.4, "min_score": 0.0, "topk": 300, "per_class": False}
+    kept = suppress_segments(segments, scores, np.zeros(300, int), engine=engine, **chosen)
+    np.testing.assert_allclose(kept.scores, expected[kept.index], rtol=1e-4, atol=1e-7)
+    assert sorted(kept.index) == list(range(300))
+    assert (np.diff(kept.scores) <= 0).all()
+
+
 @pytest.mark.parametrize(
     ("segment", "score"), [([1, np.nan], 0.5), ([np.inf, 2], 0.5), ([2, 1], 0.5), ([1, 2], np.nan), ([1, 2], -0.1)]
 )
@@ -188,6 +205,55 @@ def test_refuses_what_is_no_segment(segment: list[float], score: float) -> None:
         suppress_segments(np.array([[0, 1], segment]), np.array([0.5, score]), np.array([0, 0]), **PLAIN)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("method", "softer"),
+        ("sigma", -0.5),
+        ("sigma", float("nan")),
+        ("tiou", 0.0),
+        ("min_score", -1.0),
+        ("topk", 0),
+        ("voting", 1.5),
+        ("voting_weight", "tiou"),
+    ],
+)
+def test_refuses_settings_out_of_range(name: str, value: Any) -> None:
+    with pytest.raises(TadError, match=rf"^suppression: {name}: {value!r}: must be "):
+        suppress_segments(np.zeros((1, 2)), np.ones(1), np.zeros(1, int), **(PLAIN | {name: value}))
+
+
+def in_another_process(code: str) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+
+
 def test_needs_no_torch() -> None:
-    code = "import sys, tad.nms, tad.nms.kernels, tad.nms.reference; assert 'torch' not in sys.modules"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    code = (
+        "import sys, numpy as np; from tad.nms import suppress_segments; import tad.nms.reference\n"
+        f"suppress_segments(np.ones((1, 2)), np.ones(1), np.zeros(1, int), **{PLAIN})\n"
+        "assert not {'torch', 'triton'} & set(sys.modules)"
+    )
+    done = in_another_process(code)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("before", "device", "message"),
+    [
+        ("import sys; sys.modules['triton'] = None", "cuda", "suppression on CUDA needs triton"),
+        ("import torch; torch.cuda.is_available = lambda: False", "cuda", "'cuda' was asked for but 0 CUDA devices"),
+        ("", "cpu", "device: 'cpu': the engine triton runs on CUDA"),
+    ],
+)
+def test_triton_that_cannot_run_is_one_line(before: str, device: str, message: str) -> None:
+    if "None" not in before:
+        pytest.importorskip("triton")
+    code = (
+        f"{before}\nimport numpy as np; from tad.nms import suppress_segments; one = np.ones(1)\n"
+        f"suppress_segments(np.ones((1, 2)), one, one.astype(int), engine='triton', device={device!r}, **{PLAIN})"
+    )
+    done = in_another_process(code)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("tad.errors.TadError: "), done.stderr
+    assert message in last

@@ -2,6 +2,7 @@
 
 # V videos, N segments (of all videos), K classes, M kept
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any, Literal, get_args
@@ -11,7 +12,7 @@ import numpy as np
 from tad.errors import TadError
 from tad.nms.types import Floats, Indices, Kept, Method, VotingWeight
 
-__all__ = ["Kept", "suppress_segments"]
+__all__ = ["Engine", "Kept", "suppress_segments"]
 
 MOST_CLASSES = 4096  # above, labels are renumbered so that the counters of a video stay small
 CHUNKS_PER_THREAD = 4  # videos differ in work: who is done early takes another chunk
@@ -27,12 +28,17 @@ def _check(segments: Floats, scores: Floats, labels: Indices, offsets: Indices) 
     assert labels.min(initial=0) >= 0, "labels must be >= 0"
     assert [offsets[0], offsets[-1]] == [0, len(scores)], "offsets must cover all rows"
     assert np.all(np.diff(offsets) >= 0), "offsets must rise"
+    refuse_bad(segments, scores)
+
+
+def refuse_bad(segments: Floats, scores: Floats, *, where: Callable[[int], str] = lambda row: "") -> None:
+    """Raise a TadError that names the first candidate that is none; `where` says in words where a row is from."""
     bad = ~(np.isfinite(scores) & (scores >= 0) & np.isfinite(segments).all(1) & (segments[:, 0] <= segments[:, 1]))
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise TadError(
-            f"candidate {row}: segment {segments[row].tolist()} with score {scores[row]}: segments must be finite with "
-            f"start <= end, scores finite and >= 0; check what made the candidates ({int(bad.sum())} such)"
+            f"{where(row)}candidate {row}: segment {segments[row].tolist()} with score {scores[row]}: segments must be "
+            f"finite with start <= end, scores finite and >= 0; check what made the candidates ({int(bad.sum())} such)"
         )
 
 

@@ -60,7 +60,9 @@ class _Groups:
         return len(self.first) - 1
 
 
-def _group(scores_N: Tensor, labels_N: Tensor, offsets: Tensor, video_N: Tensor, *, classes: int, sort: bool) -> _Groups:
+def _group(
+    scores_N: Tensor, labels_N: Tensor, offsets: Tensor, video_N: Tensor, *, classes: int, sort: bool
+) -> _Groups:
     """Groups of equal (video, label), within one by input index, or with `sort` by falling score before that."""
     total, device = len(scores_N), scores_N.device
     rows_N = torch.arange(total, device=device)
@@ -134,8 +136,8 @@ def _best(
 
 
 def suppress_tensors(
-    segments_N2: Tensor, scores_N: Tensor, labels_N: Tensor, offsets: Tensor, *, classes: int, method: str, sigma: float,
-    tiou: float, min_score: float, per_class: bool, topk: int, voting: float, voting_weight: str,
+    segments_N2: Tensor, scores_N: Tensor, labels_N: Tensor, offsets: Tensor, *, classes: int, method: str,
+    sigma: float, tiou: float, min_score: float, per_class: bool, topk: int, voting: float, voting_weight: str,
 ) -> KeptTensors:  # fmt: skip
     """Suppression of all videos on the device of the tensors, in the bits of `tad.nms.reference`.
 

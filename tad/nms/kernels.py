@@ -169,10 +169,11 @@ def suppress_ragged(
         a, b = offsets[v], offsets[v + 1]
         kept = 0
         if b > a:
-            suppress_video = suppress_matrix if rule[0] >= MATRIX_GAUSSIAN else _suppress_video
-            kept = suppress_video(
-                segments[a:b], scores[a:b], labels[a:b], classes, rule, topk, index[done:], kept_scores[done:]
-            )
+            own = segments[a:b], scores[a:b], labels[a:b]
+            if rule[0] >= MATRIX_GAUSSIAN:
+                kept = suppress_matrix(*own, classes, rule, topk, index[done:], kept_scores[done:])
+            else:
+                kept = _suppress_video(*own, classes, rule, topk, index[done:], kept_scores[done:])
         rows = index[done : done + kept]
         for row in range(kept):
             kept_segments[done + row] = segments[a + rows[row]]

@@ -41,7 +41,7 @@ Exponents = NDArray[np.float64]
 
 
 def exponential(x: Exponents) -> Exponents:
-    """exp(x) for x ≤ 0 to 1e-14, as 2^k · exp(r) with |r| ≤ ln 2 / 2, by additions and multiplications in this order."""
+    """exp(x) for x ≤ 0 to 1e-14, as 2^k · exp(r) with |r| ≤ ln 2 / 2, by additions and products in this order."""
     x = np.maximum(x, SMALLEST_EXPONENT)
     k = np.floor(x * LOG2_E + 0.5)
     r = (x - k * LN2_HIGH) - k * LN2_LOW
@@ -98,7 +98,9 @@ def pick(
     return np.array(kept, np.int64), current[kept]
 
 
-def matrix_decay(segments: Floats, scores: Floats, *, method: str, sigma: float, min_score: float) -> tuple[Indices, Floats]:
+def matrix_decay(
+    segments: Floats, scores: Floats, *, method: str, sigma: float, min_score: float
+) -> tuple[Indices, Floats]:
     """Matrix suppression of segments (N, 2) of one class → indices (M,), scores (M,), by decayed score, then index."""
     order = np.lexsort((np.arange(len(scores)), -scores))
     compensation = np.zeros(len(order), np.float32)
@@ -113,7 +115,7 @@ def matrix_decay(segments: Floats, scores: Floats, *, method: str, sigma: float,
             weight = ((one - o) / (one - c)).min(initial=1)
         else:  # the least weight is that of the largest exponent
             exponent = -((o - c) * (o + c)).max(initial=0) / np.float32(sigma)
-            weight = np.float32(exponential(np.float64(exponent)))
+            weight = np.float32(exponential(np.array(exponent, np.float64)))
         decayed[j] *= np.float32(weight)
     stays = decayed >= np.float32(min_score)
     order, decayed = order[stays], decayed[stays]

@@ -5,9 +5,10 @@ every result has the bits of the reference. Groups may have any size: a program 
 keeps the scores in device memory. The interpreter of Triton runs the same code on a CPU.
 """
 
-# G groups, N candidates of all groups in the order of groups and, within one, of input index
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+# (the compiler of Triton reads annotations, and knows no others than constexpr)
 
-from typing import Any
+# G groups, N candidates of all groups in the order of groups and, within one, of input index
 
 import triton
 import triton.language as tl
@@ -27,7 +28,7 @@ C0, C1, C2, C3, C4, C5, C6, C7, C8, C9, C10, C11 = (tl.constexpr(value) for valu
 
 
 @triton.jit
-def exponential(x: Any) -> Any:
+def exponential(x):
     """exp(x), x ≤ 0 in float32, rounded from float64: `tad.nms.reference.exponential`."""
     x = tl.maximum(x.to(tl.float64), SMALLEST)
     k = tl.floor(x * LOG2_E + 0.5)
@@ -41,7 +42,7 @@ def exponential(x: Any) -> Any:
 
 
 @triton.jit
-def overlap_of(start: Any, end: Any, other_start: Any, other_end: Any, epsilon: Any) -> Any:
+def overlap_of(start, end, other_start, other_end, epsilon):
     """Overlap, float32; 0 where the segments do not intersect."""
     inter = tl.minimum(end, other_end) - tl.maximum(start, other_start)
     union = ((end - start) + epsilon) + ((other_end - other_start) + epsilon) - inter
@@ -49,7 +50,7 @@ def overlap_of(start: Any, end: Any, other_start: Any, other_end: Any, epsilon: 
 
 
 @triton.jit
-def _lessened(score: Any, overlap: Any, sigma: Any, tiou: Any, least: Any, METHOD: tl.constexpr) -> Any:
+def _lessened(score, overlap, sigma, tiou, least, METHOD: tl.constexpr):
     """Scores after a pick with this overlap; `REMOVED` where the segment goes (those that went before stay away)."""
     now = score
     if METHOD == GAUSSIAN:
@@ -65,9 +66,9 @@ def _lessened(score: Any, overlap: Any, sigma: Any, tiou: Any, least: Any, METHO
 
 @triton.jit
 def pick_groups(
-    start_ptr: Any, end_ptr: Any, score_ptr: Any, first_ptr: Any, pick_ptr: Any, value_ptr: Any, count_ptr: Any,
-    topk: Any, sigma: Any, tiou: Any, least: Any, METHOD: tl.constexpr, BLOCK: tl.constexpr,
-) -> None:  # fmt: skip
+    start_ptr, end_ptr, score_ptr, first_ptr, pick_ptr, value_ptr, count_ptr,
+    topk, sigma, tiou, least, METHOD: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """The picks of one group in their order.
 
     Group g has rows first[g] … first[g + 1] of start, end and score (N,), float32; score is overwritten.
@@ -119,9 +120,9 @@ def pick_groups(
 
 @triton.jit
 def decay_groups(
-    start_ptr: Any, end_ptr: Any, score_ptr: Any, first_ptr: Any, compensation_ptr: Any, value_ptr: Any,
-    sigma: Any, METHOD: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-) -> None:  # fmt: skip
+    start_ptr, end_ptr, score_ptr, first_ptr, compensation_ptr, value_ptr,
+    sigma, METHOD: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """Matrix suppression of one group, whose rows are ordered by falling score, then input index.
 
     start, end, score (N,) float32 are read; compensation and value (N,), the decayed scores, are written.
@@ -170,9 +171,9 @@ def decay_groups(
 
 @triton.jit
 def vote_videos(
-    start_ptr: Any, end_ptr: Any, score_ptr: Any, label_ptr: Any, offset_ptr: Any, index_ptr: Any, kept_ptr: Any,
-    out_ptr: Any, voting: Any, TIMES_TIOU: tl.constexpr, BLOCK: tl.constexpr,
-) -> None:  # fmt: skip
+    start_ptr, end_ptr, score_ptr, label_ptr, offset_ptr, index_ptr, kept_ptr,
+    out_ptr, voting, TIMES_TIOU: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """Borders of the kept segments of one video, by all of its candidates of their class in input order.
 
     Candidates (N,) of video v are rows offset[v] … offset[v + 1]; rows kept[v] … kept[v + 1] of index (M,) name those

@@ -8,6 +8,8 @@ Settings: `tad.specs.SuppressStageSpec`.
 
 # V videos, N candidates of all videos, M kept
 
+import ctypes
+import importlib.util
 import json
 import logging
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from tad.cache import open_h5
 from tad.errors import TadError
 from tad.files import publish
 from tad.grid import Grid
-from tad.nms import Kept, suppress_segments
+from tad.nms import Engine, Kept, refuse_bad, suppress_segments
 from tad.provenance import expect, stamp
 from tad.specs import SuppressStageSpec
 
@@ -43,11 +45,15 @@ class Candidates:
     excluded: dict[str, str]
 
 
+def _video_of(row: int, offsets: NDArray[np.int64], video_ids: list[str]) -> str:
+    return video_ids[int(np.searchsorted(offsets, row, side="right")) - 1]
+
+
 def read_candidates(path: Path) -> Candidates:
     """The candidates in a file made by detect.
 
     Raises:
-        TadError: parts are missing or do not fit each other.
+        TadError: parts are missing or do not fit each other, or a candidate is not finite or ends before it starts.
     """
     with open_h5(path) as file:
         try:
@@ -62,6 +68,9 @@ def read_candidates(path: Path) -> Candidates:
     fits = fits and offsets[0] == 0 and offsets[-1] == total and bool(np.all(np.diff(offsets) >= 0))
     if not (fits and rows["labels"].min(initial=0) >= 0 and rows["labels"].max(initial=0) < max(len(names), 1)):
         raise TadError(f"{path}: damaged candidates (parts do not fit each other); remove it and run detect again")
+    refuse_bad(
+        rows["segments"], rows["scores"], where=lambda row: f"{path}: video '{_video_of(row, offsets, video_ids)}': "
+    )
     grids = [Grid(start, step, int(length), duration) for start, step, length, duration in rows["grids"].tolist()]
     return Candidates(
         video_ids, grids, rows["segments"], rows["scores"], rows["labels"], offsets, [*map(str, names)], excluded
@@ -97,24 +106,53 @@ def write_detections(path: Path, head: dict[str, Any], results: dict[str, list[d
     return Path(path)
 
 
-def suppress(candidates: Path, out: Path, *, spec: SuppressStageSpec) -> Path:
+def _cuda_is_there() -> bool:
+    """Whether the driver of CUDA has a device; asked without torch, whose import takes longer than suppression."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+
+
+def engine_of(device: str) -> tuple[Engine, str]:
+    """The engine for a device named as in `tad.device.resolve`, and that device; equal results whatever it is.
+
+    Raises:
+        TadError: an unknown name, or a CUDA device that is not there.
+    """
+    if device == "auto" and not (_cuda_is_there() and importlib.util.find_spec("triton")):
+        device = "cpu"
+    if device == "cpu":
+        return "numba", device
+    from tad.device import resolve
+
+    target = resolve(device)
+    return ("triton", str(target)) if target.type == "cuda" else ("numba", "cpu")
+
+
+def suppress(candidates: Path, out: Path, *, spec: SuppressStageSpec, device: str = "cpu", threads: int = 0) -> Path:
     """Suppress overlapping candidates, in snippets and float32, and write what is kept in seconds.
+
+    All videos go in one call. The file is the same to the byte on every device and with any number of threads.
 
     Args:
         candidates: made by detect.
         out: the results file to write.
+        device: auto, cpu, cuda or cuda:<index>; see `engine_of`.
+        threads: CPU threads; 0: as many as numba is allowed.
 
     Raises:
-        TadError: candidates of another run, damaged, or not finite.
+        TadError: candidates of another run, damaged, or not finite; a device that is not there.
     """
+    engine, used = engine_of(device)
     made_by = expect(candidates, stage="detect", run=spec.run)
     found = read_candidates(candidates)
-    try:
-        kept = suppress_segments(
-            found.segments, found.scores, found.labels, offsets=found.offsets, **spec.nms.model_dump()
-        )
-    except TadError as error:
-        raise TadError(f"{candidates}: {error}") from None
+    kept = suppress_segments(
+        found.segments, found.scores, found.labels, offsets=found.offsets,
+        engine=engine, device=used, threads=threads, **spec.nms.model_dump(),
+    )  # fmt: skip
     head = {
         "version": "tad detections 1 (ActivityNet results format)",
         "stamp": stamp("suppress", spec.model_dump(mode="json"), {"candidates": str(made_by["identity"])}),
@@ -124,5 +162,5 @@ def suppress(candidates: Path, out: Path, *, spec: SuppressStageSpec) -> Path:
     }
     write_detections(out, head, in_seconds(found, kept))
     counts = (len(kept.index), len(found.scores), len(found.video_ids))
-    log.info("%s: %d of %d candidates in %d videos kept (%s)", out, *counts, spec.nms.method)
+    log.info("%s: %d of %d candidates in %d videos kept (%s, on %s)", out, *counts, spec.nms.method, used)
     return Path(out)
