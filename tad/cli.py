@@ -132,6 +132,14 @@ def _add_others(commands: Any) -> None:
     p.add_argument("--split", default="", help="as for evaluate")
     p.add_argument("--out", type=Path, required=True, help="folder for map.json, diagnosis.json and four pictures")
 
+    p = commands.add_parser("sweep", help="suppression settings tried on held-out videos: scores, and which are best")
+    p.add_argument("run", help="name in config.yaml; its model must be there")
+    p.add_argument("change", nargs="+", help="nms.sigma=0.3,0.5,0.7 and the like; several are combined")
+    meaning = "split val or what training kept aside; train is optimistic, test peeks: both say so"
+    p.add_argument("--on", choices=("held-out", "train", "test"), default="held-out", help=meaning)
+    p.add_argument("--config", type=Path, default=Path("config.yaml"))
+    _device(p)
+
     p = commands.add_parser("suggest", help="settings that fit a data set's lengths, to paste into config.yaml")
     p.add_argument("run")
     p.add_argument("--config", type=Path, default=Path("config.yaml"))
@@ -322,6 +330,13 @@ def _table(a: argparse.Namespace) -> None:
     text = table(a.run, config=a.config, format=a.format, out=a.out)
     if a.out is None:
         print(text, end="")
+
+
+def _sweep(a: argparse.Namespace) -> None:
+    from tad.sweep import sweep
+
+    for line in sweep(a.run, a.change, config=a.config, on=a.on, device=a.device):
+        print(line)
 
 
 def _suggest(a: argparse.Namespace) -> None:

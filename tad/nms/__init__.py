@@ -33,13 +33,18 @@ def _check(segments: Floats, scores: Floats, labels: Indices, offsets: Indices) 
 
 def refuse_bad(segments: Floats, scores: Floats, *, where: Callable[[int], str] = lambda row: "") -> None:
     """Raise a TadError that names the first candidate that is none; `where` says in words where a row is from."""
-    bad = ~(np.isfinite(scores) & (scores >= 0) & np.isfinite(segments).all(1) & (segments[:, 0] <= segments[:, 1]))
-    if bad.any():
-        row = int(np.flatnonzero(bad)[0])
-        raise TadError(
-            f"{where(row)}candidate {row}: segment {segments[row].tolist()} with score {scores[row]}: segments must be "
-            f"finite with start <= end, scores finite and >= 0; check what made the candidates ({int(bad.sum())} such)"
-        )
+    if len(scores) == 0:
+        return
+    with np.errstate(invalid="ignore", over="ignore"):
+        lengths = segments[:, 1] - segments[:, 0]  # NaN or infinite where a border is
+        if lengths.min() >= 0 and lengths.max() < np.inf and scores.min() >= 0 and scores.max() < np.inf:
+            return
+        bad = ~((scores >= 0) & (scores < np.inf) & (lengths >= 0) & (lengths < np.inf))
+    row = int(np.flatnonzero(bad)[0])
+    raise TadError(
+        f"{where(row)}candidate {row}: segment {segments[row].tolist()} with score {scores[row]}: segments must be "
+        f"finite with start <= end, scores finite and >= 0; check what made the candidates ({int(bad.sum())} such)"
+    )
 
 
 def _check_settings(settings: dict[str, Any]) -> None:
@@ -165,12 +170,12 @@ def _by_numba(
         own = offsets[first : last + 1] - a
         return suppress_ragged(segments[a:b], scores[a:b], groups[a:b], own, classes, rule, settings["topk"], vote)  # type: ignore[no-any-return]
 
-    chunks = _chunks(offsets, threads * CHUNKS_PER_THREAD if threads > 1 else 1)
     if threads == 1:
-        parts = [run(chunk) for chunk in chunks]
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            parts = list(pool.map(run, chunks))
+        index, borders, values, ends = run((0, len(offsets) - 1))
+        return Kept(index, borders, values, labels[index], ends)
+    chunks = _chunks(offsets, threads * CHUNKS_PER_THREAD)
+    with ThreadPoolExecutor(threads) as pool:
+        parts = list(pool.map(run, chunks))
     index = np.concatenate([part[0] + offsets[first] for part, (first, _) in zip(parts, chunks, strict=True)])
     borders, values = (np.concatenate([part[column] for part in parts]) for column in (1, 2))
     counts = np.concatenate([np.diff(part[3]) for part in parts])

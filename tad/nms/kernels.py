@@ -16,20 +16,17 @@ from tad.compiled import compiled
 from tad.nms.arithmetic import GAUSSIAN, HARD, LINEAR, MATRIX_GAUSSIAN, NONE, ONE, ZERO, exponential, overlap_of
 from tad.nms.matrix import suppress_matrix
 
-
-@compiled
-def _before(key: Any, a: Any, b: Any) -> Any:
-    return key[a] > key[b] or (key[a] == key[b] and a < b)
+INDICES = 0xFFFFFFFF  # the lower half of a heap item: INDICES - index, so that of equal scores the lowest index leads
 
 
 @compiled
-def _sink(heap: Any, size: Any, key: Any, at: Any) -> None:
+def _sink(heap: Any, size: Any, at: Any) -> None:
     item = heap[at]
     child = 2 * at + 1
     while child < size:
-        if child + 1 < size and _before(key, heap[child + 1], heap[child]):
+        if child + 1 < size and heap[child + 1] > heap[child]:
             child += 1
-        if not _before(key, heap[child], item):
+        if heap[child] <= item:
             break
         heap[at] = heap[child]
         at = child
@@ -58,23 +55,29 @@ def _refresh(score: Any, segment: Any, picks: Any, rule: Any) -> Any:
 
 
 @compiled
-def _enter(scores: Any, labels: Any, size_of: Any, rule: Any, heap: Any) -> Any:
+def _item(bits: Any, i: Any) -> Any:
+    """One number by which the heap is ordered: the score, whose bits as an integer rise with it, then low indices."""
+    return (np.int64(bits[i]) << 32) | (INDICES - i)
+
+
+@compiled
+def _enter(bits: Any, scores: Any, labels: Any, size_of: Any, rule: Any, heap: Any) -> Any:
     """Fill the heap with the candidates that can be kept; the best of a class may score below min_score → heap size."""
     method, _, _, least = rule
     best = np.full(len(size_of), -1, np.int64)
-    for i in range(len(scores)):
-        size_of[labels[i]] += 1
-        if best[labels[i]] < 0 or scores[i] > scores[best[labels[i]]]:
-            best[labels[i]] = i
     size = 0
     for i in range(len(scores)):
-        if method == HARD:
-            enters = scores[i] > least or least == ZERO
-        else:
-            enters = scores[i] >= least or (method != NONE and best[labels[i]] == i)
-        if enters:
-            heap[size] = i
+        item = _item(bits, i)
+        size_of[labels[i]] += 1
+        best[labels[i]] = max(best[labels[i]], item)
+        if (scores[i] > least or least == ZERO) if method == HARD else scores[i] >= least:
+            heap[size] = item
             size += 1
+    if method != HARD and method != NONE:
+        for c in range(len(size_of)):
+            if size_of[c] > 0 and scores[INDICES - (best[c] & INDICES)] < least:
+                heap[size] = best[c]
+                size += 1
     return size
 
 
@@ -84,21 +87,22 @@ def _suppress_video(
 ) -> Any:
     """Picks of one video, best first, into the two outputs → their number."""
     total = len(scores)
-    key = scores.copy()
+    key = scores + ZERO  # a copy, without negative zeros
+    bits = key.view(np.int32)
     heap = np.empty(total, np.int64)
     size_of = np.zeros(classes, np.int64)
-    size = _enter(scores, labels, size_of, rule, heap)
+    size = _enter(bits, key, labels, size_of, rule, heap)
     for at in range(size // 2 - 1, -1, -1):
-        _sink(heap, size, key, at)
+        _sink(heap, size, at)
     block = np.zeros(classes, np.int64)  # picks of class c are rows block[c] … block[c] + count[c]
     for c in range(1, classes):
-        block[c] = block[c - 1] + size_of[c - 1]
+        block[c] = block[c - 1] + min(size_of[c - 1], topk)
     count = np.zeros(classes, np.int64)
-    picks = np.empty((total, 2), np.float32)
-    seen = np.zeros(total, np.int64)
+    picks = np.empty((block[-1] + min(size_of[-1], topk), 2), np.float32)
+    seen = np.zeros(total, np.int32)
     kept = 0
     while size > 0 and kept < topk:
-        i = heap[0]
+        i = INDICES - (heap[0] & INDICES)
         c = labels[i]
         score = key[i]
         if rule[0] != NONE:
@@ -107,6 +111,7 @@ def _suppress_video(
         seen[i] = count[c]
         if score >= ZERO and score < key[i]:
             key[i] = score
+            heap[0] = _item(bits, i)
         else:
             if score >= ZERO:
                 out_index[kept] = i
@@ -118,7 +123,7 @@ def _suppress_video(
             size -= 1
             heap[0] = heap[size]
         if size > 0:
-            _sink(heap, size, key, 0)
+            _sink(heap, size, 0)
     return kept
 
 
