@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 CORES ?= all
 
-.PHONY: demo test check setup clean
+.PHONY: demo test check readme-table setup clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -31,6 +31,10 @@ check: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
+
+# Keeps the scores named, as SCORES="results/demo/map.json …", and makes the README's table of all that are kept.
+readme-table: $(READY)
+	@$(BIN)/python workflow_scripts/readme_table.py $(SCORES)
 
 test: check
 	$(BIN)/python -m pytest

@@ -111,6 +111,42 @@ def test_a_suggested_detector_can_be_built_and_the_row_keeps_what_was_set(tmp_pa
     assert detector.coarsest == 2 ** (len(ranges) - 1)
 
 
+@pytest.mark.parametrize("face", ["corrected", "parity"])
+@pytest.mark.parametrize("name", ["mse", "tridet"])
+def test_a_new_run_trains_with_what_is_printed(tmp_path: Path, name: str, face: str) -> None:
+    """A row as a user writes it for own data, pasted back as it was printed: the detector takes a training step."""
+    import torch
+
+    from tad.layers.types import Targets
+
+    features = {"source": "f", "dim": 6, "clip": {"length": 16, "stride": 8, "policy": "resample", "rate": 15.0}}
+    values = {
+        "datasets": {"mine": {"format": "csv", "annotations": "a.csv"}},
+        "features": {"f": features},
+        "runs": {"mine": {"dataset": "mine", "features": "f", "detector": {"name": name, "embed_dim": 32}}},
+    }
+    if face == "parity":
+        values["runs"]["mine"]["detector"]["face"] = face
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(values))
+    rng = np.random.default_rng(0)
+    table = table_of(list(np.exp(rng.normal(1.0, 0.7, 200))), per_video=5, duration=60.0)
+    write_table(table, tmp_path / "results/annotations/mine.json", stamp("annotate", {"dataset": "mine"}, {}))
+    before, after, _ = pasted(config, "mine")
+    sections = after.resolve_run("mine").sections
+    assert sections["settings"]["face"] == face  # corrected unless the row says otherwise
+    ranges = sections["settings"]["regression_ranges"]
+    assert ranges != before.resolve_run("mine").sections["settings"]["regression_ranges"]
+    assert len({tuple(pair) for pair in ranges}) == len(ranges)
+    length = sections["train"]["max_length"]
+    torch.manual_seed(0)
+    detector = plugins.load("detectors", name)(feature_dim=6, num_classes=1, max_length=length, **sections["settings"])
+    targets = Targets(torch.tensor([[4.0, 9.0]]), torch.tensor([0]))
+    loss = detector.train().loss(torch.randn(1, length, 6), torch.tensor([length]), [targets])["total"]
+    loss.backward()
+    assert torch.isfinite(loss)
+
+
 @pytest.mark.parametrize("spread", [0.2, 1.0])
 @pytest.mark.parametrize("middle", [0.5, 3.0, 30.0])
 def test_ranges_are_even_where_levels_can_see_and_always_grow(middle: float, spread: float) -> None:

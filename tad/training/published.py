@@ -126,7 +126,8 @@ def import_checkpoint(
     tensors, epoch = read_checkpoint(path, weights=weights)
     sizes = {"num_classes": len(labels), "max_length": spec.train.max_length}
     make = plugins.load("detectors", spec.detector.name)
-    detector = make(feature_dim=feature_dim, **sizes, **spec.detector.settings)
+    with torch.device("meta"):  # names and shapes are all that is needed
+        detector = make(feature_dim=feature_dim, **sizes, **spec.detector.settings)
     wanted: dict[str, Tensor] = detector.state_dict()
     check_fits(tensors, wanted, source=str(path))
     content = sha256(Path(path))
@@ -139,7 +140,10 @@ def import_checkpoint(
         "detector": {**spec.detector.model_dump(mode="json"), **sizes},
         "feature_dim": str(feature_dim),
     }
-    ordered = {name: tensors[name].to(wanted[name].dtype) for name in wanted}
+    # a tensor may be a view, of one repeated number for example
+    ordered = {
+        name: tensors[name].to(wanted[name].dtype).clone(memory_format=torch.contiguous_format) for name in wanted
+    }
     checkpoint.write_tensors(out, ordered, header)
     log.info("%s: %d weights (%s) of epoch %d from %s", out, len(ordered), weights, epoch, path)
     return Path(out)
