@@ -248,6 +248,7 @@ def _suppress(a: argparse.Namespace) -> Path:
 
 
 def _evaluate(a: argparse.Namespace) -> Path:
+    from tad.show import show_score
     from tad.specs import EvaluateStageSpec
     from tad.stages.evaluate import evaluate, evaluate_file
 
@@ -263,24 +264,21 @@ def _evaluate(a: argparse.Namespace) -> Path:
         a.detections, a.annotations, a.out,
         protocol_name=a.protocol, tiou=tiou, split=a.split, settings=settings, figure=a.figure, diagnosis=a.diagnosis,
     )  # fmt: skip
-    _print_scores(out)
+    for line in show_score(out):
+        print(line)
     return out
 
 
 def _diagnose(a: argparse.Namespace) -> None:
-    from tad.files import read_json
+    from tad.show import show_diagnosis
     from tad.stages.evaluate import evaluate_file
 
     evaluate_file(
         a.detections, a.annotations, a.out / "map.json",
         protocol_name=a.protocol, tiou=_numbers("--tiou", a.tiou), split=a.split, diagnosis=a.out / "diagnosis.json",
     )  # fmt: skip
-    found = read_json(a.out / "diagnosis.json")
-    print(f"average mAP {100 * found['errors']['mAP']:.2f}; of the best detections, and gained without them:")
-    for kind, share in found["errors"]["share"].items():
-        gain = found["errors"]["gain"].get(kind)
-        print(f"  {kind:<18} {100 * share:5.1f} %" + (f"   {100 * gain['mAP']:+.2f} mAP" if gain else ""))
-    print(f"instances that nothing detects: {100 * found['characteristics']['missed']:.1f} %; pictures in {a.out}")
+    for line in show_diagnosis(a.out / "diagnosis.json"):
+        print(line)
 
 
 def _numbers(option: str, text: str) -> list[float]:
@@ -288,26 +286,6 @@ def _numbers(option: str, text: str) -> list[float]:
         return [float(part) for part in text.split(",") if part.strip()]
     except ValueError:
         raise TadError(f"{option} {text}: give numbers with commas between them, such as 0.3,0.5,0.7") from None
-
-
-def _print_scores(path: Path) -> None:
-    from tad.files import read_json
-
-    score = read_json(path)
-    print(f"protocol {score['protocol']['name']}, split {score['split']}: {score['protocol']['summary']}")
-    videos, missing = score["videos"], len(score["missing_videos"]["videos"])
-    print(f"{videos['evaluated']} videos with and {missing} without detections, {score['instances']} instances")
-    for tiou, value in score["mAP"].items():
-        print(f"mAP at tIoU {tiou:<5} {100 * value:6.2f}")
-    low, high = score["interval"]["average_mAP"]
-    interval = f"[{100 * low:.2f}, {100 * high:.2f}] over the choice of videos"
-    print(f"average mAP       {100 * score['average_mAP']:6.2f}   {interval}")
-    for name in ("proposals", "frames", "segmentation"):
-        for key, value in score.get(name, {}).items():
-            if isinstance(value, float) and key in ("AUC", "mAP", "edit", "accuracy"):
-                print(f"{name} {key:<12} {100 * value:6.2f}")
-            elif key in ("AR", "F1"):
-                print(f"{name} " + "  ".join(f"{key}@{k} {100 * v:.2f}" for k, v in value.items()))
 
 
 def _summarise(a: argparse.Namespace) -> Path:
@@ -357,20 +335,10 @@ _weights, _features = cli_data.weights, cli_data.features
 
 
 def _show(a: argparse.Namespace) -> None:
-    from tad.config import Config
+    from tad.show import show
 
-    config = Config.read(a.config)
-    row = config.run(a.run)
-    parts = [("features", config.resolve_features(row.features, row.dataset)), ("run", config.resolve_run(a.run))]
-    seeds = ", ".join(str(config.run(name).seed) for name in config.trainings(a.run))
-    print(f"run {a.run}: dataset {row.dataset}, features {row.features}, detector {row.detector}, seed {seeds}")
-    for line in config.notes(row.features):
+    for line in show(a.run, config=a.config):
         print(line)
-    for title, resolved in parts:
-        print(f"\n{title}:")
-        for section, values in resolved.sections.items():
-            for key, value in values.items():
-                print(f"  {section + '.' + key:<32} {value!s:<28} {resolved.origin.get(f'{section}.{key}', '')}")
 
 
 def _why(a: argparse.Namespace) -> None:
