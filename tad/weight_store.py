@@ -19,6 +19,7 @@ from tad.weights import SUFFIXES, WeightFile, published
 ROOT = Path("data/weights")
 PINS = "pins.json"
 BLOCK = 1 << 20
+WIDEST = 40  # characters of a column
 CHECKS = {"sha256": "sha256", "git_blob": "git blob", "sha256_prefix": "sha256 prefix", "": "first use"}
 
 
@@ -131,20 +132,19 @@ def list_weights(root: Path = ROOT) -> list[dict[str, Any]]:
 
 def listed(rows: Sequence[dict[str, Any]]) -> Iterable[str]:
     """The rows of `list_weights` as lines for people."""
-    fits = [", ".join(f"{key} {'|'.join(map(str, vs))}" for key, vs in row.get("for", {}).items()) for row in rows]
-    width = max(map(len, fits), default=0)
-    group = ""
-    for row, fit in zip(rows, fits, strict=True):
-        if row["backbone"] != group:
-            group = row["backbone"]
-            yield f"{group}: {Path(row['path']).parent}"
-        check = CHECKS[next(key for key in CHECKS if not key or key in row)]
-        size = f"{row['bytes'] / 1e6:.1f} MB" if row["bytes"] else "?"
-        kind = "  (alternative)" if row.get("alternative") else ""
-        facts = f"{row['state']:<9} {size:>9}  {check:<13}  {row['licence']:<10}  {fit:<{width}}"
-        yield f"  {facts}  {row['name']}{kind}"
-        if row["remark"] and row["state"] not in ("verified", "pinned"):
-            yield f"    {row['remark']}"
+    for backbone in dict.fromkeys(row["backbone"] for row in rows):
+        own = [row for row in rows if row["backbone"] == backbone]
+        yield f"{backbone}: {Path(own[0]['path']).parent}"
+        fits = [", ".join(f"{key} {'|'.join(map(str, vs))}" for key, vs in row.get("for", {}).items()) for row in own]
+        licence, width = (min(max(map(len, texts)), WIDEST) for texts in ([r["licence"] for r in own], fits))
+        for row, fit in zip(own, fits, strict=True):
+            check = CHECKS[next(key for key in CHECKS if not key or key in row)]
+            size = f"{row['bytes'] / 1e6:.1f} MB" if row["bytes"] else "?"
+            kind = "  (alternative)" if row.get("alternative") else ""
+            facts = f"{row['state']:<9} {size:>9}  {check:<13}  {row['licence'][:WIDEST]:<{licence}}  {fit:<{width}}"
+            yield f"  {facts}  {row['name']}{kind}"
+            if row["remark"] and row["state"] not in ("verified", "pinned"):
+                yield f"    {row['remark']}"
 
 
 # ── verify ──

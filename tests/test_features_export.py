@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,9 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import video_tools as vt
 
-from tad import features_export
+from tad import features_export, plugins
 from tad.annotations import Table, Video, write_table
 from tad.cache import FeatureReader, ShardWriter, checksum, key_of
 from tad.cli import main
@@ -19,8 +22,11 @@ from tad.feature_facts import SIDECAR
 from tad.features_export import FORMATS, export_features
 from tad.grid import Grid
 from tad.provenance import stamp
-from tad.specs import ConvertSpec
+from tad.specs import ConvertSpec, ExtractSpec, MergeSpec, ProbeSpec
 from tad.stages.convert import convert
+from tad.stages.extract import extract
+from tad.stages.merge import merge
+from tad.stages.probe import probe
 
 CLIP = {"length": 17, "stride": 4, "policy": "native", "rate": 0.0}
 IDS = ("v_-one", "two words/ü", "three.v1")
@@ -233,3 +239,43 @@ def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["features", "export", str(tmp_path / "none.h5"), "--to", str(tmp_path / "p"), "--format", "npy"]) == 1
     assert "no such file" in capfd.readouterr().err
     assert not os.path.exists(tmp_path / "p")
+
+
+def test_an_index_of_real_videos_comes_back(tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    for name, frames in (("long", 60), ("short", 5)):
+        vt.encode(videos / f"{name}.mp4", frames)
+    vt.text(videos / "page.mp4")
+    manifest = probe(videos, tmp_path / "m/00-of-01.json", spec=ProbeSpec(dataset="toy"))
+    document = plugins.document("backbones", "r2plus1d_small")
+    settings = document["settings"] | {"height": 20, "width": 24, "widths": [4, 4, 4, 8]}
+    spec = ExtractSpec.model_validate(
+        {"dataset": "toy", "backbone": {"name": "r2plus1d_small", "settings": settings}, "clip": document["clip"]}
+    )
+    shard = tmp_path / "r/f/0.h5"
+    extract(manifest, videos, None, shard, spec=spec, kept=tmp_path / "k", device="cpu", workers=1)
+    index = merge([shard], [manifest], tmp_path / "r/f.h5", spec=MergeSpec(dataset="toy", features="f"))
+    whole = contents(index)
+    assert set(whole) == {"excluded", "long", "short"}
+    assert set(whole["excluded"]) == {"page"}
+    table = Table("toy", ("a",), {v: Video("train", 3.0) for v in ("long", "short", "page")})
+    labels = write_table(table, tmp_path / "toy.json", stamp("annotate", {"dataset": "toy"}, {}))
+    values = {"dataset": "toy", "features": "g", "clip": document["clip"], "dim": 8}
+    for file_format in FORMATS:
+        source = export_features(index, tmp_path / file_format, file_format=file_format)
+        back = convert(source, labels, tmp_path / "back.h5", spec=ConvertSpec.model_validate(values))
+        assert contents(back) == whole
+
+
+@pytest.mark.parametrize("arguments", [["show", "f.h5"], ["export", "f.h5", "--to", "o", "--format", "npz"]])
+def test_no_torch_is_needed(tmp_path: Path, arguments: list[str]) -> None:
+    cached(tmp_path / "f.h5")
+    program = (
+        "import sys; from tad.cli import main\n"
+        "code = main(sys.argv[1:]); sys.exit(code or 7 * ('torch' in sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "features", *arguments], cwd=tmp_path, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -3,7 +3,11 @@
 import hashlib
 import json
 import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +158,29 @@ def test_the_rest_is_fetched_by_a_later_command(entry: dict[str, Any]) -> None:
     with serving(good(BODY)) as server:
         assert fetched(entry, server).read_bytes() == BODY
     assert server.seen[0][1] == "bytes=300000-"
+
+
+def test_a_killed_download_is_gone_on_from(place: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from tad.download import fetch_file\n"
+        "fetch_file(sys.argv[1], Path('x.pt'), check=lambda path: None, checkable=True)"
+    )
+    with serving(stalled(BODY, 600_000, 20.0), good(BODY)) as server:
+        url = f"{server.url}/x.pt"
+        killed = subprocess.Popen([sys.executable, "-c", program, url], cwd=place)
+        partial = place / "x.pt.partial"
+        end = time.monotonic() + 30
+        while not (partial.exists() and partial.stat().st_size >= 1 << 18) and time.monotonic() < end:
+            time.sleep(0.05)
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        kept = partial.stat().st_size
+        assert 0 < kept <= 600_000
+        assert not (place / "x.pt").exists()
+        fetch_file(url, place / "x.pt", check=lambda _: None, checkable=True, patience=HASTE)
+    assert (place / "x.pt").read_bytes() == BODY
+    assert server.seen[1][1] == f"bytes={kept}-"
+    assert not partial.exists()
 
 
 def test_a_server_without_ranges_sends_it_all_again(entry: dict[str, Any]) -> None:

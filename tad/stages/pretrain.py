@@ -24,7 +24,7 @@ from tad.errors import TadError
 from tad.files import canonical, digest, publish, read_json, sha256, write_json
 from tad.progress import track
 from tad.provenance import expect, stamp
-from tad.specs import ClipSpec, PretrainSpec
+from tad.specs import ClipSpec, Plugin, PretrainSpec
 from tad.training import tsp, tsp_clips
 from tad.video.reader import open_video
 from tad.video.sampling import sampled
@@ -129,7 +129,7 @@ def _checked_backbone(spec: PretrainSpec, weights: Path | None) -> Any:
             f"backbone {spec.backbone.name}: cannot be trained here (it has no {', '.join(missing)}); "
             "give its published weights in config.yaml instead"
         )
-    return load_weights(weights, backbone) if weights else backbone
+    return load_weights(weights, backbone, spec.backbone) if weights else backbone
 
 
 def _fit(trainer: tsp.Trainer, tables: list[tsp_clips.SegmentTable], kept: Path, stamped: dict[str, Any]) -> None:
@@ -182,7 +182,7 @@ def pretrain(
     table_file = read_json(annotations)
     videos = _train_videos(table_file, manifests)
     labels = list(table_file["labels"])
-    inputs = _contents(videos, labels, weights)
+    inputs = _contents(videos, labels, weights, spec.backbone)
     made = stamp("pretrain", spec.model_dump(mode="json"), inputs)["identity"]
     if _finished(kept, made):
         log.info("nothing that training reads has changed: the kept weights are published again")
@@ -203,13 +203,15 @@ def pretrain(
     return out
 
 
-def _contents(videos: Mapping[str, tuple[Any, Any]], labels: list[str], weights: Path | None) -> dict[str, str]:
+def _contents(
+    videos: Mapping[str, tuple[Any, Any]], labels: list[str], weights: Path | None, backbone: Plugin
+) -> dict[str, str]:
     """Content of all that training reads; a test video that comes or goes changes nothing here."""
     read = {
         video: [entry["sha256"], entry["reader"], annotated["instances"], annotated.get("ambiguous", [])]
         for video, (annotated, entry) in videos.items()
     }
-    return {"train": digest([labels, read], 16)} | ({"weights": weights_identity(weights)} if weights else {})
+    return {"train": digest([labels, read], 16)} | ({"weights": weights_identity(weights, backbone)} if weights else {})
 
 
 def _finished(kept: Path, identity: str) -> bool:
