@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tad import __version__, cli_data
+from tad import __version__, cli_data, cli_runs
 from tad.errors import TadError
 
 log = logging.getLogger("tad")
@@ -114,15 +114,7 @@ def _add_stages(commands: Any) -> None:
 
 
 def _add_others(commands: Any) -> None:
-    p = commands.add_parser("compare", help="difference of two runs' scores, with its interval over videos")
-    p.add_argument("run", nargs=2, help="name in config.yaml")
-    p.add_argument("--config", type=Path, default=Path("config.yaml"))
-
-    p = commands.add_parser("table", help="scores of runs side by side, with their intervals")
-    p.add_argument("run", nargs="*", help="name in config.yaml, or a map.json; none: all runs that have a score")
-    p.add_argument("--format", default="", help="markdown, csv or html; by default what --out ends with, else markdown")
-    p.add_argument("--out", type=Path, help="the file to write; without it the table is printed")
-    p.add_argument("--config", type=Path, default=Path("config.yaml"))
+    cli_runs.add(commands, _device)
 
     p = commands.add_parser("diagnose", help="why a score is what it is: kinds of errors, hard instances, calibration")
     p.add_argument("detections", type=Path, help="any results file in ActivityNet's format")
@@ -131,18 +123,6 @@ def _add_others(commands: Any) -> None:
     p.add_argument("--tiou", default="", help="as for evaluate")
     p.add_argument("--split", default="", help="as for evaluate")
     p.add_argument("--out", type=Path, required=True, help="folder for map.json, diagnosis.json and four pictures")
-
-    p = commands.add_parser("sweep", help="suppression settings tried on held-out videos: scores, and which are best")
-    p.add_argument("run", help="name in config.yaml; its model must be there")
-    p.add_argument("change", nargs="+", help="nms.sigma=0.3,0.5,0.7 and the like; several are combined")
-    meaning = "split val or what training kept aside; train is optimistic, test peeks: both say so"
-    p.add_argument("--on", choices=("held-out", "train", "test"), default="held-out", help=meaning)
-    p.add_argument("--config", type=Path, default=Path("config.yaml"))
-    _device(p)
-
-    p = commands.add_parser("suggest", help="settings that fit a data set's lengths, to paste into config.yaml")
-    p.add_argument("run")
-    p.add_argument("--config", type=Path, default=Path("config.yaml"))
 
     p = commands.add_parser(
         "import-checkpoint", help="published .pth.tar → model of a run, without running code from it"
@@ -295,35 +275,6 @@ def _summarise(a: argparse.Namespace) -> Path:
     return summarise(a.scores_in, a.detections, a.annotations, a.out, spec=SummariseStageSpec.parse(a.spec))
 
 
-def _compare(a: argparse.Namespace) -> None:
-    from tad.compare import compare
-
-    for line in compare(*a.run, config=a.config):
-        print(line)
-
-
-def _table(a: argparse.Namespace) -> None:
-    from tad.table import table
-
-    text = table(a.run, config=a.config, format=a.format, out=a.out)
-    if a.out is None:
-        print(text, end="")
-
-
-def _sweep(a: argparse.Namespace) -> None:
-    from tad.sweep import sweep
-
-    for line in sweep(a.run, a.change, config=a.config, on=a.on, device=a.device):
-        print(line)
-
-
-def _suggest(a: argparse.Namespace) -> None:
-    from tad.suggest import suggest
-
-    for line in suggest(a.run, config=a.config):
-        print(line)
-
-
 def _import_checkpoint(a: argparse.Namespace) -> Path:
     from tad.importing import import_model
 
@@ -332,6 +283,7 @@ def _import_checkpoint(a: argparse.Namespace) -> Path:
 
 
 _weights, _features = cli_data.weights, cli_data.features
+_compare, _table, _sweep, _suggest = cli_runs.compare, cli_runs.table, cli_runs.sweep, cli_runs.suggest
 
 
 def _show(a: argparse.Namespace) -> None:

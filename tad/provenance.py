@@ -19,7 +19,8 @@ ROOT = Path(tad.__file__).parent
 # Their whole effect on a result is in the spec (specs, config, plugins), or they have none (the others).
 TRANSPARENT = {
     *("specs", "config", "rows", "plugins", "provenance", "errors", "files", "progress"),
-    *("cli", "cli_data", "why", "workflow", "__main__", "weights", "weight_store", "weight_fetch", "download"),
+    *("cli", "cli_data", "cli_runs", "why", "workflow", "__main__"),
+    *("weights", "weight_store", "weight_fetch", "download"),
 }
 FEATURES = ("merge", "convert")  # the stages that make an index of features: own ones, imported ones
 PLUGIN_FIELDS = {"format": "datasets", "backbone": "backbones", "detector": "detectors"}
