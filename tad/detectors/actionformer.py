@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tad.errors import TadError
 from tad.layers.attention import ConvAttention
+from tad.layers.chance import Dropout
 from tad.layers.detector import Chosen, Outputs, PointDetector
 from tad.layers.heads import ClassHead, OffsetHead
 from tad.layers.masked import ChannelNorm, Pointwise, ScaledDropPath, halve, max_pool, zero_outside
@@ -32,9 +33,9 @@ class TransformerBlock(nn.Module):
         self.mlp = nn.Sequential(
             Pointwise(channels, mlp_dim),
             nn.GELU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             Pointwise(mlp_dim, channels),
-            nn.Dropout(dropout),
+            Dropout(dropout),
         )
         self.drop_path_attn = ScaledDropPath(channels, probability=droppath)
         self.drop_path_mlp = ScaledDropPath(channels, probability=droppath)

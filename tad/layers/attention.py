@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tad.layers.chance import Dropout
 from tad.layers.masked import ChannelNorm, MaskedConv1d, Pointwise, zero_outside
 
 FAR = -1.0e4  # finite, so that a padded query whose keys are all padding stays a number; exp(FAR) is 0 in float32
@@ -73,7 +74,7 @@ class ConvAttention(nn.Module):
         self.key_conv, self.key_norm = depthwise(), ChannelNorm(channels)
         self.value_conv, self.value_norm = depthwise(), ChannelNorm(channels)
         self.key, self.query, self.value, self.proj = (Pointwise(channels, channels) for _ in range(4))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def _split(self, x_BCT: Tensor) -> Tensor:
         x_BTC = x_BCT.transpose(1, 2)

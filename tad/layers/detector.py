@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tad.errors import TadError
+from tad.layers.chance import PerVideo, of_part
 from tad.layers.losses import distance_iou_loss, focal_loss, label_points, offset_iou
 from tad.layers.masked import zero_outside
 from tad.layers.pyramid import points_of
-from tad.layers.types import Candidates, Targets
+from tad.layers.types import Candidates, Part, Targets
 
 Chosen = tuple[Tensor, Tensor, Tensor]
 
@@ -40,7 +41,7 @@ class Outputs:
     ends: list[Tensor] = field(default_factory=list)
 
 
-class PointDetector(nn.Module):
+class PointDetector(PerVideo):
     """Base of the detectors that classify and regress from every point of a pyramid.
 
     A subclass sets `backbone` and `neck` and defines `heads` and `decode`.
@@ -145,25 +146,47 @@ class PointDetector(nn.Module):
         x_BCT = F.pad(x_BCT, (0, padded - x_BCT.shape[2]))
         return x_BCT.masked_fill(~mask_BT[:, None], 0.0), mask_BT[:, None]
 
-    def loss(self, feats_BTC: Tensor, lengths_B: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
+    def positives(self, lengths_B: Tensor, targets: list[Targets]) -> int:
+        """The number of points with a class in a batch; a function of its labels alone, so known before any loss."""
+        count = 0
+        for length, target in zip(lengths_B.tolist(), targets, strict=True):
+            lengths = [math.ceil(length / 2**level) for level in range(len(self.ranges))]
+            points_P4 = points_of(lengths, self.ranges, target.segments_N2.device)
+            classes_PK, _ = label_points(points_P4, target, classes=self.num_classes, radius=self.radius)
+            count += int((classes_PK.sum(dim=1) > 0).sum())
+        return count
+
+    def normalise(self, positives: int) -> None:
+        """Take a batch's `positives` into the running number that losses are divided by."""
+        self.loss_norm = 0.9 * self.loss_norm + 0.1 * self.loss_norm.new_tensor(max(positives, 1))
+
+    def loss(
+        self, feats_BTC: Tensor, lengths_B: Tensor, targets: list[Targets], part: Part | None = None
+    ) -> dict[str, Tensor]:
         """Losses of a training batch: `cls`, `reg` and `total` = cls + loss_weight · reg, scalars.
 
         Args:
             feats_BTC: float32, T ≤ max_length.
             lengths_B: int64, snippets of each video.
             targets: one per video; no instance is allowed.
+            part: which part of a batch this is. The losses of its parts, and their gradients, then add up to the
+                batch's, provided `normalise` was called with the batch's `positives`. None: it is the batch, and while
+                training its positives are taken in here.
 
         Raises:
             TadError: features of another width or longer than `max_length`.
         """
         assert len(targets) == feats_BTC.shape[0] == lengths_B.shape[0]
-        longest = int(lengths_B.max())
+        if self.training and part is None:
+            self.normalise(self.positives(lengths_B, targets))
+        of_part(self, part, given=len(targets), device=feats_BTC.device)
+        longest = part.longest if part else int(lengths_B.max())
         if longest > self.max_length:
             raise TadError(f"features: {longest} snippets: a training window has at most {self.max_length}")
         padded = self.padded(longest) if self.masked else self.max_length
         x_BCT, mask_B1T = self.batch(feats_BTC, lengths_B, padded)
         if self.training and self.input_noise > 0:
-            x_BCT = x_BCT + self.input_noise * torch.randn_like(x_BCT)
+            x_BCT = x_BCT + self.input_noise * self.normal(x_BCT, *x_BCT.shape[1:])
             x_BCT = zero_outside(x_BCT, mask_B1T) if self.masked else x_BCT
         outputs = self.outputs(x_BCT, mask_B1T, lengths_B.tolist())
         return self._losses(outputs, targets)
@@ -177,10 +200,6 @@ class PointDetector(nn.Module):
         valid_BP1 = torch.cat(outputs.masks, dim=2).transpose(1, 2)
         classes_BPK = classes_BPK * valid_BP1
         positive_BP = classes_BPK.sum(dim=2) > 0
-        if self.training:
-            count = positive_BP.sum().clamp(min=1).to(self.loss_norm.dtype)
-            self.loss_norm = 0.9 * self.loss_norm + 0.1 * count
-
         chosen, predicted_N2 = self._positives(outputs, classes_BPK if self.class_offsets else positive_BP[:, :, None])
         target_N2 = offsets_BP2[chosen[0], chosen[1]]
         logits_BPK = torch.cat(outputs.logits, dim=2).transpose(1, 2)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tad.layers.chance import PerVideo
+
 
 def zero_outside(x_BCT: Tensor, mask_B1T: Tensor) -> Tensor:
     """The sequence with its padding set to zero."""
@@ -82,11 +84,8 @@ class Scale(nn.Module):
         return x * self.scale
 
 
-class ScaledDropPath(nn.Module):
-    """A learnable scale per channel (from 1e-4), and stochastic depth per video while training.
-
-    The random numbers come from torch's default generator and from nothing else.
-    """
+class ScaledDropPath(PerVideo):
+    """A learnable scale per channel (from 1e-4), and stochastic depth per video while training."""
 
     def __init__(self, channels: int, *, probability: float) -> None:
         super().__init__()
@@ -98,7 +97,7 @@ class ScaledDropPath(nn.Module):
         if not self.training or self.probability == 0:
             return x_BCT
         keep = 1 - self.probability
-        kept_B11 = torch.rand(x_BCT.shape[0], 1, 1, device=x_BCT.device) < keep
+        kept_B11 = self.uniform(x_BCT, 1, 1) < keep
         return x_BCT * kept_B11.to(x_BCT.dtype) / keep
 
 

@@ -21,6 +21,21 @@ class Targets:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Which videos of a training batch are given, where it is computed in parts or by several processes.
+
+    Attributes:
+        videos: of the whole batch.
+        first: row of the first given one.
+        longest: snippets of the whole batch's longest video.
+    """
+
+    videos: int
+    first: int
+    longest: int
+
+
+@dataclass(frozen=True, slots=True)
 class Candidates:
     """Scored segments of one video before suppression.
 
