@@ -21,7 +21,7 @@ rule train:
         code=code("train"),
     shell:
         "tad train {input.features} --annotations {input.annotations} --spec {params.spec:q}"
-        " --threads {threads} --out {output} 2> {log}"
+        " --devices {resources.gpu} --threads {threads} --out {output} 2> {log}"
 
 
 rule detect:

@@ -85,6 +85,9 @@ def _add_stages(commands: Any) -> None:
 
     p = _stage(commands, "train", "features and annotations → detector", ("features", "index made by merge or convert"))
     p.add_argument("--annotations", type=Path, required=True, help="table made by annotate")
+    p.add_argument(
+        "--devices", type=int, default=1, help="GPUs that train together (with --device cpu: processes); 0 is 1"
+    )
     _device(p)
 
     p = _stage(commands, "detect", "features and detector → candidates", ("features", "index made by merge or convert"))
@@ -210,7 +213,8 @@ def _train(a: argparse.Namespace) -> Path:
     from tad.stages.train import train
 
     spec = TrainStageSpec.parse(a.spec)
-    return train(a.features, a.annotations, a.out, spec=spec, kept=_kept(a.out), device=a.device)
+    where = {"device": a.device, "devices": a.devices, "threads": a.threads}
+    return train(a.features, a.annotations, a.out, spec=spec, kept=_kept(a.out), **where)
 
 
 def _detect(a: argparse.Namespace) -> Path:

@@ -1,6 +1,7 @@
-"""A detector small enough to train in milliseconds, data for it, and a program that trains and kills itself.
+"""A detector small enough to train in milliseconds, data for it, and a program whose trainings kill themselves.
 
-`python tests/training_tools.py <folder> <JSON of settings> [loss|fsync <n>]`: SIGKILL at the n-th loss or file sync.
+`python tests/training_tools.py <folder> <JSON of settings> <JSON of [loss|fsync, n] pairs>`: one process per pair,
+which trains until SIGKILL at its n-th loss or file sync; prints the step of the state that each left.
 """
 
 import json
@@ -19,11 +20,13 @@ import tad.files
 from tad import plugins
 from tad.annotations import Instance, Table, Video, read_table, write_table
 from tad.cache import FeatureReader, ShardWriter
+from tad.device import reproducible
 from tad.grid import Grid
-from tad.layers.types import Candidates, Targets
-from tad.provenance import stamp
+from tad.layers.types import Candidates, Part, Targets
+from tad.provenance import code, stamp
 from tad.specs import DetectSpec, DetectStageSpec, Plugin, TrainSpec, TrainStageSpec
 from tad.stages.train import train
+from tad.training import checkpoint
 from tad.training.data import Features, Windows, read_items
 
 DIM, LABELS = 6, ("jump", "run")
@@ -48,7 +51,21 @@ class Tiny(nn.Module):
     def _maps(self, feats_BTC: Tensor) -> Tensor:
         return self.heads(self.drop(self.body(feats_BTC.transpose(1, 2)))).transpose(1, 2)
 
-    def loss(self, feats_BTC: Tensor, lengths_B: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
+    def _truth(self, target: Targets) -> Tensor:
+        truth_TK = torch.zeros(self.max_length, self.num_classes)
+        for (start, end), label in zip(target.segments_N2.tolist(), target.labels_N.tolist(), strict=True):
+            truth_TK[max(round(start), 0) : round(end), label] = 1
+        return truth_TK
+
+    def positives(self, lengths_B: Tensor, targets: list[Targets]) -> int:
+        return int(sum(self._truth(target).sum() for target in targets))
+
+    def normalise(self, positives: int) -> None:
+        self.norm = 0.9 * self.norm + 0.1 * max(positives, 1)
+
+    def loss(
+        self, feats_BTC: Tensor, lengths_B: Tensor, targets: list[Targets], part: Part | None = None
+    ) -> dict[str, Tensor]:
         if self.training:
             assert feats_BTC.shape[1] == self.max_length
             Tiny.calls += 1
@@ -56,16 +73,11 @@ class Tiny(nn.Module):
                 Tiny.on_loss(Tiny.calls)
             feats_BTC = feats_BTC + 0.01 * torch.randn_like(feats_BTC)
         maps_BTK = self._maps(feats_BTC)
-        truth_BTK = torch.zeros_like(maps_BTK[..., :-2])
-        for row, target in enumerate(targets):
-            for (start, end), label in zip(target.segments_N2.tolist(), target.labels_N.tolist(), strict=True):
-                truth_BTK[row, max(round(start), 0) : round(end), label] = 1
-        if self.training:
-            self.norm = 0.9 * self.norm + 0.1 * truth_BTK.sum().clamp(min=1)
+        truth_BTK = torch.stack([self._truth(target) for target in targets])
         mask_BT1 = (torch.arange(feats_BTC.shape[1]) < lengths_B[:, None])[..., None]
         bce = nn.functional.binary_cross_entropy_with_logits(maps_BTK[..., :-2], truth_BTK, reduction="none")
         cls = (bce * mask_BT1).sum() / self.norm
-        reg = maps_BTK[..., -2:].square().mean()
+        reg = maps_BTK[..., -2:].square().mean() * len(targets) / (part.videos if part else len(targets))
         if Tiny.calls == Tiny.nan_at:
             cls = cls * float("nan")
         if Tiny.worsens and not self.training:
@@ -115,6 +127,20 @@ def train_spec(*, seed: int = 3, exclude: dict[str, str] | None = None, **change
         run="r", dataset="toy", features="f", detector=detector, train=TrainSpec.model_validate(settings | changes),
         seed=seed, exclude=exclude or {},
     )  # fmt: skip
+
+
+REAL = {
+    "embed_dim": 16, "mlp_dim": 16, "head_dim": 16, "regression_ranges": [[0, 4], [4, 10000]], "windows": [3, 3],
+    "input_noise": 0.1, "droppath": 0.2, "dropout": 0.2,
+}  # fmt: skip
+
+
+def real_spec(name: str, face: str = "", **changes: Any) -> TrainStageSpec:
+    """Settings of a training of a second with a detector of the package, narrow and with all its randomness."""
+    settings = plugins.document("detectors", name)["settings"]
+    wanted = REAL | ({"face": face} if face else {})
+    settings |= {key: value for key, value in wanted.items() if key in settings}
+    return train_spec(**changes).model_copy(update={"detector": Plugin(name=name, settings=settings)})
 
 
 def detect_spec(*, exclude: dict[str, str] | None = None, resize: int = 0, **changes: Any) -> DetectStageSpec:
@@ -179,9 +205,8 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main() -> None:
-    folder, settings, what = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3]
-    count = int(sys.argv[4])
+def train_and_die(folder: Path, settings: dict[str, Any], what: str, count: int) -> None:
+    """Train in this process until it kills itself."""
     plugins.load = use_tiny
     if what == "loss":
         Tiny.on_loss = lambda calls: die() if calls == count else None
@@ -196,6 +221,22 @@ def main() -> None:
 
         tad.files._fsync = dying_sync
     run(folder, train_spec(**settings))
+
+
+def main() -> None:
+    """Each training is a process of its own, forked after the imports, which are what takes time."""
+    folder, settings, kills = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
+    with reproducible(torch.device("cpu")):  # imports torch's compiler: two seconds
+        code("train", train_spec().model_dump(mode="json"))
+    for what, count in kills:
+        if (child := os.fork()) == 0:
+            train_and_die(folder, settings, what, count)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL, (what, count, status)
+        states = list((folder / "kept").glob("*.state.safetensors"))
+        step = json.loads(checkpoint.read_tensors(states[0])[1]["state"])["step"] if states else 0
+        print(step, flush=True)
 
 
 if __name__ == "__main__":

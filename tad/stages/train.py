@@ -7,12 +7,13 @@ Settings: `tad.specs.TrainStageSpec`.
 """
 
 import logging
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from tad import plugins
 from tad.annotations import Table, read_table
@@ -21,7 +22,7 @@ from tad.device import name_of, reproducible, resolve
 from tad.errors import TadError
 from tad.files import digest
 from tad.provenance import FEATURES, code, expect, stamp
-from tad.specs import TrainSpec, TrainStageSpec
+from tad.specs import TrainStageSpec
 from tad.training import checkpoint
 from tad.training.data import (
     HELD_OUT,
@@ -36,6 +37,7 @@ from tad.training.data import (
     select,
 )
 from tad.training.engine import Engine, Saving
+from tad.training.parallel import Ranks, launch
 
 log = logging.getLogger(__name__)
 
@@ -82,49 +84,96 @@ def training_key(spec: TrainStageSpec, labels: list[str], roles: dict[str, list[
     return digest({"settings": settings, "code": made_by, "labels": labels, "videos": videos}, 16)
 
 
-def _fit(
-    reader: FeatureReader,
-    roles: dict[str, list[Item]],
-    labels: list[str],
-    spec: TrainStageSpec,
-    *,
-    key: str,
-    kept: Path,
-    device: torch.device,
-    seconds: float,
-    tensorboard: Path,
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Train, or continue training; the chosen weights and how they came about."""
+@dataclass(frozen=True)
+class Job:
+    """What one process needs to take part in a training; it travels to processes."""
+
+    features: Path
+    roles: dict[str, list[Item]]
+    labels: list[str]
+    spec: TrainStageSpec
+    key: str
+    kept: Path
+    device: str
+    threads: int
+    seconds: float
+    tensorboard: Path
+
+    @property
+    def state(self) -> Path:
+        """The state of the unfinished training."""
+        return self.kept / f"{self.key}.state.safetensors"
+
+    @property
+    def finished(self) -> Path:
+        """The weights that it ends with."""
+        return self.kept / f"{self.key}.safetensors"
+
+
+def _engine(job: Job, reader: FeatureReader, ranks: Ranks, device: torch.device) -> Engine:
+    features = Features(reader, resize_to=job.spec.train.resize)
 
     def windows(items: list[Item]) -> Windows:
-        return Windows(items, features, spec=spec.train, seed=spec.seed, dim=reader.dim)
+        return Windows(items, features, spec=job.spec.train, seed=job.spec.seed, dim=reader.dim)
 
-    train: TrainSpec = spec.train
-    features = Features(reader, resize_to=train.resize)
-    state = Saving(kept / f"{key}.state.safetensors", key, seconds)
-    with reproducible(device):
-        torch.manual_seed(spec.seed)
-        detector = build(
-            spec.detector.name,
-            spec.detector.settings,
-            feature_dim=reader.dim,
-            num_classes=len(labels),
-            max_length=train.max_length,
-        )
-        engine = Engine(
-            detector,
-            windows(roles["train"]),
-            spec=train,
-            seed=spec.seed,
-            device=device,
-            saving=state,
-            judged=windows(roles["judged"]) if roles["judged"] else None,
-        )
+    torch.manual_seed(job.spec.seed)
+    detector = build(
+        job.spec.detector.name,
+        job.spec.detector.settings,
+        feature_dim=reader.dim,
+        num_classes=len(job.labels),
+        max_length=job.spec.train.max_length,
+    )
+    judged = job.roles["judged"]
+    return Engine(
+        detector,
+        windows(job.roles["train"]),
+        spec=job.spec.train,
+        seed=job.spec.seed,
+        device=device,
+        saving=Saving(job.state, job.key, job.seconds),
+        judged=windows(judged) if judged else None,
+        ranks=ranks,
+    )
+
+
+def _fit(job: Job, ranks: Ranks) -> None:
+    """Train, or continue training; the first process writes the chosen weights and how they came about."""
+    device = resolve(f"cuda:{ranks.index}" if job.device == "cuda" else job.device, threads=job.threads)
+    with reproducible(device), FeatureReader(job.features) as reader:
+        engine = _engine(job, reader, ranks, device)
         engine.resume()
-        result = engine.run(tensorboard)
-    facts = {"epoch": result.epoch, "epoch_rule": result.rule, "seed": spec.seed, "steps": engine.total}
-    counts = {"videos": {role: len(items) for role, items in roles.items()}}
-    return result.weights, {**facts, **counts, "device": name_of(device)}
+        result = engine.run(job.tensorboard)
+    facts = {
+        "epoch": result.epoch,
+        "epoch_rule": result.rule,
+        "seed": job.spec.seed,
+        "steps": engine.total,
+        "videos": {role: len(items) for role, items in job.roles.items()},
+        "device": name_of(device),
+        "processes": ranks.count,
+        "videos_at_once": engine.gradients.at_once,
+    }
+    if ranks.first:
+        checkpoint.write_tensors(job.finished, result.weights, {"facts": facts})
+
+
+def _processes(device: str, devices: int, batch: int) -> int:
+    """How many processes train, each with a GPU of its own where there are any.
+
+    Raises:
+        TadError: several are asked for, and the GPUs are not there.
+    """
+    if devices <= 1:
+        return 1
+    if device != "cpu" and (":" in device or torch.cuda.device_count() < devices):
+        raise TadError(
+            f"--devices {devices}: device is {device!r} and {torch.cuda.device_count()} CUDA devices are usable; choose"
+            " --device cuda where there are as many, or --device cpu for processes that share the CPU"
+        )
+    if devices > batch:
+        log.warning("--devices %d: a batch has %d videos, so no more than %d take part", devices, batch, batch)
+    return min(devices, batch)
 
 
 def train(
@@ -135,6 +184,7 @@ def train(
     spec: TrainStageSpec,
     kept: Path,
     device: str = "cpu",
+    devices: int = 1,
     threads: int = 0,
     checkpoint_seconds: float = 120.0,
 ) -> Path:
@@ -147,6 +197,8 @@ def train(
         kept: folder for the state of an unfinished training and for finished weights, by the digest of what training
             reads; a call in which none of that has changed republishes the weights at once. May be deleted any time.
         device: see `tad.device.resolve`.
+        devices: GPUs to use, each by a process that computes some videos of every batch; with `device` cpu: processes
+            that share the CPU. Like `threads` it changes the order of additions and nothing else.
         threads: CPU threads; 0: torch's choice. Results on CPU are bit-equal for equal numbers of threads.
         checkpoint_seconds: time between saved states within an epoch; at ends of epochs a sixth of it.
 
@@ -163,27 +215,31 @@ def train(
         check_ends(table, reader, table_stamp)
         items, judged = _roles(reader, table, spec)
         _, left_out = select(table, "train", reader, spec.exclude)
+        select(table, "test", reader, spec.exclude)  # hours before detect would say that it has nothing to do
         roles = {"train": items, "judged": judged}
-        key = training_key(spec, labels, roles)
-        finished = Path(kept) / f"{key}.safetensors"
-        if finished.is_file():
-            weights, metadata = checkpoint.read_tensors(finished)
-            facts = checkpoint.read_json_field(finished, metadata, "facts", dict)
-            log.info("nothing that training reads has changed: weights republished from %s", finished)
-        else:
-            weights, facts = _fit(
-                reader,
-                roles,
-                labels,
-                spec,
-                key=key,
-                kept=Path(kept),
-                device=target,
-                seconds=checkpoint_seconds,
-                tensorboard=Path(out).parent / "logs" / "tensorboard",
-            )
-            checkpoint.write_tensors(finished, weights, {"facts": facts})
         dim = reader.dim
+    key = training_key(spec, labels, roles)
+    count = _processes(device, devices, min(spec.train.batch_size, len(items)))
+    job = Job(
+        features=Path(features),
+        roles=roles,
+        labels=labels,
+        spec=spec,
+        key=key,
+        kept=Path(kept),
+        device="cuda" if count > 1 and target.type == "cuda" else str(target),
+        threads=max(threads // count, 1) if threads else 0,
+        seconds=checkpoint_seconds,
+        tensorboard=Path(out).parent / "logs" / "tensorboard",
+    )
+    if job.finished.is_file():
+        log.info("nothing that training reads has changed: weights republished from %s", job.finished)
+    elif count == 1:
+        _fit(job, Ranks())
+    else:
+        launch(partial(_fit, job), count=count, backend="nccl" if target.type == "cuda" else "gloo")
+    weights, metadata = checkpoint.read_tensors(job.finished)
+    facts = checkpoint.read_json_field(job.finished, metadata, "facts", dict)
     inputs = {"features": str(merged["identity"]), "annotations": str(table_stamp["identity"])}
     facts = {**facts, "recipe": recipe_of(merged), "training": key, "excluded": left_out}
     sizes = {"num_classes": len(labels), "max_length": spec.train.max_length}
@@ -194,6 +250,6 @@ def train(
         "feature_dim": str(dim),
     }
     checkpoint.write_tensors(out, weights, header)
-    (Path(kept) / f"{key}.state.safetensors").unlink(missing_ok=True)
+    job.state.unlink(missing_ok=True)
     log.info("%s: %s, epoch %d, seed %d", out, facts["epoch_rule"], facts["epoch"], facts["seed"])
     return Path(out)

@@ -24,7 +24,7 @@ from tad.cache import FeatureReader
 from tad.errors import TadError
 from tad.files import digest
 from tad.grid import Grid
-from tad.layers.types import Targets
+from tad.layers.types import Part, Targets
 from tad.specs import TrainSpec
 
 log = logging.getLogger(__name__)
@@ -67,17 +67,30 @@ class Item:
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows padded with zeros to one length."""
+    """Windows padded with zeros to one length, or the rows of a batch that one process computes.
+
+    Attributes:
+        video_ids: all of the batch.
+        lengths_B: int64, snippets of all of them.
+        targets: of all of them.
+        feats_BTC: float32, of the rows from `first` on.
+        first: 0, or the first row of a process.
+    """
 
     video_ids: list[str]
-    feats_BTC: Tensor
     lengths_B: Tensor
     targets: list[Targets]
+    feats_BTC: Tensor
+    first: int = 0
 
-    def to(self, device: torch.device) -> "Batch":
-        """The batch on a device."""
-        targets = [Targets(t.segments_N2.to(device), t.labels_N.to(device)) for t in self.targets]
-        return Batch(self.video_ids, self.feats_BTC.to(device), self.lengths_B.to(device), targets)
+    def parts(self, size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor, list[Targets], Part]]:
+        """What a detector's loss is given, on a device: up to `size` videos at once."""
+        longest = int(self.lengths_B.max())
+        for row in range(0, len(self.feats_BTC), size):
+            feats_BTC = self.feats_BTC[row : row + size].to(device)
+            rows = slice(self.first + row, self.first + row + len(feats_BTC))
+            targets = [Targets(t.segments_N2.to(device), t.labels_N.to(device)) for t in self.targets[rows]]
+            yield feats_BTC, self.lengths_B[rows], targets, Part(len(self.video_ids), rows.start, longest)
 
 
 def resize(feats_TC: np.ndarray, length: int) -> np.ndarray:
@@ -284,7 +297,10 @@ class Features:
 
 
 class Windows:
-    """Training batches of a list of videos; batch `k` of epoch `e` is a function of (seed, e, k) alone."""
+    """Training batches of a list of videos; batch `k` of epoch `e` is a function of (seed, e, k) alone.
+
+    Several processes take rows of it each.
+    """
 
     def __init__(self, items: Sequence[Item], features: Features, *, spec: TrainSpec, seed: int, dim: int) -> None:
         self.items, self.features, self.spec, self.seed, self.dim = list(items), features, spec, seed, dim
@@ -293,22 +309,30 @@ class Windows:
         """Batches per epoch; a last incomplete one is dropped unless it is the only one."""
         return max(len(self.items) // self.spec.batch_size, 1)
 
-    def training_batch(self, epoch: int, k: int) -> Batch:
-        """Batch `k` of an epoch: shuffled videos, randomly truncated."""
+    @property
+    def size(self) -> int:
+        """Videos of a training batch."""
+        return min(self.spec.batch_size, len(self.items))
+
+    def training_batch(self, epoch: int, k: int, share: Callable[[int], range] = range) -> Batch:
+        """Batch `k` of an epoch: shuffled videos, randomly truncated.
+
+        `share(videos)`: the rows whose features are wanted.
+        """
         order = generator(self.seed, ORDER, epoch).permutation(len(self.items))
-        size = self.spec.batch_size
-        return self._collate(order[k * size : (k + 1) * size], epoch, crop_ratio=self.spec.crop_ratio)
+        chosen = order[k * self.size : (k + 1) * self.size]
+        return self._collate(chosen, epoch, crop_ratio=self.spec.crop_ratio, rows=share(len(chosen)))
 
     def fixed_batches(self) -> Iterator[Batch]:
         """All videos in order, without cropping; of a long video always the same window. For held-out videos."""
         size = self.spec.batch_size
         for first in range(0, len(self.items), size):
             chosen = np.arange(first, min(first + size, len(self.items)))
-            yield self._collate(chosen, 0, crop_ratio=(1.0, 1.0))
+            yield self._collate(chosen, 0, crop_ratio=(1.0, 1.0), rows=range(len(chosen)))
 
-    def _collate(self, chosen: np.ndarray, epoch: int, *, crop_ratio: tuple[float, float]) -> Batch:
+    def _collate(self, chosen: np.ndarray, epoch: int, *, crop_ratio: tuple[float, float], rows: range) -> Batch:
         spec = self.spec
-        feats_BTC = torch.zeros(len(chosen), spec.max_length, self.dim)
+        feats_BTC = torch.zeros(len(rows), spec.max_length, self.dim)
         lengths, targets = [], []
         for row, index in enumerate(chosen.tolist()):
             item = self.items[index]
@@ -321,14 +345,19 @@ class Windows:
                 margin=spec.trunc_margin * item.half_clip,
                 rng=generator(self.seed, WINDOW, epoch, index),
             )
-            feats_TC = self.features.read(item.video_id, first, last)
-            if feats_TC.shape[1] != (dim := self.dim):
-                raise TadError(f"features of '{item.video_id}': {feats_TC.shape[1]} wide, others {dim}; extract again")
-            feats_BTC[row, : last - first] = torch.from_numpy(np.ascontiguousarray(feats_TC))
             lengths.append(last - first)
             segments = torch.from_numpy(segments_N2.astype(np.float32))
             targets.append(Targets(segments, torch.from_numpy(item.labels_N[kept])))
-        return Batch([self.items[i].video_id for i in chosen.tolist()], feats_BTC, torch.tensor(lengths), targets)
+            if row in rows:
+                self._read_into(feats_BTC[row - rows.start], item.video_id, first, last)
+        video_ids = [self.items[i].video_id for i in chosen.tolist()]
+        return Batch(video_ids, torch.tensor(lengths), targets, feats_BTC, rows.start)
+
+    def _read_into(self, row_TC: Tensor, video_id: str, first: int, last: int) -> None:
+        feats_TC = self.features.read(video_id, first, last)
+        if feats_TC.shape[1] != self.dim:
+            raise TadError(f"features of '{video_id}': {feats_TC.shape[1]} wide, others {self.dim}; extract again")
+        row_TC[: last - first] = torch.from_numpy(np.ascontiguousarray(feats_TC))
 
 
 def ahead(make: Callable[[int], Made], steps: range) -> Iterator[Made]:
