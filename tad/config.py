@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from tad import plugins, recipes, specs
+from tad.constraints import broken
 from tad.errors import TadError
 from tad.resolved import Resolved
 from tad.rows import ConfigFile, DatasetRow, FeatureRow, RunRow
@@ -303,12 +304,17 @@ class Config:
         return Plugin(name=name, settings=settings).model_dump()
 
     def _train(self, run: str, dataset: str, features: str) -> Settings:
+        detector, recipe = self._detector(run), self.resolve_run(run).sections["train"]
+        constraints = plugins.document("detectors", detector["name"]).get("constraints", {})
+        if problem := broken(constraints, detector["settings"], max_length=recipe["max_length"]):
+            where = "train" if problem.startswith("max_length") else "detector"
+            raise TadError(f"{self.source}: runs.{run}.{where}.{problem}")
         return {
             "run": run,
             "dataset": dataset,
             "features": features,
-            "detector": self._detector(run),
-            "train": self.resolve_run(run).sections["train"],
+            "detector": detector,
+            "train": recipe,
             "seed": self.run(run).seed,
             "exclude": self.run(run).exclude,
         }

@@ -181,3 +181,31 @@ def test_no_yaml_holds_a_null() -> None:
     files = [ROOT / "config.yaml", *sorted((ROOT / "tad").rglob("*.yaml"))]
     assert len(files) > 8
     assert [f.name for f in files if nulls(yaml.safe_load(f.read_text()))] == []
+
+
+@pytest.mark.parametrize(
+    ("detector", "changes", "train", "said"),
+    [
+        ("mse", {"num_heads": 5}, {}, "runs.one.detector.embed_dim: 128: must be a multiple of 5 (num_heads)"),
+        ("mse", {"num_heads": 0}, {}, "runs.one.detector.num_heads: 0: must be at least 1"),
+        ("tridet", {"embed_dim": 40}, {}, "runs.one.detector.embed_dim: 40: must be a multiple of 16"),
+        ("tridet", {"kernel": 4}, {}, "runs.one.detector.kernel: 4: must be odd"),
+        ("tridet", {"face": "fixed"}, {}, "runs.one.detector.face: 'fixed': choose parity or corrected"),
+        ("mse", {}, {"max_length": 100}, "runs.one.train.max_length: 100: must be a multiple of 32 (last_stride)"),
+        (
+            "actionformer",
+            {"windows": [9, 9]},
+            {},
+            "windows: [9, 9]: needs one entry per level of regression_ranges (6)",
+        ),
+        ("actionformer", {"windows": [9, 9, 9, 9, 9, 8]}, {}, "windows: [9, 9, 9, 9, 9, 8]: must be odd"),
+    ],
+)
+def test_settings_that_no_detector_can_have_stop_a_dry_run(
+    detector: str, changes: dict[str, Any], train: dict[str, Any], said: str
+) -> None:
+    tree = values()
+    tree["runs"]["one"] |= {"detector": {"name": detector, **changes}, "train": train}
+    with pytest.raises(TadError) as caught:
+        Config(tree)
+    assert said in str(caught.value)

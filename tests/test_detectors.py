@@ -86,7 +86,7 @@ def test_yaml_is_complete(method: str) -> None:
     names = [n for n in parameters if n not in ("self", "feature_dim", "num_classes", "max_length")]
     assert set(names) == set(document["settings"])
     assert all(p.kind is p.KEYWORD_ONLY and p.default is p.empty for n, p in parameters.items() if n != "self")
-    assert set(document) == {"settings", "train", "detect", "nms", "for"}
+    assert set(document) == {"settings", "constraints", "train", "detect", "nms", "for"}
     for dataset in ["", *document["for"]]:
         sections = {key: document[key] for key in ("settings", "train", "detect", "nms")}
         for layer in dict.fromkeys((dataset.partition("-")[0], dataset)):
