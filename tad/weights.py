@@ -3,7 +3,7 @@
 A backbone's YAML lists its files under `weights`; nothing here imports torch or reads inside a file.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ def _how_to_fetch(path: Path, backbone: Plugin | None) -> str:
     if backbone is None:
         return "; `tad weights list` says what is published where"
     folder = path.parent if path.suffix in SUFFIXES else path
-    command = fetch_command(backbone.name, backbone.settings, folder)
+    command = fetch_command(wanted(backbone.name, backbone.settings), folder)
     return f"; {command} fetches what is published" if command else "; it is trained here: weights: pretrain"
 
 
@@ -102,21 +102,31 @@ def weights_identity(path: Path, backbone: Plugin | None = None) -> str:
     return sums[0][:16] if len(sums) == 1 else digest(sums, 16)
 
 
-def fetch_command(backbone: str, settings: Mapping[str, Any], folder: Path | str) -> str:
-    """The command that fetches what a backbone of these settings needs into `folder`; empty if nothing is published."""
-    names = [entry.name for entry in wanted(backbone, settings)]
-    return f"`tad weights fetch {' '.join(names)} --to {folder}`" if names else ""
+def lacking(path: Path, backbone: Plugin) -> list[WeightFile]:
+    """What a backbone of these settings still needs at `path`: of a folder with files that no YAML lists, or with
+    alternatives, nothing: they are somebody's choice."""
+    needs = wanted(backbone.name, backbone.settings)
+    if path.is_file():
+        return []
+    here = {file.name for file in path.iterdir() if file.suffix in SUFFIXES} if path.is_dir() else set()
+    usual = {entry.name for entry in published(backbone.name) if not entry.alternative}
+    return [] if here - usual else [entry for entry in needs if entry.name not in here]
+
+
+def fetch_command(entries: Sequence[WeightFile], folder: Path | str) -> str:
+    """The command that fetches these files into `folder`; empty if there are none."""
+    return f"`tad weights fetch {' '.join(entry.name for entry in entries)} --to {folder}`" if entries else ""
 
 
 def missing_weights(root: Path, path: str, backbone: Plugin) -> list[str]:
     """The sentence about weights that are not at `path` (relative to `root`): where they go, and the command that
     fetches them; nothing when they are there."""
-    try:
-        weight_files(root / path, backbone)
-        return []
-    except TadError:
-        folder = Path(path).parent if Path(path).suffix in SUFFIXES else Path(path)
-        command = fetch_command(backbone.name, backbone.settings, folder)
-        places = ", ".join(entry.url for entry in wanted(backbone.name, backbone.settings))
-        where = f"{command}; published at {places}" if command else "none are published for its settings"
-        return [f"put the weights of {backbone.name} at {path} ({where})"]
+    entries = lacking(root / path, backbone)
+    folder = Path(path).parent if Path(path).suffix in SUFFIXES else Path(path)
+    if not entries:
+        place = root / path
+        if place.is_file() or (place.is_dir() and any(file.suffix in SUFFIXES for file in place.iterdir())):
+            return []
+        return [f"put the weights of {backbone.name} at {path} (none are published for its settings)"]
+    where = f"{fetch_command(entries, folder)}; published at {', '.join(entry.url for entry in entries)}"
+    return [f"put the weights of {backbone.name} at {path} ({where})"]

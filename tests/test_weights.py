@@ -9,7 +9,7 @@ from tad import plugins
 from tad.config import Config
 from tad.errors import TadError
 from tad.specs import Plugin
-from tad.weights import fetch_command, published, wanted, weight_files, weights_identity
+from tad.weights import fetch_command, lacking, missing_weights, published, wanted, weight_files, weights_identity
 
 BACKBONES = plugins.names("backbones")
 FACTS = {"bytes": 3, "sha256": "0" * 64, "git_blob": "1" * 40, "sha256_prefix": "2" * 8}
@@ -45,10 +45,9 @@ def test_settings_choose_the_files() -> None:
     assert [e.name for e in wanted("i3d", plugin("i3d").settings)] == ["rgb_imagenet.pt", "flow_imagenet.pt"]
     assert [e.name for e in wanted("i3d", plugin("i3d", streams="flow").settings)] == ["flow_imagenet.pt"]
     assert [e.name for e in wanted("slowfast", plugin("slowfast", depth=101).settings)] == ["SLOWFAST_8x8_R101.pyth"]
-    assert fetch_command("slowfast", plugin("slowfast").settings, "w") == (
-        "`tad weights fetch SLOWFAST_8x8_R50.pyth --to w`"
-    )
-    assert fetch_command("r2plus1d_small", {}, "w") == ""
+    command = fetch_command(wanted("slowfast", plugin("slowfast").settings), "w")
+    assert command == "`tad weights fetch SLOWFAST_8x8_R50.pyth --to w`"
+    assert fetch_command(wanted("r2plus1d_small", {}), "w") == ""
 
 
 def test_a_folder_may_hold_the_weights_of_all_settings(tmp_path: Path) -> None:
@@ -119,3 +118,22 @@ def test_a_dry_run_without_weights_names_the_command(tmp_path: Path, monkeypatch
     assert Config(values).missing("mine", "f") == []
     values["features"]["f"]["weights"] = "data/weights/slowfast/mine.pyth"
     assert "at data/weights/slowfast/mine.pyth (`tad weights fetch" in Config(values).missing("mine", "f")[0]
+
+
+def test_half_of_what_two_streams_need_is_not_enough(tmp_path: Path) -> None:
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "rgb_imagenet.pt").write_text("x")
+    said = missing_weights(tmp_path, "w", plugin("i3d"))
+    assert len(said) == 1
+    assert "`tad weights fetch flow_imagenet.pt --to w`" in said[0]
+    assert missing_weights(tmp_path, "w", plugin("i3d", streams="rgb")) == []
+    assert len(lacking(tmp_path / "w", plugin("i3d", streams="flow"))) == 1
+    (tmp_path / "w" / "model_flow.pth").write_text("an alternative is a choice")
+    assert missing_weights(tmp_path, "w", plugin("i3d")) == []
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / "own.pth").write_text("so are own weights")
+    assert missing_weights(tmp_path, "o", plugin("i3d")) == []
+    assert missing_weights(tmp_path, "o/own.pth", plugin("i3d")) == []
+    (tmp_path / "empty").mkdir()
+    for path in ("absent", "empty"):
+        assert "none are published" in missing_weights(tmp_path, path, plugin("i3d", classes=3))[0]
