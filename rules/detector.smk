@@ -50,9 +50,35 @@ rule detect:
         " --spec {params.spec:q} --threads {threads} --out {output} 2> {log}"
 
 
+rule classify:
+    input:
+        features=need("features_of"),
+        annotations=need("annotations_of"),
+    output:
+        "results/{run}/video_scores.json",
+    log:
+        "results/{run}/logs/classify.log",
+    benchmark:
+        "results/{run}/logs/classify.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: cores
+    resources:
+        mem_mb=8000,
+        runtime=240,
+        gpu=flow.gpus,
+    params:
+        spec=spec("classify"),
+        code=code("classify"),
+    shell:
+        "tad classify {input.features} --annotations {input.annotations}"
+        " --spec {params.spec:q} --threads {threads} --out {output} 2> {log}"
+
+
 rule suppress:
     input:
-        "results/{run}/candidates.h5",
+        candidates="results/{run}/candidates.h5",
+        scores=need("video_scores"),
     output:
         "results/{run}/detections.json",
     log:
@@ -68,5 +94,7 @@ rule suppress:
     params:
         spec=spec("suppress"),
         code=code("suppress"),
+        content=content("video_scores_content"),
     shell:
-        "tad suppress {input} --spec {params.spec:q} --threads {threads} --out {output} 2> {log}"
+        "tad suppress {input.candidates} --scores {input.scores}"
+        " --spec {params.spec:q} --threads {threads} --out {output} 2> {log}"

@@ -95,7 +95,13 @@ def _add_stages(commands: Any) -> None:
     p.add_argument("--annotations", type=Path, required=True, help="table made by annotate")
     _device(p)
 
+    what = ("features", "index made by merge or convert")
+    p = _stage(commands, "classify", "features and annotations → class scores of whole videos", what)
+    p.add_argument("--annotations", type=Path, required=True, help="table made by annotate")
+    _device(p)
+
     p = _stage(commands, "suppress", "candidates → detections (NMS)", ("candidates", "candidates made by detect"))
+    p.add_argument("--scores", type=Path, nargs="*", default=[], help="class scores of whole videos, with `external`")
     _device(p)
 
     what = ("detections", "made by suppress, or any results file in ActivityNet's format")
@@ -228,7 +234,17 @@ def _suppress(a: argparse.Namespace) -> Path:
     from tad.specs import SuppressStageSpec
     from tad.stages.suppress import suppress
 
-    return suppress(a.candidates, a.out, spec=SuppressStageSpec.parse(a.spec), device=a.device, threads=a.threads)
+    scores = a.scores[0] if a.scores else None
+    spec = SuppressStageSpec.parse(a.spec)
+    return suppress(a.candidates, a.out, spec=spec, scores=scores, device=a.device, threads=a.threads)
+
+
+def _classify(a: argparse.Namespace) -> Path:
+    from tad.specs import ClassifyStageSpec
+    from tad.stages.classify import classify
+
+    spec = ClassifyStageSpec.parse(a.spec)
+    return classify(a.features, a.annotations, a.out, spec=spec, device=a.device, threads=a.threads)
 
 
 def _evaluate(a: argparse.Namespace) -> Path:

@@ -67,7 +67,7 @@ class Config:
                         f"{source}: {kind}.{name}: a name is letters, digits, _ and -, and none of {sorted(RESERVED)}"
                     )
         for run in self.file.runs:
-            for stage in ("train", "detect", "suppress", "evaluate"):
+            for stage in ("train", "detect", "classify", "suppress", "evaluate"):
                 self.spec(stage, run=run)
             row = self.file.runs[run]
             self.spec("annotate", dataset=row.dataset)
@@ -256,6 +256,7 @@ class Config:
             "convert": specs.ConvertSpec,
             "train": specs.TrainStageSpec,
             "detect": specs.DetectStageSpec,
+            "classify": specs.ClassifyStageSpec,
             "suppress": specs.SuppressStageSpec,
             "evaluate": specs.EvaluateStageSpec,
             "summarise": specs.SummariseStageSpec,
@@ -332,7 +333,14 @@ class Config:
         }
 
     def _suppress(self, run: str, _dataset: str, _features: str) -> Settings:
-        return {"run": run, "nms": self.resolve_run(run).sections["nms"]}
+        row = self.run(run)
+        external = {"external": row.external} if row.external else {}
+        return {"run": run, "nms": self.resolve_run(run).sections["nms"], **external}
+
+    def _classify(self, run: str, dataset: str, features: str) -> Settings:
+        row = self.run(run)
+        settings = {"classify": row.classify, "seed": row.seed, "exclude": row.exclude}
+        return {"run": run, "dataset": dataset, "features": features, **settings}
 
     def _evaluate(self, run: str, dataset: str, _features: str) -> Settings:
         return {"run": run, "dataset": dataset, "eval": self.resolve_run(run).sections["eval"]}
@@ -380,11 +388,31 @@ class Config:
                 needs += missing_weights(self.root, entry.weights, self.backbone(name, dataset))
         return needs
 
+    def external_scores(self, run: str) -> str:
+        """The file of class scores of whole videos that a run combines with its detections, as config.yaml names it;
+        `own` for the workflow's own, empty for none."""
+        return str(self.run(run).external.get("source", ""))
+
+    def missing_scores(self, run: str) -> list[str]:
+        """The sentence about that file, if it is not there."""
+        source = self.external_scores(run)
+        if source in ("", "own") or (self.root / source).is_file():
+            return []
+        return [
+            f"put the class scores of whole videos of run {run} at {source} (external.source), or write source: own for"
+            " a classifier on the run's own features"
+        ]
+
     def require(self, dataset: str, features: str = "") -> None:
         """Raise the list of what is missing as one TadError."""
         needs = self.missing(dataset, features)
         if needs:
             raise TadError("; ".join(needs))
+
+    def require_scores(self, run: str) -> None:
+        """Raise what `missing_scores` says."""
+        if needs := self.missing_scores(run):
+            raise TadError(needs[0])
 
     def require_files(self, dataset: str, key: str) -> None:
         """Raise if the `annotations` or `videos` of a dataset are missing, whatever its runs need besides."""

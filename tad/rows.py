@@ -69,6 +69,8 @@ class RunRow(Spec):
     train: Settings = {}
     detect: Settings = {}
     nms: Settings = {}
+    external: Settings = Field(default={}, description="class scores of whole videos: source, topk, combine, …")
+    classify: Settings = Field(default={}, description="the classifier behind `external: {source: own}`")
     eval: Settings = {}
     seed: int = Field(default=0, ge=0)
     seeds: int = Field(default=1, ge=1, le=99, description="trainings, with seed, seed + 1, …; map.json is their mean")

@@ -18,6 +18,8 @@ def show(run: str, *, config: Path = Path("config.yaml")) -> Iterator[str]:
     parts = [("features", settings.resolve_features(row.features, row.dataset)), ("run", settings.resolve_run(run))]
     seeds = ", ".join(str(settings.run(name).seed) for name in settings.trainings(run))
     yield f"run {run}: dataset {row.dataset}, features {row.features}, detector {row.detector}, seed {seeds}"
+    if row.external:
+        yield "external scores: " + ", ".join(f"{key} {value}" for key, value in row.external.items())
     yield from settings.notes(row.features)
     for title, resolved in parts:
         yield f"\n{title}:"

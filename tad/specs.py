@@ -261,11 +261,51 @@ class NmsSpec(Spec):
     voting_weight: Literal["score", "score*tiou"]
 
 
+class ExternalSpec(Spec):
+    """Class scores of whole videos, combined with the suppressed detections."""
+
+    source: str = Field(min_length=1, description="`own`: the workflow trains a classifier (classify); else a file")
+    topk: Count = Field(default=2, description="classes of a video that every segment is repeated for, with replace")
+    combine: Literal["sqrt", "product"] = Field(default="sqrt", description="of detection score and class score")
+    labels: Literal["replace", "keep"] = Field(
+        default="replace", description="the detector's labels: replaced by the video's best classes, or kept"
+    )
+    detections: Count = Field(default=200, description="best segments of a video that are repeated, with replace")
+    softmax: bool = Field(default=False, description="the file holds logits")
+    factor: Positive = Field(default=1.0, description="class scores are multiplied by it")
+
+
+class ClassifySpec(Spec):
+    """The video-level classifier."""
+
+    epochs: Count = 30
+    batch_size: Count = 32
+    lr: Positive = 1e-3
+    weight_decay: float = Field(default=0.01, ge=0)
+    hidden: Count = Field(default=256, description="width of the hidden layer")
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+    best_share: Fraction = Field(default=0.125, description="share of a video's snippets that speak for a class")
+    max_snippets: Count = Field(default=512, description="snippets of a video that are looked at, evenly spaced")
+
+
+class ClassifyStageSpec(Spec):
+    """What `tad classify` receives."""
+
+    run: str
+    dataset: str
+    features: str
+    classify: ClassifySpec
+    seed: int
+    split: str = "test"
+    exclude: dict[str, str] = {}
+
+
 class SuppressStageSpec(Spec):
     """What `tad suppress` receives."""
 
     run: str
     nms: NmsSpec
+    external: ExternalSpec | None = None
 
 
 class EvalSpec(Spec):

@@ -51,7 +51,11 @@ class Workflow:
     def ready_runs(self) -> list[str]:
         """The runs whose videos, annotations and weights are all there (or made by the workflow)."""
         rows = self.config.file.runs
-        return [run for run, row in rows.items() if not self.config.missing(row.dataset, row.features)]
+        missing = {
+            run: self.config.missing(row.dataset, row.features) + self.config.missing_scores(run)
+            for run, row in rows.items()
+        }
+        return [run for run, needs in missing.items() if not needs]
 
     def require_targets(self, targets: Iterable[str]) -> None:
         """Raise what is missing for the runs whose files are asked for and are not there, before the DAG is built."""
@@ -62,6 +66,7 @@ class Workflow:
             if run in self.config.file.runs and not Path(target).exists():
                 row = self.config.run(run)
                 self.config.require(row.dataset, row.features)
+                self.config.require_scores(run)
 
     @cached_property
     def device(self) -> str:
@@ -225,6 +230,17 @@ class Workflow:
         row = self.config.run(wildcards.run)
         self.config.require(row.dataset, row.features)
         return f"results/features/{row.dataset}/{row.features}.h5"
+
+    def video_scores(self, wildcards: Any) -> list[str]:
+        """The class scores of whole videos that a run's detections are combined with: none, its own, or a file."""
+        self.config.require_scores(wildcards.run)
+        source = self.config.external_scores(wildcards.run)
+        return [f"results/{wildcards.run}/video_scores.json" if source == "own" else source] if source else []
+
+    def video_scores_content(self, wildcards: Any) -> str:
+        """The content of such a file; empty for scores that the workflow makes."""
+        source = self.config.external_scores(wildcards.run)
+        return "" if source in ("", "own") else self._content(self.config.root / source)
 
     def seed_scores(self, wildcards: Any) -> list[str]:
         """The scores of each seed of a run."""

@@ -58,7 +58,7 @@ def read_detections(path: Path, run: str = "") -> Detections:
         columns,
         [str(label) for label in head.get("labels", [])],
         dict(head.get("excluded", {})),
-        bool(external.get("used", False)) if isinstance(external, dict) else external,
+        external if isinstance(external, dict) and external.get("used") else False,
         stamp,
     )
 

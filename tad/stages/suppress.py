@@ -21,11 +21,13 @@ from numpy.typing import NDArray
 
 from tad.cache import open_h5
 from tad.errors import TadError
-from tad.files import publish
+from tad.files import publish, sha256
 from tad.grid import Grid
 from tad.nms import Engine, Kept, refuse_bad, suppress_segments
+from tad.nms.fusion import fuse
 from tad.provenance import expect, stamp
-from tad.specs import SuppressStageSpec
+from tad.specs import ExternalSpec, SuppressStageSpec
+from tad.video_scores import read_video_scores
 
 log = logging.getLogger(__name__)
 
@@ -77,15 +79,16 @@ def read_candidates(path: Path) -> Candidates:
     )
 
 
-def in_seconds(candidates: Candidates, kept: Kept) -> dict[str, list[dict[str, Any]]]:
-    """The `results` of a results file: by video, descending score, segments in seconds inside the video, unrounded."""
+def in_seconds(candidates: Candidates, kept: Kept, names: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """The `results` of a results file: by video, descending score, segments in seconds inside the video, unrounded;
+    `names` are those of the kept labels."""
     results: dict[str, list[dict[str, Any]]] = {}
     scores, labels = kept.scores.astype(np.float64).tolist(), kept.labels.tolist()
     for v, (video_id, grid) in enumerate(zip(candidates.video_ids, candidates.grids, strict=True)):
         a, b = kept.offsets[v], kept.offsets[v + 1]
         seconds = grid.clamp(grid.to_seconds(kept.segments[a:b].astype(np.float64))).tolist()
         results[video_id] = [
-            {"label": candidates.names[label], "score": score, "segment": segment}
+            {"label": names[label], "score": score, "segment": segment}
             for label, score, segment in zip(labels[a:b], scores[a:b], seconds, strict=True)
         ]
     return results
@@ -132,7 +135,52 @@ def engine_of(device: str) -> tuple[Engine, str]:
     return ("triton", str(target)) if target.type == "cuda" else ("numba", "cpu")
 
 
-def suppress(candidates: Path, out: Path, *, spec: SuppressStageSpec, device: str = "cpu", threads: int = 0) -> Path:
+def _fused(found: Candidates, kept: Kept, spec: ExternalSpec, path: Path) -> tuple[Kept, list[str], dict[str, Any]]:
+    """What is kept with the class scores of its videos, the labels, and what the results file says of them.
+
+    Raises:
+        TadError: no scores for a video with detections, labels that the scores do not know.
+    """
+    given = read_video_scores(path, found.names)
+    scores = given.probabilities(softmax=spec.softmax, factor=spec.factor)
+    vectors, lacking = [], []
+    for v, video_id in enumerate(found.video_ids):
+        vector = scores.of(video_id)
+        if vector is None and kept.offsets[v + 1] > kept.offsets[v]:
+            lacking.append(video_id)
+        vectors.append(np.zeros(len(scores.labels)) if vector is None else vector)
+    if lacking:
+        raise TadError(
+            f"{path}: no scores for {len(lacking)} of {len(vectors)} videos, for example '{lacking[0]}'; complete the"
+            " file, or exclude these videos from the run"
+        )
+    if min((float(vector.min()) for vector in vectors), default=0.0) < 0:
+        raise TadError(f"{path}: negative scores; if they are logits, set external.softmax: true")
+    if spec.labels == "keep":
+        unknown = [name for name in found.names if name not in scores.labels]
+        if unknown:
+            raise TadError(
+                f"{path}: knows no class '{unknown[0]}', which the detector tells ({len(unknown)} such); with a"
+                " detector that only proposes set external.labels: replace"
+            )
+        order = [scores.labels.index(name) for name in found.names]
+        vectors, names = [vector[order] for vector in vectors], found.names
+    else:
+        names = list(scores.labels)
+    rule = spec.model_dump(include={"labels", "topk", "combine", "detections"})
+    identity = str(given.stamp["identity"]) if given.stamp else sha256(path)[:16]
+    return fuse(kept, vectors, **rule), names, {"used": True, **spec.model_dump(mode="json"), "identity": identity}
+
+
+def suppress(
+    candidates: Path,
+    out: Path,
+    *,
+    spec: SuppressStageSpec,
+    scores: Path | None = None,
+    device: str = "cpu",
+    threads: int = 0,
+) -> Path:
     """Suppress overlapping candidates, in snippets and float32, and write what is kept in seconds.
 
     All videos go in one call. The file is the same to the byte on every device and with any number of threads.
@@ -140,6 +188,7 @@ def suppress(candidates: Path, out: Path, *, spec: SuppressStageSpec, device: st
     Args:
         candidates: made by detect.
         out: the results file to write.
+        scores: class scores of whole videos, which the settings `external` combine with what is kept.
         device: auto, cpu, cuda or cuda:<index>; see `engine_of`.
         threads: CPU threads; 0: as many as numba is allowed.
 
@@ -147,20 +196,28 @@ def suppress(candidates: Path, out: Path, *, spec: SuppressStageSpec, device: st
         TadError: candidates of another run, damaged, or not finite; a device that is not there.
     """
     engine, used = engine_of(device)
+    if (scores is None) != (spec.external is None):
+        raise TadError(
+            f"run {spec.run}: scores of whole videos and the settings `external` go together; one is missing"
+        )
     made_by = expect(candidates, stage="detect", run=spec.run)
     found = read_candidates(candidates)
     kept = suppress_segments(
         found.segments, found.scores, found.labels, offsets=found.offsets,
         engine=engine, device=used, threads=threads, **spec.nms.model_dump(),
     )  # fmt: skip
+    inputs, names, external = {"candidates": str(made_by["identity"])}, found.names, {"used": False}
+    if spec.external is not None and scores is not None:
+        kept, names, external = _fused(found, kept, spec.external, scores)
+        inputs["scores"] = str(external["identity"])
     head = {
         "version": "tad detections 1 (ActivityNet results format)",
-        "stamp": stamp("suppress", spec.model_dump(mode="json"), {"candidates": str(made_by["identity"])}),
-        "labels": found.names,
+        "stamp": stamp("suppress", spec.model_dump(mode="json"), inputs),
+        "labels": names,
         "excluded": found.excluded,
-        "external_data": {"used": False},
+        "external_data": external,
     }
-    write_detections(out, head, in_seconds(found, kept))
+    write_detections(out, head, in_seconds(found, kept, names))
     counts = (len(kept.index), len(found.scores), len(found.video_ids))
     log.info("%s: %d of %d candidates in %d videos kept (%s, on %s)", out, *counts, spec.nms.method, used)
     return Path(out)

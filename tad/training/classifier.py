@@ -1,0 +1,120 @@
+"""A video-level classifier on snippet features: the offline alternative to class scores from elsewhere.
+
+Snippets are scored one by one and a video's score of a class is the mean over its best snippets, so that long
+backgrounds do not drown short actions (top-k multiple-instance learning, as in weakly supervised detection:
+UntrimmedNets, CVPR 2017; W-TALC, ECCV 2018).
+"""
+
+# B videos, T snippets, C channels, K classes
+
+import logging
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tad.errors import TadError
+from tad.specs import ClassifySpec
+from tad.training.data import Features, generator
+
+log = logging.getLogger(__name__)
+ORDER, DROP = 10, 11  # places in training that random numbers are drawn for, see `tad.training.data.generator`
+STD_EPSILON = 1e-6
+
+
+class VideoClassifier(nn.Module):
+    """Standardised snippets (T, C) → two layers → (T, K) → mean of the best ⌈share · T⌉ per class: logits (K,)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, channels: int, classes: int, *, hidden: int, dropout: float, share: float) -> None:
+        super().__init__()
+        self.share = share
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("std", torch.ones(channels))
+        self.layers = nn.Sequential(
+            nn.Linear(channels, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, classes)
+        )
+
+    def forward(self, feats_TC: Tensor) -> Tensor:
+        logits_TK: Tensor = self.layers((feats_TC - self.mean) / self.std)
+        best = max(math.ceil(self.share * len(logits_TK)), 1)
+        return logits_TK.topk(best, dim=0).values.mean(dim=0)
+
+
+def _read(features: Features, video_id: str, length: int, most: int) -> Tensor:
+    """Snippets (T, C) float32, at most `most` of them, evenly spaced."""
+    feats_TC = features.read(video_id, 0, length)
+    if length > most:
+        feats_TC = feats_TC[np.linspace(0, length - 1, most).round().astype(int)]
+    return torch.from_numpy(np.ascontiguousarray(feats_TC, np.float32))
+
+
+class Trainer:
+    """Fits a `VideoClassifier` to (video id, snippets, class ids) and scores videos with it.
+
+    Everything random follows from the seed and the place in training.
+    """
+
+    def __init__(
+        self, features: Features, *, channels: int, classes: int, spec: ClassifySpec, seed: int, device: torch.device
+    ) -> None:
+        self.features, self.spec, self.seed, self.device = features, spec, seed, device
+        torch.manual_seed(seed)
+        self.model = VideoClassifier(
+            channels, classes, hidden=spec.hidden, dropout=spec.dropout, share=spec.best_share
+        ).to(device)
+        self.classes = classes
+
+    def _snippets(self, video_id: str, length: int) -> Tensor:
+        return _read(self.features, video_id, length, self.spec.max_snippets).to(self.device)
+
+    def _standardise(self, videos: Sequence[tuple[str, int, Sequence[int]]]) -> None:
+        total, squares, count = torch.zeros_like(self.model.mean), torch.zeros_like(self.model.mean), 0
+        for video_id, length, _ in videos:
+            feats_TC = self._snippets(video_id, length)
+            total += feats_TC.sum(dim=0)
+            squares += feats_TC.square().sum(dim=0)
+            count += len(feats_TC)
+        self.model.mean = total / count
+        self.model.std = (squares / count - self.model.mean.square()).clamp(min=0).sqrt() + STD_EPSILON
+
+    def fit(self, videos: Sequence[tuple[str, int, Sequence[int]]]) -> None:
+        """Train; the target of a video is spread evenly over its classes.
+
+        Raises:
+            TadError: a loss that is not finite.
+        """
+        spec = self.spec
+        self._standardise(videos)
+        optimizer = torch.optim.AdamW(self.model.parameters(), lr=spec.lr, weight_decay=spec.weight_decay)
+        self.model.train()
+        for epoch in range(spec.epochs):
+            order = generator(self.seed, ORDER, epoch).permutation(len(videos))
+            losses = []
+            for first in range(0, len(order), spec.batch_size):
+                chosen = order[first : first + spec.batch_size].tolist()
+                torch.manual_seed(int(generator(self.seed, DROP, epoch, first).integers(2**63)))
+                logits_BK = torch.stack([self.model(self._snippets(*videos[k][:2])) for k in chosen])
+                target_BK = torch.zeros_like(logits_BK)
+                for row, k in enumerate(chosen):
+                    target_BK[row, list(videos[k][2])] = 1 / len(videos[k][2])
+                loss = F.cross_entropy(logits_BK, target_BK)
+                if not math.isfinite(value := float(loss.detach())):
+                    raise TadError(f"classify: loss {value} in epoch {epoch + 1}; lower classify.lr")
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                losses.append(value)
+            log.info("epoch %d of %d: loss %.4f", epoch + 1, spec.epochs, float(np.mean(losses)))
+
+    @torch.no_grad()
+    def scores(self, video_id: str, length: int) -> np.ndarray:
+        """(K,) float64 probabilities that sum to 1."""
+        self.model.eval()
+        result: np.ndarray = torch.softmax(self.model(self._snippets(video_id, length)).double(), 0).cpu().numpy()
+        return result
