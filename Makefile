@@ -15,6 +15,7 @@ $(READY): requirements.txt pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt 2> .venv/pip.log || { cat .venv/pip.log; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . 2>> .venv/pip.log || { cat .venv/pip.log; exit 1; }
+	@$(BIN)/python -c 'from tad.nms import compile_loops; compile_loops()'
 	@touch $(READY)
 
 demo: $(READY)

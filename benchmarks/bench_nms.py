@@ -1,74 +1,208 @@
-"""Suppression: the numba engine beside the definition (`tad.nms.reference`), on candidates like THUMOS14's → Markdown.
+"""Suppression: `tad.nms` beside ActionFormer's compiled `batched_nms`, same settings, same candidates → Markdown.
 
-    python benchmarks/bench_nms.py
+    python benchmarks/bench_nms.py --actionformer FOLDER [--cuda]
 
-Both run in turn in one process; times are process CPU time, median of the repeats. The outputs are compared first.
+FOLDER holds ActionFormer's libs/utils/nms.py and csrc/nms_cpu.cpp (with or without the path before them), which is
+compiled in a temporary folder (torch.utils.cpp_extension, needs ninja and a C++ compiler); nothing of it is kept.
+Both run on one thread, in turn, in this process; times are its CPU time. Before that the outputs are compared. The set
+of the peer is a loop over some of the videos, scaled to all. The bound is the time to read the candidates once.
 """
 
+import argparse
+import importlib.util
 import platform
+import shutil
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
+import torch
 
 from tad.nms import suppress_segments
 
-CANDIDATES, CLASSES, REPEATS, VIDEOS = 8000, 20, 5, 212
+CLASSES, REPEATS, CHECKED, READ_GBPS = 20, 3, 24, 10.0  # READ_GBPS: what one core reads, measured apart
+Video = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def video(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Candidates clustered around 60 actions, with scores as steep as a trained detector's."""
+def video(seed: int, candidates: int) -> Video:
+    """Candidates clustered around 60 actions, of which two classes have 60 %, with scores as steep as a detector's."""
     rng = np.random.default_rng(seed)
     centre, length = rng.random(60) * 2300, rng.lognormal(2.5, 0.8, 60)
-    near = rng.integers(0, 60, CANDIDATES)
-    middle = centre[near] + rng.normal(0, 0.4, CANDIDATES) * length[near]
-    half = 0.5 * length[near] * rng.lognormal(0, 0.5, CANDIDATES)
-    labels = np.where(rng.random(CANDIDATES) < 0.4, near % CLASSES, rng.integers(0, CLASSES, CANDIDATES))
-    scores = rng.beta(0.25, 6, CANDIDATES) + 0.001
+    near = rng.integers(0, 60, candidates)
+    middle = centre[near] + rng.normal(0, 0.4, candidates) * length[near]
+    half = 0.5 * length[near] * rng.lognormal(0, 0.5, candidates)
+    own = rng.integers(0, CLASSES, 2)[(rng.random(candidates) < 0.3).astype(int)]
+    labels = np.where(rng.random(candidates) < 0.6, own, rng.integers(0, CLASSES, candidates))
+    scores = rng.beta(0.25, 6, candidates) + 0.001
     return np.stack([middle - half, middle + half], 1).astype(np.float32), scores.astype(np.float32), labels
 
 
-def seconds(function: Callable[..., Any], *inputs: Any, **settings: Any) -> float:
-    """CPU seconds of one call."""
+def load_actionformer(folder: Path) -> Any:
+    """Its module `nms`, with the extension compiled beside a copy."""
+    from torch.utils.cpp_extension import load
+
+    utils = folder / "libs" / "utils" if (folder / "libs").is_dir() else folder
+    scratch = Path(tempfile.mkdtemp(prefix="nms-"))
+    shutil.copy(utils / "csrc" / "nms_cpu.cpp", scratch)
+    flags = ["-O3", "-fopenmp"]
+    load("nms_1d_cpu", [str(scratch / "nms_cpu.cpp")], build_directory=str(scratch), extra_cflags=flags)
+    sys.path.insert(0, str(scratch))  # where `import nms_1d_cpu` finds it
+    spec = importlib.util.spec_from_file_location("actionformer_nms", utils / "nms.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def ours(one: Any, offsets: Any = None, **rule: Any) -> Any:
+    """Suppression with ActionFormer's settings."""
+    settings: dict[str, Any] = {"method": "gaussian", "sigma": 0.5, "tiou": 0.1, "min_score": 0.001, "voting": 0.0}
+    settings |= {"voting_weight": "score*tiou", "threads": 1} | rule
+    return suppress_segments(*one, offsets=offsets, **settings)
+
+
+def theirs(peer: Any, one: Video, **rule: Any) -> tuple[np.ndarray, ...]:
+    """The same by ActionFormer → segments, scores, labels."""
+    tensors = [torch.from_numpy(values) for values in one]
+    found = peer.batched_nms(
+        *tensors, 0.1, 0.001, rule["topk"], use_soft_nms=True, multiclass=rule["per_class"],
+        sigma=rule.get("sigma", 0.5), voting_thresh=rule["voting"],
+    )  # fmt: skip
+    return tuple(part.numpy() for part in found)
+
+
+def unmatched(kept: Any, found: tuple[np.ndarray, ...]) -> int:
+    """Detections of theirs without one of ours of that label, times within 1e-3 and score within 1e-6."""
+    segments, scores, labels = found
+    if len(scores) != len(kept.scores):
+        return abs(len(scores) - len(kept.scores))
+    free = np.ones(len(scores), bool)
+    left = 0
+    for k in range(len(scores)):
+        near = free & (kept.labels == labels[k]) & (np.abs(kept.scores - scores[k]) <= 1e-6)
+        near &= np.abs(kept.segments - segments[k]).max(1) <= 1e-3
+        if near.any():
+            free[np.flatnonzero(near)[0]] = False
+        else:
+            left += 1
+    return left
+
+
+def cpu_seconds(function: Any, *inputs: Any, **settings: Any) -> float:
     start = time.process_time()
     function(*inputs, **settings)
     return time.process_time() - start
 
 
-def main() -> None:
-    """Compare, time, print."""
-    rule: dict[str, Any] = {"sigma": 0.5, "tiou": 0.1, "min_score": 0.001, "voting_weight": "score"}
-    cases: dict[str, dict[str, Any]] = {
-        "gaussian, per class, top 200": {"method": "gaussian", "per_class": True, "topk": 200, "voting": 0.0},
-        "gaussian, per class, top 2000": {"method": "gaussian", "per_class": True, "topk": 2000, "voting": 0.0},
-        "gaussian, one class, voting, top 100": {"method": "gaussian", "per_class": False, "topk": 100, "voting": 0.9},
-        "hard, per class, top 200": {"method": "hard", "per_class": True, "topk": 200, "voting": 0.0},
-    }
-    sys.stdout.write(
-        f"numba {numba.__version__}, numpy {np.__version__}, Python {platform.python_version()}, {platform.machine()}, "
-        f"one thread; {CANDIDATES} candidates, {CLASSES} classes, CPU ms per video, median of {REPEATS}\n\n"
-        f"| case | definition | numba | ratio | {VIDEOS} videos in one call, s |\n| --- | ---: | ---: | ---: | ---: |\n"
-    )
-    parts = [video(seed) for seed in range(VIDEOS)]
+def compare(name: str, peer: Any, videos: int, candidates: int, rule: dict[str, Any]) -> None:
+    """One row: a video at a time, in turn; then all videos, one call of ours against their loop."""
+    parts = [video(seed, candidates) for seed in range(videos)]
     every = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    offsets = np.arange(VIDEOS + 1) * CANDIDATES
-    for name, case in cases.items():
-        settings = rule | case
-        one = [
-            suppress_segments(*parts[0], **settings, engine=engine).index.tolist() for engine in ("reference", "numba")
-        ]
-        assert one[0] == one[1], f"{name}: the engines disagree"
-        times: dict[str, list[float]] = {"reference": [], "numba": []}
-        for repeat in range(REPEATS):
-            for engine in times:
-                times[engine].append(seconds(suppress_segments, *parts[repeat], **settings, engine=engine))
-        slow, fast = (1000 * statistics.median(times[engine]) for engine in ("reference", "numba"))
-        whole = seconds(suppress_segments, *every, offsets=offsets, **settings)
-        sys.stdout.write(f"| {name} | {slow:.1f} | {fast:.2f} | {slow / fast:.0f} x | {whole:.3f} |\n")
+    offsets = np.arange(videos + 1) * candidates
+    kept = ours(every, offsets, **rule)
+    checked = min(videos, CHECKED)
+    bits = missed = 0
+    for v in range(checked):
+        one, found = ours(parts[v], **rule), theirs(peer, parts[v], **rule)
+        a, b = kept.offsets[v : v + 2]
+        assert np.array_equal(one.scores, kept.scores[a:b])
+        bits += int(np.array_equal(one.scores, found[1]) and np.array_equal(one.labels, found[2]))
+        missed += unmatched(one, found)
+    single: dict[str, list[float]] = {"peer": [], "tad": []}
+    for one in parts[:checked]:
+        single["peer"].append(cpu_seconds(theirs, peer, one, **rule))
+        single["tad"].append(cpu_seconds(ours, one, **rule))
+    slow, fast = (1000 * statistics.median(single[who]) for who in ("peer", "tad"))
+    loop, call = [], []
+    for _ in range(REPEATS):
+        loop.append(sum(cpu_seconds(theirs, peer, one, **rule) for one in parts[:checked]) * videos / checked)
+        call.append(cpu_seconds(ours, every, offsets, **rule))
+    whole, quick = statistics.median(loop), statistics.median(call)
+    bound = sum(values.nbytes for values in every) / READ_GBPS / 1e9
+    sys.stdout.write(
+        f"| {name} | {slow:.2f} | {fast:.2f} | {slow / fast:.0f} x | {whole:.2f} | {quick:.3f} | "
+        f"**{whole / quick:.0f} x** | {quick / bound:.0f} x | {bits} of {checked} | {missed} |\n"
+    )
+    sys.stdout.flush()
+
+
+def threads(videos: int, candidates: int) -> None:
+    """Wall time by threads, on as many cores as there are and are free."""
+    parts = [video(seed, candidates) for seed in range(videos)]
+    every = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    offsets = np.arange(videos + 1) * candidates
+    best: dict[int, float] = {}
+    for _ in range(9):
+        for count in (1, 2):
+            start = time.perf_counter()
+            ours(every, offsets, per_class=True, topk=2000, threads=count)
+            best[count] = min(best.get(count, np.inf), time.perf_counter() - start)
+    one, two = best[1], best[2]
+    sys.stdout.write(f"\n{videos} videos, top 2000, wall s, least of 9: 1 thread {one:.3f}, 2 threads {two:.3f}\n")
+
+
+def on_cuda() -> None:
+    """ActivityNet validation, 4728 × 2000, and THUMOS14 test, 212 × 8000: one call, tensors on the device."""
+    from tad.nms.cuda import suppress_tensors
+
+    rule: dict[str, Any] = {"method": "gaussian", "tiou": 0.1, "min_score": 0.001, "voting_weight": "score*tiou"}
+    cases = {
+        "ActivityNet, one class, voting, top 100": (
+            4728, 2000, rule | {"sigma": 0.75, "per_class": False, "topk": 100, "voting": 0.9},
+        ),
+        "THUMOS14, per class, top 2000": (
+            212, 8000, rule | {"sigma": 0.5, "per_class": True, "topk": 2000, "voting": 0.0},
+        ),
+    }  # fmt: skip
+    for name, (videos, candidates, chosen) in cases.items():
+        parts = [video(seed, candidates) for seed in range(videos)]
+        every = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        offsets = np.arange(videos + 1) * candidates
+        tensors = [torch.from_numpy(values).cuda() for values in (*every, offsets)]
+        times = []
+        for _ in range(10):
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            kept = suppress_tensors(*tensors, classes=CLASSES, **chosen)
+            torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+        expected = ours(every, offsets, **chosen)
+        equal = np.array_equal(kept.index[: len(expected.index)].cpu().numpy(), expected.index)
+        sys.stdout.write(
+            f"{torch.cuda.get_device_name()}: {name}: {1000 * statistics.median(times[1:]):.1f} ms (first, with "
+            f"compilation: {times[0]:.1f} s); equal to numba: {equal}\n"
+        )
+
+
+def main() -> None:
+    """Compile the peer, compare, time, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--actionformer", type=Path, required=True, help="folder with ActionFormer's suppression")
+    parser.add_argument("--cuda", action="store_true", help="the Triton engine too")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    peer = load_actionformer(arguments.actionformer)
+    sys.stdout.write(
+        f"numba {numba.__version__}, numpy {np.__version__}, torch {torch.__version__}, Python "
+        f"{platform.python_version()}, {platform.machine()}; one thread; CPU time\n\n"
+        "| case | peer, ms a video | tad, ms a video | ratio | peer, set, s | tad, one call, s | ratio | to the bound "
+        "| same bits | unmatched |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
+    )
+    per_class, agnostic = {"per_class": True, "voting": 0.0}, {"per_class": False, "topk": 100, "sigma": 0.75}
+    compare("THUMOS14, 212 × 8000, 20 classes, top 200", peer, 212, 8000, per_class | {"topk": 200})
+    compare("the same, top 2000", peer, 212, 8000, per_class | {"topk": 2000})
+    compare("ActivityNet, 4728 × 378, one class, top 100", peer, 4728, 378, agnostic | {"voting": 0.0})
+    compare("the same, voting 0.9", peer, 4728, 378, agnostic | {"voting": 0.9})
+    compare("1000 × 2000, one class, top 100, voting 0.9", peer, 1000, 2000, agnostic | {"voting": 0.9})
+    threads(212, 8000)
+    if arguments.cuda:
+        on_cuda()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from tad.nms import suppress_segments
 from tad.provenance import stamp
 from tad.specs import EvaluateStageSpec, SuppressStageSpec
 from tad.stages.evaluate import evaluate
-from tad.stages.suppress import suppress
+from tad.stages.suppress import engine_of, suppress
 
 NMS: dict[str, Any] = {
     "method": "gaussian", "sigma": 0.5, "tiou": 0.1, "min_score": 0.001, "per_class": True, "topk": 50, "voting": 0.0,
@@ -93,7 +93,11 @@ def test_detections_are_the_kept_candidates_in_seconds(tmp_path: Path) -> None:
     [
         ({"offsets": np.array([0, 40, 39, 65])}, "damaged candidates"),
         ({"labels": np.full(65, 2, np.int32)}, "damaged candidates"),
-        ({"scores": np.full(65, np.nan, np.float32)}, "candidate 0: .* finite"),
+        ({"scores": np.full(65, np.nan, np.float32)}, "candidates.h5: video 'v0': candidate 0: .* finite"),
+        ({"scores": np.r_[np.ones(64), np.inf].astype(np.float32)}, "video 'v2': candidate 64: .* finite"),
+        ({"scores": np.r_[np.ones(64), -0.5].astype(np.float32)}, "video 'v2': candidate 64: .* >= 0"),
+        ({"segments": np.full((65, 2), [2, 1], np.float32)}, "video 'v0': candidate 0: .* start <= end"),
+        ({"segments": np.full((65, 2), [-np.inf, 1], np.float32)}, "video 'v0': candidate 0: .* finite"),
     ],
 )
 def test_broken_candidates_are_refused(tmp_path: Path, broken: Any, message: str) -> None:
@@ -101,6 +105,33 @@ def test_broken_candidates_are_refused(tmp_path: Path, broken: Any, message: str
     with pytest.raises(TadError, match=message):
         suppress(tmp_path / "candidates.h5", tmp_path / "detections.json", spec=SUPPRESS)
     assert not (tmp_path / "detections.json").exists()
+
+
+def test_a_device_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    write_candidates(tmp_path / "candidates.h5", excluded={})
+    for device, message in (("cuda", "'cuda' was asked for but 0 CUDA devices"), ("tpu", "'tpu': choose auto, cpu")):
+        with pytest.raises(TadError, match=message):
+            suppress(tmp_path / "candidates.h5", tmp_path / "d.json", spec=SUPPRESS, device=device)
+    monkeypatch.setattr("tad.stages.suppress._cuda_is_there", lambda: False)
+    assert engine_of("auto") == ("numba", "cpu")
+    one = suppress(tmp_path / "candidates.h5", tmp_path / "d.json", spec=SUPPRESS, device="auto", threads=2)
+    assert one.read_bytes() == suppress(tmp_path / "candidates.h5", tmp_path / "e.json", spec=SUPPRESS).read_bytes()
+
+
+def test_suppress_on_a_cpu_imports_no_torch(tmp_path: Path) -> None:
+    write_candidates(tmp_path / "candidates.h5", excluded={})
+    code = (
+        "import sys; from tad.cli import main\n"
+        "assert main(sys.argv[1:]) == 0; assert not {'torch', 'matplotlib', 'snakemake'} & set(sys.modules)"
+    )
+    call = ["suppress", "candidates.h5", "--spec", SUPPRESS.json_text(), "--device", "cpu", "--out", "d.json"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *call], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_candidates_of_another_run_are_refused(tmp_path: Path) -> None:

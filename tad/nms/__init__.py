@@ -12,7 +12,7 @@ import numpy as np
 from tad.errors import TadError
 from tad.nms.types import Floats, Indices, Kept, Method, VotingWeight
 
-__all__ = ["Engine", "Kept", "suppress_segments"]
+__all__ = ["Engine", "Kept", "compile_loops", "suppress_segments"]
 
 MOST_CLASSES = 4096  # above, labels are renumbered so that the counters of a video stay small
 CHUNKS_PER_THREAD = 4  # videos differ in work: who is done early takes another chunk
@@ -116,6 +116,15 @@ def suppress_segments(
 
         return suppress_arrays(segments, scores, labels, offsets, device=device, **settings)
     return _by_numba(segments, scores, labels, offsets, threads=threads, **settings)
+
+
+def compile_loops() -> None:
+    """Have the compiled loops on disk (ten seconds of CPU time, once), so that no first suppression waits for them."""
+    one = np.ones(1, np.float32)
+    suppress_segments(
+        np.ones((1, 2), np.float32), one, np.zeros(1, int), method="gaussian", sigma=0.5, tiou=0.5, min_score=0.0, per_class=True,
+        topk=1, voting=0.5, voting_weight="score",
+    )  # fmt: skip
 
 
 def _by_reference(segments: Floats, scores: Floats, labels: Indices, offsets: Indices, **settings: Any) -> Kept:
