@@ -122,8 +122,8 @@ def compile_loops() -> None:
     """Have the compiled loops on disk (ten seconds of CPU time, once), so that no first suppression waits for them."""
     one = np.ones(1, np.float32)
     suppress_segments(
-        np.ones((1, 2), np.float32), one, np.zeros(1, int), method="gaussian", sigma=0.5, tiou=0.5, min_score=0.0, per_class=True,
-        topk=1, voting=0.5, voting_weight="score",
+        np.ones((1, 2), np.float32), one, np.zeros(1, int), method="gaussian", sigma=0.5, tiou=0.5, min_score=0.0,
+        per_class=True, topk=1, voting=0.5, voting_weight="score",
     )  # fmt: skip
 
 
