@@ -78,6 +78,13 @@ class ClipSpec(Spec):
     )
     rate: float = Field(ge=0, description="frames per second of `resample` and `ffmpeg_cfr`; 0 with `native`")
 
+    tail: Literal["drop", "align"] = Field(
+        default="drop",
+        description="frames after the last whole clip: drop, as the published I3D, TSP and VideoMAE features; align: "
+        "one clip more that ends with the last frame, as Ego4D's. Its row keeps its place in the regular grid, so its "
+        "content is up to one stride earlier than its time",
+    )
+
     @model_validator(mode="after")
     def _rate_fits(self) -> Self:
         if (self.policy == "native") != (self.rate == 0):

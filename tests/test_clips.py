@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tad.video.clips import ClipBuffer, clip_frames, count_clips, resample, resample_indices
 
 
-def fed(frames: int, length: int, stride: int) -> list[list[int]]:
-    buffer: ClipBuffer[int] = ClipBuffer(length=length, stride=stride)
+def fed(frames: int, length: int, stride: int, tail: str = "drop") -> list[list[int]]:
+    buffer: ClipBuffer[int] = ClipBuffer(length=length, stride=stride, tail=tail)
     clips = [clip for clip in (buffer.push(k) for k in range(frames)) if clip is not None]
     rest = buffer.finish()
     return clips if rest is None else [*clips, rest]
@@ -33,6 +33,27 @@ def test_buffer_gives_the_same_clips_as_slicing(frames: int, length: int, stride
 ])  # fmt: skip
 def test_published_row_counts(frames: int, length: int, stride: int, rows: int) -> None:
     assert count_clips(frames, length=length, stride=stride) == rows
+
+
+@given(st.integers(0, 120), st.integers(1, 20), st.integers(1, 40))
+def test_an_aligned_tail_is_one_clip_more_that_ends_with_the_video(frames: int, length: int, stride: int) -> None:
+    plain, aligned = fed(frames, length, stride), fed(frames, length, stride, "align")
+    settings = {"length": length, "stride": stride, "tail": "align"}
+    assert aligned == [clip_frames(k, frames=frames, **settings) for k in range(count_clips(frames, **settings))]
+    assert aligned[: len(plain)] == plain
+    if frames >= length and plain[-1][-1] != frames - 1:
+        assert aligned[len(plain) :] == [list(range(frames - length, frames))]
+        # the grid puts the row at a whole stride, later than its content, by less than a stride
+        assert 0 < len(plain) * stride - aligned[-1][0] < stride
+    else:
+        assert aligned == plain
+
+
+def test_rows_of_epic_kitchens_have_an_aligned_tail() -> None:
+    """P01_01: 1652.15 s at 30 frames per second, clips 32/16; the published file has 3097 rows."""
+    frames = int(1652.15 * 30)
+    assert count_clips(frames, length=32, stride=16) == 3096
+    assert count_clips(frames, length=32, stride=16, tail="align") == 3097
 
 
 def test_short_video_repeats_its_last_frame() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import video_tools as vt
 
 from tad.cache import FeatureReader
@@ -17,6 +18,7 @@ from tad.files import read_json
 from tad.specs import ClipSpec, ExtractSpec, ProbeSpec
 from tad.stages.extract import extract
 from tad.stages.probe import probe
+from tad.video.clips import ffmpeg_cfr
 from tad.video.reader import READERS, VideoError, av, open_video
 
 LEVELS = 12.0  # mean difference that a lossy encoding of a small picture leaves
@@ -180,30 +182,46 @@ def test_the_same_manifest_whenever_it_is_made(folder: Path, manifest: dict[str,
     assert again["videos"] == manifest["videos"]
 
 
+def extracted(folder: Path, clip: ClipSpec) -> Path:
+    """The features of the videos in `folder`/v: mean colours of their clips."""
+    manifest = probe(folder / "v", folder / "m.json", spec=ProbeSpec(dataset="d"))
+    spec = ExtractSpec(dataset="d", backbone={"name": "r2plus1d_small"}, clip=clip, dtype="float32")
+    return extract(
+        manifest, folder / "v", None, folder / "f.h5",
+        spec=spec, kept=folder / "k", device="cpu", workers=1, backbone=Colours,
+    )  # fmt: skip
+
+
+class Colours(torch.nn.Module):
+    """A backbone without weights: mean colours."""
+
+    dim = 3
+
+    def forward(self, clips_BTHWC: torch.Tensor) -> torch.Tensor:
+        return clips_BTHWC.float().mean(dim=(1, 2, 3))
+
+
 def test_names_with_spaces_go_through(tmp_path: Path) -> None:
     """An id that annotations may have is one that a file may have."""
     name = "my video (1) é 100%"
     vt.encode(tmp_path / f"v/{name}.mp4", 20)
-    manifest = probe(tmp_path / "v", tmp_path / "m.json", spec=ProbeSpec(dataset="d"))
-    assert list(read_json(manifest)["videos"]) == [name]
-    spec = ExtractSpec(
-        dataset="d", backbone={"name": "r2plus1d_small"}, clip=ClipSpec(length=8, stride=4, policy="native", rate=0)
-    )
-    out = tmp_path / "f.h5"
-    extract(manifest, tmp_path / "v", None, out, spec=spec, kept=tmp_path / "k", device="cpu", workers=1, backbone=Mean)
+    out = extracted(tmp_path, ClipSpec(length=8, stride=4, policy="native", rate=0))
+    assert list(read_json(tmp_path / "m.json")["videos"]) == [name]
     with FeatureReader(out) as reader:
         assert reader.video_ids == [name]
         assert reader.stored(name).shape == (4, 3)
 
 
-def Mean() -> Any:
-    """A backbone that needs no weights: mean colours."""
-    import torch
-
-    class Colours(torch.nn.Module):
-        dim = 3
-
-        def forward(self, clips_BTHWC: torch.Tensor) -> torch.Tensor:
-            return clips_BTHWC.float().mean(dim=(1, 2, 3))
-
-    return Colours()
+def test_rate_policy_and_tail_reach_the_features(tmp_path: Path) -> None:
+    """31 frames, 30 → 25 as ffmpeg does it: 26; clips of 8 every 5 frames: 4, and one more that ends with the video."""
+    path = vt.encode(tmp_path / "v/a.mp4", 31)
+    clip = ClipSpec(length=8, stride=5, policy="ffmpeg_cfr", rate=25, tail="align")
+    with open_video(path) as video:
+        timed = [(f.time, f.duration, f.image.astype(np.float32).mean(axis=(0, 1))) for f in video]
+    colours = np.stack(list(ffmpeg_cfr(timed, rate=25)))
+    assert len(colours) == 26
+    with FeatureReader(extracted(tmp_path, clip)) as reader:
+        rows, grid = reader.stored("a"), reader.grid("a")
+    wanted = np.stack([colours[first : first + 8].mean(axis=0) for first in (0, 5, 10, 15, 18)])
+    np.testing.assert_allclose(rows, wanted, rtol=1e-5)
+    assert (grid.start, grid.step, grid.length) == (4 / 25, 5 / 25, 5)

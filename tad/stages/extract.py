@@ -52,7 +52,8 @@ class VideoEncoder:
         self.video_id, self.backbone, self.device = video_id, backbone, device
         self.dtype = np.float16 if spec.dtype == "float16" else np.float32
         self.batch = BATCH_GPU if device.type == "cuda" else BATCH_CPU
-        self.buffer: ClipBuffer[Tensor] = ClipBuffer(length=spec.clip.length, stride=spec.clip.stride)
+        clip = spec.clip
+        self.buffer: ClipBuffer[Tensor] = ClipBuffer(length=clip.length, stride=clip.stride, tail=clip.tail)
         stream, shrink = getattr(backbone, "stream", None), getattr(backbone, "shrink", None)
         self._steps: Callable[[Tensor], Tensor] = stream() if stream else shrink or (lambda frames: frames)
         self._clips: list[Tensor] = []

@@ -15,17 +15,25 @@ TOLERANCE, LAST = 0.49, 0.9
 TIE = 1e-7
 
 
-def count_clips(frames: int, *, length: int, stride: int) -> int:
-    """Number of clips of a video: whole ones only, but at least one (padded) where there is a frame at all."""
+def count_clips(frames: int, *, length: int, stride: int, tail: str = "drop") -> int:
+    """Number of clips of a video: whole ones only, but at least one (padded) where there is a frame at all.
+
+    With tail `align`, frames that the last of these does not reach get one clip more.
+    """
     if frames < length:
         return min(frames, 1)
-    return (frames - length) // stride + 1
+    rest = (frames - length) % stride
+    return (frames - length) // stride + 1 + (tail == "align" and rest > 0)
 
 
-def clip_frames(clip: int, *, frames: int, length: int, stride: int) -> list[int]:
-    """The frames of clip `clip`: [clip·stride, clip·stride + length); beyond the end the last frame is repeated."""
-    assert 0 <= clip < count_clips(frames, length=length, stride=stride)
-    return [min(index, frames - 1) for index in range(clip * stride, clip * stride + length)]
+def clip_frames(clip: int, *, frames: int, length: int, stride: int, tail: str = "drop") -> list[int]:
+    """The frames of clip `clip`: [clip·stride, clip·stride + length); beyond the end the last frame is repeated. The
+    clip that tail `align` adds holds the last `length` frames."""
+    assert 0 <= clip < count_clips(frames, length=length, stride=stride, tail=tail)
+    first = clip * stride
+    if tail == "align":
+        first = min(first, max(frames - length, 0))
+    return [min(index, frames - 1) for index in range(first, first + length)]
 
 
 def resample(frames: Iterable[tuple[float, Item]], *, rate: float, native_rate: float) -> Iterator[Item]:
@@ -96,8 +104,8 @@ def ffmpeg_cfr(frames: Iterable[tuple[float, float, Item]], *, rate: float) -> I
 class ClipBuffer(Generic[Item]):
     """Ring buffer between a sequential reader and a backbone: holds the last `length` frames, each stored once."""
 
-    def __init__(self, *, length: int, stride: int) -> None:
-        self.length, self.stride = length, stride
+    def __init__(self, *, length: int, stride: int, tail: str = "drop") -> None:
+        self.length, self.stride, self.tail = length, stride, tail
         self.frames = 0
         self.clips = 0
         self._ring: deque[Item] = deque(maxlen=length)
@@ -112,9 +120,9 @@ class ClipBuffer(Generic[Item]):
         return list(self._ring)
 
     def finish(self) -> list[Item] | None:
-        """After the last frame: the one padded clip of a video shorter than a clip, else nothing (an incomplete tail
-        is dropped, as in the published I3D, TSP and VideoMAE features)."""
-        if self.clips or not self.frames:
+        """After the last frame: the one padded clip of a video shorter than a clip; with tail `align` the last frames,
+        if no clip ended with them; else nothing."""
+        if count_clips(self.frames, length=self.length, stride=self.stride, tail=self.tail) == self.clips:
             return None
-        self.clips = 1
-        return list(self._ring) + [self._ring[-1]] * (self.length - self.frames)
+        self.clips += 1
+        return list(self._ring) + [self._ring[-1]] * (self.length - len(self._ring))
