@@ -23,6 +23,7 @@ from tad.files import canonical, publish
 from tad.grid import Grid
 
 GRID_ATTRS = ("start", "step", "duration")
+ROWS_AT_ONCE = 4096
 
 
 def key_of(video_id: str) -> str:
@@ -32,7 +33,9 @@ def key_of(video_id: str) -> str:
 
 def checksum(feats_TC: np.ndarray) -> str:
     """sha256 of the stored bytes and their shape."""
-    return hashlib.sha256(str(feats_TC.shape).encode() + np.ascontiguousarray(feats_TC).tobytes()).hexdigest()
+    state = hashlib.sha256(str(feats_TC.shape).encode())
+    state.update(np.ascontiguousarray(feats_TC).reshape(-1).view(np.uint8).data)  # no copy: they may be large
+    return state.hexdigest()
 
 
 @contextmanager
@@ -91,7 +94,7 @@ class ShardWriter(H5Writer):
         Raises:
             TadError: features that are not finite.
         """
-        if not np.isfinite(feats_TC).all():
+        if not all(np.isfinite(feats_TC[k : k + ROWS_AT_ONCE]).all() for k in range(0, len(feats_TC), ROWS_AT_ONCE)):
             raise TadError(
                 f"{video_id}: features hold NaN or infinity; check the weights and the video, nothing was stored"
             )

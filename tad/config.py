@@ -29,7 +29,11 @@ def _fields_at(model: type[Spec], path: tuple[Any, ...]) -> list[str]:
     """Names that were possible where pydantic met an unknown key."""
     rows: dict[str, type[Spec]] = {"datasets": DatasetRow, "features": FeatureRow, "runs": RunRow}
     if len(path) >= 2 and path[0] in rows and model is ConfigFile:
-        return list(rows[str(path[0])].model_fields)
+        model, path = rows[str(path[0])], path[2:]
+    for part in path:  # a group of settings within a row
+        inner = model.model_fields[str(part)].annotation
+        if isinstance(inner, type) and issubclass(inner, Spec):
+            model = inner
     return list(model.model_fields)
 
 
@@ -235,6 +239,7 @@ class Config:
         return {
             "backbone": {"name": self._encoder(features)[0], "settings": resolved.sections["settings"]},
             "clip": resolved.sections["clip"],
+            "network": row.network.model_dump(),
             "dtype": row.dtype,
             "on_damaged": row.on_damaged,
             "pretrained_on": dataset if row.weights == "pretrain" else "",

@@ -1,5 +1,6 @@
-"""A device named in settings → a torch device that exists, set up so that equal runs give equal results."""
+"""A device named in settings → a torch device that exists, leased, set up so that equal runs give equal results."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +8,9 @@ from contextlib import contextmanager
 import torch
 
 from tad.errors import TadError
+from tad.leases import lease
+
+log = logging.getLogger(__name__)
 
 
 def resolve(device: str = "auto", *, threads: int = 0) -> torch.device:
@@ -33,6 +37,33 @@ def resolve(device: str = "auto", *, threads: int = 0) -> torch.device:
     if int(index or 0) >= count:
         raise TadError(f"device: {device!r} was asked for but {count} CUDA devices are usable; choose cpu or auto")
     return torch.device("cuda", int(index or 0))
+
+
+@contextmanager
+def leased(device: str = "auto", *, threads: int = 0) -> Iterator[torch.device]:
+    """The torch device of a name, for this process alone while the block lasts.
+
+    "cuda" (and "auto" where there is CUDA) means any device that is free, "cuda:<index>" that one; where none is, the
+    job waits and says so. A CPU is shared by all.
+
+    Args:
+        device: see `resolve`.
+        threads: see `resolve`.
+
+    Raises:
+        TadError: see `resolve`; the lease's folder belongs to somebody else.
+    """
+    target = resolve(device, threads=threads)
+    if target.type == "cpu":
+        yield target
+        return
+    indices = [target.index] if ":" in device else range(torch.cuda.device_count())
+    # by UUID: what is cuda:0 differs with CUDA_VISIBLE_DEVICES
+    names = {f"cuda-{torch.cuda.get_device_properties(index).uuid}": index for index in indices}
+    with lease(list(names)) as name:
+        log.info("on cuda:%d (%s)", names[name], name)
+        with torch.cuda.device(names[name]):
+            yield torch.device("cuda", names[name])
 
 
 def name_of(device: torch.device) -> str:

@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tad.specs import Settings, Spec
+from tad.specs import NetworkSpec, Settings, Spec
 
 
 class DatasetRow(Spec):
@@ -31,6 +31,7 @@ class FeatureRow(Spec):
     backbone: str | dict[str, Any] = ""
     recipe: str | dict[str, Any] = Field(default="", description="file of tad/recipes, in place of `backbone`")
     clip: Settings = {}
+    network: NetworkSpec = NetworkSpec()
     dtype: Literal["float16", "float32"] = "float16"
     on_damaged: Literal["exclude", "error"] = "exclude"
     weights: str = Field(default="pretrain", description="`pretrain`: trained by the workflow; else file or folder")
@@ -51,7 +52,7 @@ class FeatureRow(Spec):
         if self.recipe and self.weights == "pretrain":
             raise ValueError("a `recipe` needs `weights`: the published file, or the folder that holds it")
         own = {"prefix", "layout", "tolerance", "dim", "published"} & self.model_fields_set
-        foreign = {"on_damaged", "weights", "pretrain"} & self.model_fields_set
+        foreign = {"on_damaged", "weights", "pretrain", "network"} & self.model_fields_set
         wrong, kind = (foreign, "backbone") if self.source else (own, "source")
         if wrong:
             raise ValueError(f"{', '.join(sorted(wrong))} goes with `{kind}` only")

@@ -118,11 +118,31 @@ class ProbeSpec(Spec):
     max_pixels: Count = Field(default=8192 * 8192, description="a header that promises more is refused before decoding")
 
 
+class NetworkSpec(Spec):
+    """How a backbone's network is computed. All of it changes features: low bits, or with bfloat16 the third digit."""
+
+    engine: Literal["torch", "openvino"] = Field(
+        default="torch", description="openvino: two to three times as fast on a CPU, and on nothing else"
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of the network's arithmetic; weights, frames and features stay as they are"
+    )
+    channels_last: bool = Field(default=False, description="torch: channels innermost in memory, faster in bfloat16")
+    compile: bool = Field(default=False, description="torch: the network compiled for its shape (minutes, once)")
+
+    @model_validator(mode="after")
+    def _for_torch(self) -> Self:
+        if self.engine == "openvino" and (self.channels_last or self.compile):
+            raise ValueError("channels_last and compile are for engine torch; openvino chooses both by itself")
+        return self
+
+
 class RecipeSpec(Spec):
     """Everything that decides a feature's value; its digest is the identity of a feature set."""
 
     backbone: Plugin
     clip: ClipSpec
+    network: NetworkSpec = NetworkSpec()
     dtype: Literal["float16", "float32"] = "float16"
     on_damaged: Literal["exclude", "error"] = Field(
         default="exclude", description="damaged videos: left out and listed with their cause, or the run stops"
@@ -166,6 +186,12 @@ class ExtractSpec(RecipeSpec):
     """Frames of one shard → features of its videos."""
 
     dataset: str
+    stall_seconds: Positive = Field(
+        default=60.0, description="a video whose decoding stands still this long is left out, as damaged ones are"
+    )
+    reader_mb: Count = Field(
+        default=1536, description="MiB that decoding a video may take, besides some of its frames; else it is left out"
+    )
 
 
 class MergeSpec(Spec):

@@ -154,7 +154,7 @@ import test_extract as t
 if __name__ == "__main__":
     folder = Path(sys.argv[4])
     t.extract(Path(sys.argv[2]), Path(sys.argv[3]), None, folder / "f/00-of-01.h5", spec=t.spec(), kept=folder / "kept",
-              device="cpu", workers=1, backbone=lambda: t.Tiny(sleep=0.4))
+              device="cpu", workers=1, backbone=lambda: t.Tiny(sleep=0.1))
 """
 
 

@@ -81,7 +81,10 @@ class Backbone(nn.Module):
 
     def encode(self, clips_BTHWC: Tensor) -> Tensor:
         """Features (B, dim) of uint8 clips that already have the input size."""
-        x_BCTHW = normalise(clips_BTHWC.permute(0, 1, 4, 2, 3), self.mean, self.std)
+        return self.features(normalise(clips_BTHWC.permute(0, 1, 4, 2, 3), self.mean, self.std))
+
+    def features(self, x_BCTHW: Tensor) -> Tensor:
+        """(B, dim) pooled features of a normalised input."""
         x_BCTHW = x_BCTHW.contiguous(memory_format=torch.channels_last_3d)  # 1.5 to 2 times faster on a CPU
         if self.subtract == "clip_mean":  # a still background vanishes: what moves is what is seen
             x_BCTHW = x_BCTHW - x_BCTHW.mean(dim=2, keepdim=True)

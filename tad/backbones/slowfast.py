@@ -76,8 +76,10 @@ class Backbone(ClipEncoder):
 
     def pathways(self, x_BCTHW: Tensor) -> list[Tensor]:
         """Slow and fast input: every frame, and frames 0, 4, 8, 13, 17, ... (truncated even spacing, as published)."""
-        t = x_BCTHW.shape[2]
-        slow = torch.linspace(0, t - 1, t // ALPHA).long().to(x_BCTHW.device)
+        t = int(x_BCTHW.shape[2])
+        count = t // ALPHA
+        # in integers: rounding must not decide a frame, and other engines round otherwise
+        slow = torch.tensor([k * (t - 1) // max(count - 1, 1) for k in range(count)], device=x_BCTHW.device)
         return [x_BCTHW.index_select(2, slow), x_BCTHW]
 
     def features(self, x_BCTHW: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ import torch
 from tad import plugins
 from tad.annotations import read_table
 from tad.cache import FeatureReader, H5Writer
-from tad.device import name_of, reproducible, resolve
+from tad.device import leased, name_of, reproducible
 from tad.errors import TadError
 from tad.grid import Grid
 from tad.layers.types import Candidates
@@ -156,18 +156,22 @@ def detect(
         model: detector made by train.
         annotations: table made by annotate.
         out: the candidates to write.
-        device: see `tad.device.resolve`.
+        device: see `tad.device.leased`.
         threads: CPU threads; 0: torch's choice.
 
     Raises:
         TadError: inputs that do not belong together (`load_model`), a video of the split without features and without
             a reason, damaged features, out of memory.
     """
-    target = resolve(device, threads=threads)
     merged = expect(features, stage=FEATURES, dataset=spec.dataset, features=spec.features)
     table_stamp = expect(annotations, stage="annotate", dataset=spec.dataset)
     table = read_table(annotations)
-    with FeatureReader(features) as reader, reproducible(target), torch.inference_mode():
+    with (
+        FeatureReader(features) as reader,
+        leased(device, threads=threads) as target,
+        reproducible(target),
+        torch.inference_mode(),
+    ):
         check_ends(table, reader, table_stamp)
         usable, excluded = select(table, spec.split, reader, spec.exclude)
         loaded = load_model(Path(model), spec, dim=reader.dim, recipe=recipe_of(merged), device=target)

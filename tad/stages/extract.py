@@ -4,88 +4,46 @@ Inputs: a manifest shard (probe), the folder of videos, weights (published or fr
 Output: `results/features/<dataset>/<features>/<k>-of-<n>.h5`.
 Settings: `tad.specs.ExtractSpec`.
 
-What a video's rows are depends on the video, the recipe, the weights and the code alone: batches never mix videos, and
-rows are stored in the order of ids. So a run that was killed, or that only adds a video, ends in the same bytes as one
-that did everything at once; finished videos are kept in a folder of their own and taken from there.
+What a video's rows are depends on the video, the recipe, the weights and the code alone, and rows are stored in the
+order of ids. So a run that was killed, or that only adds a video, ends in the same bytes as one that did everything at
+once; finished videos are kept in a folder of their own and taken from there.
 """
 
-# B clips, T frames (of a clip) or snippets (of a video), H rows, W columns, C channels
+# T snippets, C channels
 
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tad import plugins
 from tad.backbones._weights import load_weights, weights_identity
 from tad.cache import FeatureReader, ShardWriter, key_of
-from tad.device import name_of, reproducible, resolve
+from tad.device import leased, name_of, reproducible
 from tad.errors import TadError
+from tad.extraction.batches import Encoder, Stream
+from tad.extraction.engines import prepare, version
 from tad.files import digest, read_json
 from tad.grid import Grid
 from tad.progress import track
 from tad.provenance import expect, stamp
 from tad.specs import ExtractSpec
-from tad.video.clips import ClipBuffer
-from tad.video.feed import Feed, Job
+from tad.video.feed import Chunk, Ended, Feed, Limits
+from tad.video.ring import Job
 
 log = logging.getLogger(__name__)
-BATCH_CPU, BATCH_GPU = 8, 32
 MOST_READERS = 8
-FLOAT16_MAX = 65504.0
+NOT_IN_ROWS = {"dataset", "on_damaged", "stall_seconds", "reader_mb"}  # settings that decide which videos there are
 
 Entry = dict[str, Any]
 Backbone = Callable[..., Any]
-
-
-class VideoEncoder:
-    """Frames of one video, in order → its features."""
-
-    def __init__(self, video_id: str, backbone: Any, *, spec: ExtractSpec, device: torch.device) -> None:
-        self.video_id, self.backbone, self.device = video_id, backbone, device
-        self.dtype = np.float16 if spec.dtype == "float16" else np.float32
-        self.batch = BATCH_GPU if device.type == "cuda" else BATCH_CPU
-        clip = spec.clip
-        self.buffer: ClipBuffer[Tensor] = ClipBuffer(length=clip.length, stride=clip.stride, tail=clip.tail)
-        stream, shrink = getattr(backbone, "stream", None), getattr(backbone, "shrink", None)
-        self._steps: Callable[[Tensor], Tensor] = stream() if stream else shrink or (lambda frames: frames)
-        self._clips: list[Tensor] = []
-        self._rows: list[np.ndarray] = []
-
-    def push(self, frames_NHWC: np.ndarray) -> None:
-        """Take the next frames (N, H, W, 3) uint8; each is moved to the device and prepared (shrunk, its flow) once."""
-        for step in self._steps(torch.from_numpy(frames_NHWC).to(self.device)):
-            self._take(self.buffer.push(step))
-
-    def _take(self, clip: list[Tensor] | None) -> None:
-        if clip is not None:
-            self._clips.append(torch.stack(clip))
-        if len(self._clips) == self.batch:
-            self._run()
-
-    def _run(self) -> None:
-        rows_BC = self.backbone(torch.stack(self._clips)).float().cpu().numpy()
-        self._clips = []
-        largest = np.abs(rows_BC).max()
-        if not np.isfinite(largest):
-            raise TadError(f"{self.video_id}: features hold NaN or infinity; check the weights, nothing was stored")
-        if self.dtype == np.float16 and largest > FLOAT16_MAX:
-            raise TadError(f"{self.video_id}: a feature of {largest:.3g} does not fit float16; set dtype: float32")
-        self._rows.append(rows_BC.astype(self.dtype))
-
-    def finish(self) -> np.ndarray:
-        """After the last frame: the features (T, C), one row per clip."""
-        self._take(self.buffer.finish())
-        if self._clips:
-            self._run()
-        return np.concatenate(self._rows)
 
 
 def _row_key(entry: Entry, recipe: str) -> str:
@@ -93,13 +51,13 @@ def _row_key(entry: Entry, recipe: str) -> str:
     return digest({"recipe": recipe, "video": entry["sha256"], "reader": entry["reader"]}, 32)
 
 
-def _timing(entry: Entry, encoder: VideoEncoder, spec: ExtractSpec, rows: int) -> tuple[Grid, dict[str, Any]]:
+def _timing(entry: Entry, stream: Stream, spec: ExtractSpec, backbone: Backbone) -> tuple[Grid, dict[str, Any]]:
     """The grid of a video's rows and the facts stored with them."""
     rate, clip = spec.clip.rate or float(entry["rate"]), spec.clip
-    frames = encoder.buffer.frames
+    frames, rows = stream.buffer.frames, stream.rows.count
     # the one clip of a video shorter than a clip is placed at the middle of the frames that there are; two-stream clips
     # hold one frame more than each stream sees, and the published time mapping is that of the streams
-    length = min(getattr(encoder.backbone, "stream_length", clip.length), frames)
+    length = min(getattr(backbone, "stream_length", clip.length), frames)
     grid = Grid.of_clips(
         clip_length=length, stride=clip.stride, rate=rate, length=rows, duration=float(entry["duration"])
     )
@@ -167,8 +125,9 @@ def _jobs(usable: dict[str, Entry], todo: list[str], folder: Path, spec: Extract
             raise TadError(f"{path}: {found}; run probe again")
         jobs.append(
             Job(
-                video_id, path, entry["reader"], spec.clip.policy, spec.clip.rate,
-                float(entry["rate"]), int(entry["frames"]),
+                video_id, path, entry["reader"], policy=spec.clip.policy, rate=spec.clip.rate,
+                native_rate=float(entry["rate"]), frames=int(entry["frames"]),
+                frame_bytes=3 * int(entry["width"]) * int(entry["height"]),
             )
         )  # fmt: skip
     return jobs
@@ -182,21 +141,29 @@ def _built(spec: ExtractSpec, weights: Path | None, backbone: Backbone | None, d
         log.warning("backbone %s: no weights given, its parameters are random", spec.backbone.name)
     else:
         load_weights(weights, model, spec.backbone)
-    return model.to(device).eval()
+    return prepare(model.to(device).eval(), spec.network, name=spec.backbone.name, device=device)
 
 
-def _encode(jobs: list[Job], model: nn.Module, spec: ExtractSpec, device: torch.device, workers: int) -> Iterator[Any]:
-    """(video id, features, encoder) of each video as it is finished."""
-    encoders: dict[str, VideoEncoder] = {}
-    with torch.inference_mode():
-        for chunk in Feed(jobs, workers=workers):
-            encoder = encoders.get(chunk.video_id)
-            if encoder is None:
-                encoder = encoders[chunk.video_id] = VideoEncoder(chunk.video_id, model, spec=spec, device=device)
-            if chunk.last:
-                yield chunk.video_id, encoder.finish(), encoders.pop(chunk.video_id)
+def _encode(
+    jobs: list[Job], model: nn.Module, spec: ExtractSpec, device: torch.device, workers: int
+) -> Iterator[Stream | Ended]:
+    """Each video as it is finished: its rows, or (`Ended`) why there are none."""
+    frames = {job.video_id: math.ceil(job.frames * (job.rate or job.native_rate) / job.native_rate) for job in jobs}
+    encoder = Encoder(model, spec=spec, device=device)
+    feed = Feed(jobs, workers=workers, limits=Limits(spec.stall_seconds, spec.reader_mb << 20))
+    with torch.inference_mode(), closing(iter(feed)) as items:
+        for item in items:
+            if item.video_id in frames:
+                encoder.begin(item.video_id, frames=frames.pop(item.video_id))
+            if isinstance(item, Chunk):
+                encoder.push(item.video_id, item.frames)
+            elif item.cause:
+                encoder.drop(item.video_id)
+                yield item
             else:
-                encoder.push(chunk.frames)
+                encoder.end(item.video_id)
+            yield from encoder.finished()
+        yield from encoder.finished(last=True)
 
 
 def _assemble(out: Path, stamped: dict[str, Any], sources: dict[str, Path], excluded: dict[str, str]) -> None:
@@ -225,6 +192,13 @@ def _keep(out: Path, kept: Path) -> None:
             part.unlink()
 
 
+def _given_up(ended: Ended, spec: ExtractSpec) -> str:
+    """The cause of a video that could not be read after all, if the settings let the run go on without it."""
+    if spec.on_damaged == "error":
+        raise TadError(f"'{ended.video_id}': {ended.cause}; repair it or set on_damaged: exclude")
+    return ended.cause
+
+
 def extract(
     manifest: Path,
     videos: Path,
@@ -244,12 +218,13 @@ def extract(
         weights: file of the backbone's weights, or folder of several; None leaves them random (for tests).
         kept: folder for finished videos, outside the workflow's care; emptied of parts when the shard is published,
             and from then on holding the shard itself, so that a later run recomputes only what has changed.
-        device: see `tad.device.resolve`.
-        workers: reading processes; 0: one per usable core, at most 8.
+        device: see `tad.device.leased`.
+        workers: reading processes; 0: one per thread of this process, at most 8.
         backbone: stands in for the plug-in that the spec names.
 
     Raises:
-        TadError: foreign manifest, a file that changed since, damaged videos with on_damaged error, NaN features.
+        TadError: foreign manifest, a file that changed since, damaged videos with on_damaged error, NaN features, an
+            engine that cannot run here.
     """
     usable, excluded = _usable(manifest, spec)
     inputs = {"manifest": str(expect(manifest, stage="probe")["identity"])}
@@ -257,7 +232,7 @@ def extract(
         inputs["weights"] = weights_identity(weights, spec.backbone)
     stamped = stamp("extract", spec.model_dump(mode="json"), inputs)
     recipe = digest(
-        {"spec": spec.model_dump(mode="json", exclude={"dataset", "on_damaged"}), "code": stamped["code"],
+        {"spec": spec.model_dump(mode="json", exclude=NOT_IN_ROWS), "code": stamped["code"],
          "weights": inputs.get("weights", "")}, 32
     )  # fmt: skip
     keys = {video_id: _row_key(entry, recipe) for video_id, entry in usable.items()}
@@ -266,18 +241,21 @@ def extract(
     jobs = _jobs(usable, [video_id for video_id in usable if video_id not in sources], videos, spec)
     log.info("%d videos to extract, %d kept, %d excluded", len(jobs), len(sources), len(excluded))
     if jobs:
-        target = resolve(device)
-        with reproducible(target):
+        with leased(device) as target, reproducible(target):
             model = _built(spec, weights, backbone, target)
-            readers = workers or min(len(os.sched_getaffinity(0)), MOST_READERS)
-            done = _encode(jobs, model, spec, target, readers)
-            for video_id, feats_TC, encoder in track(done, f"extract {spec.dataset}", len(jobs)):
-                grid, facts = _timing(usable[video_id], encoder, spec, len(feats_TC))
-                part = kept / f"{key_of(video_id)}.part.h5"
-                facts |= {"row_key": keys[video_id], "device": name_of(target)}
+            made_on = {"device": name_of(target), "engine": version(spec.network)}
+            done = _encode(jobs, model, spec, target, workers or min(torch.get_num_threads(), MOST_READERS))
+            for item in track(done, f"extract {spec.dataset}", len(jobs)):
+                if isinstance(item, Ended):
+                    excluded[item.video_id] = _given_up(item, spec)
+                    continue
+                grid, facts = _timing(usable[item.video_id], item, spec, model)
+                part = kept / f"{key_of(item.video_id)}.part.h5"
                 with ShardWriter(part, stamped) as writer:
-                    writer.add(video_id, feats_TC, grid=grid, attrs=facts)
-                sources[video_id] = part
+                    facts |= made_on | {"row_key": keys[item.video_id]}
+                    writer.add(item.video_id, item.rows.features(), grid=grid, attrs=facts)
+                sources[item.video_id] = part
+            del item  # with its rows
     _assemble(out, stamped, sources, excluded)
     _keep(out, kept)
     return Path(out)

@@ -19,7 +19,7 @@ from torch import nn
 
 from tad import plugins
 from tad.backbones._weights import load_weights, weights_identity
-from tad.device import name_of, reproducible, resolve
+from tad.device import leased, name_of, reproducible
 from tad.errors import TadError
 from tad.files import canonical, digest, publish, read_json, sha256, write_json
 from tad.progress import track
@@ -170,7 +170,7 @@ def pretrain(
         videos_folder: where the manifest's paths start.
         spec: the settings.
         kept: folder of the best weights so far and of `epochs.json`; they stay when the training fails.
-        device: see `tad.device.resolve`.
+        device: see `tad.device.leased`.
         weights: encoder to start from; from scratch without.
 
     Raises:
@@ -189,8 +189,7 @@ def pretrain(
     else:
         (kept / "finished.json").unlink(missing_ok=True)
         kept.mkdir(parents=True, exist_ok=True)
-        target = resolve(device)
-        with reproducible(target):
+        with leased(device) as target, reproducible(target):
             torch.manual_seed(spec.seed)  # inside `reproducible`, which puts the generator back
             backbone = _checked_backbone(spec, weights)
             frames = decode(videos, videos_folder, backbone=backbone, clip=spec.clip, scratch=kept)

@@ -7,7 +7,8 @@ Settings: `tad.specs.TrainStageSpec`.
 """
 
 import logging
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from tad import plugins
 from tad.annotations import Table, read_table
 from tad.cache import FeatureReader
-from tad.device import name_of, reproducible, resolve
+from tad.device import leased, name_of, reproducible, resolve
 from tad.errors import TadError
 from tad.files import digest
 from tad.provenance import FEATURES, code, expect, stamp
@@ -196,7 +197,7 @@ def train(
         out: the model to write.
         kept: folder for the state of an unfinished training and for finished weights, by the digest of what training
             reads; a call in which none of that has changed republishes the weights at once. May be deleted any time.
-        device: see `tad.device.resolve`.
+        device: see `tad.device.leased`.
         devices: GPUs to use, each by a process that computes some videos of every batch; with `device` cpu: processes
             that share the CPU. Like `threads` it changes the order of additions and nothing else.
         threads: CPU threads; 0: torch's choice. Results on CPU are bit-equal for equal numbers of threads.
@@ -227,7 +228,7 @@ def train(
         spec=spec,
         key=key,
         kept=Path(kept),
-        device="cuda" if count > 1 and target.type == "cuda" else str(target),
+        device=target.type,
         threads=max(threads // count, 1) if threads else 0,
         seconds=checkpoint_seconds,
         tensorboard=Path(out).parent / "logs" / "tensorboard",
@@ -235,9 +236,14 @@ def train(
     if job.finished.is_file():
         log.info("nothing that training reads has changed: weights republished from %s", job.finished)
     elif count == 1:
-        _fit(job, Ranks())
+        with leased(device, threads=threads) as held:
+            _fit(replace(job, device=str(held)), Ranks())
     else:
-        launch(partial(_fit, job), count=count, backend="nccl" if target.type == "cuda" else "gloo")
+        with ExitStack() as held_by_all:
+            # one after another, in an order that all jobs keep, so that no two wait for each other
+            for rank in range(count if target.type == "cuda" else 0):
+                held_by_all.enter_context(leased(f"cuda:{rank}"))
+            launch(partial(_fit, job), count=count, backend="nccl" if target.type == "cuda" else "gloo")
     weights, metadata = checkpoint.read_tensors(job.finished)
     facts = checkpoint.read_json_field(job.finished, metadata, "facts", dict)
     inputs = {"features": str(merged["identity"]), "annotations": str(table_stamp["identity"])}

@@ -1,0 +1,180 @@
+"""Frames of several videos → clips → batches → the rows of each video.
+
+Every batch has the same number of clips (a last one is filled up with copies), so that each row comes from the same
+kernels whatever shares its batch: rows depend neither on the company of a video nor on its length.
+"""
+
+# B clips, T frames (of a clip) or snippets (of a video), H rows, W columns, C channels
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tad.errors import TadError
+from tad.specs import ExtractSpec
+from tad.video.clips import ClipBuffer, count_clips
+
+BATCH_CPU, BATCH_GPU = 1, 32  # on a CPU larger batches gain nothing (measured), and this one is never filled up
+PATIENCE = 4  # batches for which an ended video may wait for others that would share its last batch
+FLOAT16_MAX = 65504.0
+
+
+class Rows:
+    """The rows of a video as they come in, in one array: concatenation at the end would need the memory twice."""
+
+    def __init__(self, *, expected: int, dtype: type[np.floating[Any]]) -> None:
+        self._expected, self._dtype = max(expected, 1), dtype
+        self._array = np.empty((0, 0), dtype)
+        self.count = 0
+
+    def add(self, row_C: np.ndarray) -> None:
+        """The next row, converted."""
+        if self.count == len(self._array):  # what is not written to yet takes no memory
+            larger = np.empty((max(self._expected, self.count + self.count // 4 + 1), len(row_C)), self._dtype)
+            larger[: self.count] = self._array[: self.count] if self.count else 0
+            self._array = larger
+        self._array[self.count] = row_C
+        self.count += 1
+
+    def features(self) -> np.ndarray:
+        """The rows so far (T, C)."""
+        return self._array[: self.count]
+
+
+@dataclass
+class Stream:
+    """One video on its way: what prepares its frames, its clips cut so far, the rows that came back, and whether its
+    frames have ended."""
+
+    video_id: str
+    steps: Callable[[Tensor], Tensor]
+    buffer: ClipBuffer[Tensor]
+    rows: Rows
+    ended_at: int | None = None  # number of batches run when it ended
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing more is to come."""
+        return self.ended_at is not None and self.rows.count == self.buffer.clips
+
+
+@dataclass
+class _Flying:
+    """A batch that the device may still be at."""
+
+    streams: list[Stream]
+    rows_BC: Tensor
+    event: Any = field(default=None)
+
+    def fetch(self) -> np.ndarray:
+        """Its rows (B, C), waited for; those that only fill the batch are left out."""
+        if self.event is not None:
+            self.event.synchronize()
+        return self.rows_BC.numpy()[: len(self.streams)]
+
+
+class Encoder:
+    """Frames of any number of videos, each in order → their features."""
+
+    def __init__(self, backbone: Any, *, spec: ExtractSpec, device: torch.device, batch: int = 0) -> None:
+        """`batch`: clips computed at once; 0: what suits the device."""
+        self.backbone, self.spec, self.device = backbone, spec, device
+        self.batch = batch or (BATCH_GPU if device.type == "cuda" else BATCH_CPU)
+        self.dtype = np.float16 if spec.dtype == "float16" else np.float32
+        self.batches = 0
+        self._streams: dict[str, Stream] = {}
+        # by shape, since only equal clips make a batch: videos of another aspect ratio may have another size
+        self._clips: dict[tuple[int, ...], list[tuple[Stream, Tensor]]] = {}
+        self._flying: deque[_Flying] = deque()
+
+    def begin(self, video_id: str, *, frames: int) -> None:
+        """A video of about so many frames follows."""
+        clip = self.spec.clip
+        timing: dict[str, Any] = {"length": clip.length, "stride": clip.stride, "tail": clip.tail}
+        rows = Rows(expected=count_clips(frames, **timing), dtype=self.dtype)
+        stream, shrink = getattr(self.backbone, "stream", None), getattr(self.backbone, "shrink", None)
+        steps = stream() if stream else shrink or (lambda frames: frames)
+        self._streams[video_id] = Stream(video_id, steps, ClipBuffer(**timing), rows)
+
+    def push(self, video_id: str, frames_NHWC: np.ndarray) -> None:
+        """Take the next frames (N, H, W, 3) uint8, which may change afterwards; each is moved to the device and
+        prepared (shrunk, its flow) once."""
+        stream = self._streams[video_id]
+        frames = torch.from_numpy(frames_NHWC)
+        if self.device.type == "cuda":
+            frames = frames.pin_memory().to(self.device, non_blocking=True)
+        elif hasattr(self.backbone, "stream"):  # it may hold on to a frame until the next one comes
+            frames = frames.clone()
+        steps = stream.steps(frames)
+        if steps.untyped_storage().data_ptr() == torch.from_numpy(frames_NHWC).untyped_storage().data_ptr():
+            steps = steps.clone()
+        for step in steps:
+            self._take(stream, stream.buffer.push(step))
+
+    def end(self, video_id: str) -> None:
+        """The video has no more frames."""
+        stream = self._streams[video_id]
+        self._take(stream, stream.buffer.finish())
+        stream.ended_at = self.batches
+
+    def drop(self, video_id: str) -> None:
+        """The video is given up; its rows and waiting clips go."""
+        stream = self._streams.pop(video_id, None)
+        for shape, clips in self._clips.items():
+            self._clips[shape] = [(owner, clip) for owner, clip in clips if owner is not stream]
+
+    def finished(self, *, last: bool = False) -> list[Stream]:
+        """The videos that are complete by now, each given once; `last`: no more frames will come, so all are."""
+        for clips in list(self._clips.values()):
+            ended = [owner.ended_at for owner, _ in clips if owner.ended_at is not None]
+            if clips and (last or (ended and self.batches - min(ended) >= PATIENCE)):
+                self._run(clips)
+        while self._flying and (last or len(self._flying) > 1 or self.device.type == "cpu"):
+            self._collect()
+        complete = [stream for stream in self._streams.values() if stream.complete]
+        for stream in complete:
+            del self._streams[stream.video_id]
+        return complete
+
+    def _take(self, stream: Stream, clip: list[Tensor] | None) -> None:
+        if clip is None:
+            return
+        stacked = torch.stack(clip)
+        waiting = self._clips.setdefault(tuple(stacked.shape), [])
+        waiting.append((stream, stacked))
+        if len(waiting) == self.batch:
+            self._run(waiting)
+
+    def _run(self, clips: list[tuple[Stream, Tensor]]) -> None:
+        """Start a batch; empties `clips`."""
+        streams = [stream for stream, _ in clips]
+        batch = [clip for _, clip in clips] + [clips[-1][1]] * (self.batch - len(clips))
+        clips.clear()
+        rows_BC = self.backbone(torch.stack(batch)).float()
+        self.batches += 1
+        flying = _Flying(streams, rows_BC.to("cpu", non_blocking=True))
+        if self.device.type == "cuda":
+            flying.event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            flying.event.record()
+        self._flying.append(flying)
+        if len(self._flying) > 1 or self.device.type == "cpu":
+            self._collect()  # of the batch before, while the device is at this one
+
+    def _collect(self) -> None:
+        flying = self._flying.popleft()
+        for stream, row_C in zip(flying.streams, flying.fetch(), strict=True):
+            largest = np.abs(row_C).max()
+            if not np.isfinite(largest):
+                raise TadError(
+                    f"{stream.video_id}: features hold NaN or infinity; check the weights, nothing was stored"
+                )
+            if self.dtype == np.float16 and largest > FLOAT16_MAX:
+                raise TadError(
+                    f"{stream.video_id}: a feature of {largest:.3g} does not fit float16; set dtype: float32"
+                )
+            stream.rows.add(row_C)

@@ -1,0 +1,107 @@
+"""Leases of devices: real processes never share one, a killed holder frees its own, a CPU needs none."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tad import device, leases
+from tad.errors import TadError
+
+HOLD = """
+import fcntl, os, sys, time
+from pathlib import Path
+from tad import leases
+leases.RETRY_SECONDS = 0.01
+folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
+with leases.lease(sys.argv[3:]) as name:
+    try:
+        os.close(os.open(folder / name, os.O_CREAT | os.O_EXCL))  # fails where somebody else is
+    except FileExistsError:
+        (folder / "shared").touch()
+    print(name, flush=True)
+    time.sleep(seconds)
+    (folder / name).unlink()
+"""
+DEVICES = ["fake-0", "fake-1"]
+
+
+def hold(folder: Path, seconds: float, *names: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", HOLD, str(folder), str(seconds), *names]
+    environment = os.environ | {"TAD_LEASES": str(folder / "leases"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def said(child: "subprocess.Popen[str]") -> str:
+    assert child.stdout is not None
+    return child.stdout.readline().strip()
+
+
+def test_twelve_jobs_on_two_devices_never_share_one(tmp_path: Path) -> None:
+    jobs = [hold(tmp_path, 0.05, *names) for names in [DEVICES] * 8 + [DEVICES[:1]] * 2 + [DEVICES[1:]] * 2]
+    held = [said(job) for job in jobs]
+    assert [job.wait(timeout=100) for job in jobs] == [0] * 12
+    assert not (tmp_path / "shared").exists()
+    assert set(held) == set(DEVICES)
+    assert held[8:] == ["fake-0"] * 2 + ["fake-1"] * 2
+
+
+def test_a_killed_holder_frees_its_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("TAD_LEASES", str(tmp_path / "leases"))
+    monkeypatch.setattr(leases, "RETRY_SECONDS", 0.01)
+    child = hold(tmp_path, 600, "fake-0")
+    assert said(child) == "fake-0"
+    with leases.lease(["fake-0", "fake-1"]) as name:  # the other one is free
+        assert name == "fake-1"
+    taken: list[float] = []
+
+    def wait_for_it() -> None:
+        with leases.lease(["fake-0"]):
+            taken.append(time.monotonic())
+
+    waiting = threading.Thread(target=wait_for_it)
+    waiting.start()
+    time.sleep(0.3)
+    assert not taken
+    assert "all of fake-0 are in use by other jobs; waiting for one" in caplog.text
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    waiting.join(timeout=20)
+    assert taken
+    assert "leased fake-0 after" in caplog.text
+
+
+def test_cpu_needs_no_lease_and_absent_devices_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAD_LEASES", str(tmp_path / "leases"))
+    with device.leased("cpu") as first, device.leased("cpu") as second:
+        assert first == second == torch.device("cpu")
+    assert not (tmp_path / "leases").exists()
+    with pytest.raises(TadError, match="'cuda:99' was asked for"), device.leased("cuda:99"):
+        pass
+
+
+def test_somebody_elses_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    monkeypatch.setenv("TAD_LEASES", str(tmp_path / "link"))
+    with pytest.raises(TadError, match="belongs to somebody else; set TAD_LEASES"), leases.lease(["fake-0"]):
+        pass
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_is_any_free_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAD_LEASES", str(tmp_path / "leases"))
+    with device.leased("cuda") as target:
+        assert (target.type, target.index) == ("cuda", torch.cuda.current_device())
+        assert len(list((tmp_path / "leases").iterdir())) == torch.cuda.device_count()
