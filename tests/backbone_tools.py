@@ -9,6 +9,22 @@ from torch import Tensor, nn
 
 from tad import plugins
 
+# Changes with which a backbone sees small frames, where time is what is tested and not space; flow is the quick kind
+SMALL: dict[str, dict[str, Any]] = {
+    "i3d": {"short": 36, "crop": 32, "flow_method": "dis"},
+    "i3d_r50": {"short": 36, "crop": 32, "pool": "global"},
+    "mvit_v2_s": {},  # its position tables allow no other size
+    "r2plus1d_18": {"resize": [36, 48], "crop": 32},
+    "r2plus1d_small": {},
+    "r3d_18": {"resize": [36, 48], "crop": 32},
+    "s3d": {"resize": [36, 36], "crop": 32},
+    "slowfast": {"short": 36, "crop": 32, "pool": "global"},
+    "swin3d_t": {"resize": [36], "crop": 32},
+    "tsp": {"frame_size": [36, 48], "crop": 32},
+    "videomae": {"size": "tiny", "short": 36, "crop": 32},
+    "vjepa2": {"size": "tiny", "short": 36, "crop": 32},
+}
+
 
 def build(name: str, **changes: Any) -> Any:
     return plugins.load("backbones", name)(**(plugins.document("backbones", name)["settings"] | changes)).eval()

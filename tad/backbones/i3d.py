@@ -18,6 +18,7 @@ from tad.errors import TadError
 from tad.flow import NOTES, RAFT_STEMS, FlowSteps, method
 
 log = logging.getLogger(__name__)
+CELLS = 7  # on a side, that the published pooling averages
 STREAMS = ("rgb", "flow", "both")
 VIEWS = ("center_crop", "resize", "ten_crop")
 # block: input channels, then the widths of b0, b1a, b1b, b2a, b2b, b3b
@@ -93,7 +94,7 @@ class Mixed(nn.Module):
 
 
 class Inception(nn.Module):
-    """One stream. Input (B, C, T, H, W) in [-1, 1], T > 8, H and W at least 224 (7 x 7 cells must remain)."""
+    """One stream. Input (B, C, T, H, W) in [-1, 1], T > 8; H and W 224 as published (7 x 7 cells remain), or any."""
 
     def __init__(self, *, channels: int, num_classes: int) -> None:
         super().__init__()
@@ -115,7 +116,8 @@ class Inception(nn.Module):
         """(B, 1024, T') average-pooled features: 1 row for 9 to 16 frames, 2 for 17 to 24, and so on."""
         for name in self.order:
             x_BCTHW = getattr(self, name)(x_BCTHW)
-        return F.avg_pool3d(x_BCTHW, (2, 7, 7), stride=1).mean(dim=(3, 4))
+        height, width = (min(CELLS, size) for size in x_BCTHW.shape[3:])
+        return F.avg_pool3d(x_BCTHW, (2, height, width), stride=1).mean(dim=(3, 4))
 
     def classify(self, feats_BCT: Tensor) -> Tensor:
         """(B, K, T') class scores of features, before the softmax."""
