@@ -1,5 +1,5 @@
 """A flash at a known frame, through every recipe: exactly the rows whose clips hold it change, and by the grid's
-seconds they are the right ones to within a frame. And rows that stream by equal those of a naive window loop, bit for bit."""
+seconds they are the right ones to within a frame. And rows that stream by equal those of a naive loop, bit for bit."""
 
 from collections.abc import Iterator
 from pathlib import Path
