@@ -39,6 +39,7 @@ from tad.training.data import (
 )
 from tad.training.engine import Engine, Saving
 from tad.training.parallel import Ranks, launch
+from tad.training.priors import absent_classes, silence
 
 log = logging.getLogger(__name__)
 
@@ -74,15 +75,19 @@ def _describe(item: Item) -> list[Any]:
     return [item.video_id, item.checksum, timing, np.round(item.segments_N2, 9).tolist(), item.labels_N.tolist()]
 
 
-def training_key(spec: TrainStageSpec, labels: list[str], roles: dict[str, list[Item]]) -> str:
+def training_key(
+    spec: TrainStageSpec, labels: list[str], roles: dict[str, list[Item]], absent: list[int] | None = None
+) -> str:
     """The digest of all that the weights follow from: settings, code, and the videos that training reads, by content.
 
-    The run's name, other splits' videos and how the inputs came about are no part of it.
+    `absent` are the classes that no video of any split shows. The run's name, other splits' videos and how the inputs
+    came about are no part of it.
     """
     settings = {key: value for key, value in spec.model_dump(mode="json").items() if key not in ("run", "exclude")}
     videos = {role: [_describe(item) for item in items] for role, items in roles.items()}
     made_by = code("train", spec.model_dump(mode="json"))
-    return digest({"settings": settings, "code": made_by, "labels": labels, "videos": videos}, 16)
+    classes = {"labels": labels, "absent": absent or []}
+    return digest({"settings": settings, "code": made_by, "videos": videos, **classes}, 16)
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,7 @@ class Job:
     features: Path
     roles: dict[str, list[Item]]
     labels: list[str]
+    absent: list[int]
     spec: TrainStageSpec
     key: str
     kept: Path
@@ -125,6 +131,7 @@ def _engine(job: Job, reader: FeatureReader, ranks: Ranks, device: torch.device)
         num_classes=len(job.labels),
         max_length=job.spec.train.max_length,
     )
+    silence(detector, job.absent)
     judged = job.roles["judged"]
     return Engine(
         detector,
@@ -219,12 +226,14 @@ def train(
         select(table, "test", reader, spec.exclude)  # hours before detect would say that it has nothing to do
         roles = {"train": items, "judged": judged}
         dim = reader.dim
-    key = training_key(spec, labels, roles)
+    absent = absent_classes(table, labels)
+    key = training_key(spec, labels, roles, absent)
     count = _processes(device, devices, min(spec.train.batch_size, len(items)))
     job = Job(
         features=Path(features),
         roles=roles,
         labels=labels,
+        absent=absent,
         spec=spec,
         key=key,
         kept=Path(kept),
