@@ -7,14 +7,12 @@ Four layers, the later wins, an unknown key is an error in each: the component's
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import ValidationError
+from typing import Any
 
 from tad import plugins, recipes, specs
 from tad.constraints import broken
 from tad.errors import TadError
-from tad.resolved import Resolved
+from tad.resolved import Resolved, parse
 from tad.rows import ConfigFile, DatasetRow, FeatureRow, RunRow
 from tad.specs import Plugin, Settings, Spec
 from tad.strict_yaml import read_yaml
@@ -22,39 +20,6 @@ from tad.weights import missing_weights
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 RESERVED = {"annotations", "videos", "features", "data", "logs"}
-AnySpec = TypeVar("AnySpec", bound=Spec)
-
-
-def _fields_at(model: type[Spec], path: tuple[Any, ...]) -> list[str]:
-    """Names that were possible where pydantic met an unknown key."""
-    rows: dict[str, type[Spec]] = {"datasets": DatasetRow, "features": FeatureRow, "runs": RunRow}
-    if len(path) >= 2 and path[0] in rows and model is ConfigFile:
-        model, path = rows[str(path[0])], path[2:]
-    for part in path:  # a group of settings within a row
-        inner = model.model_fields[str(part)].annotation
-        if isinstance(inner, type) and issubclass(inner, Spec):
-            model = inner
-    return list(model.model_fields)
-
-
-def parse(model: type[AnySpec], value: Any, source: str) -> AnySpec:
-    """`value` as a spec.
-
-    Raises:
-        TadError: `source: path: …`; an unknown key comes with the nearest valid one.
-    """
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        # a mistyped key also leaves the right one missing: the typo is what to name
-        problem = next((p for p in error.errors() if p["type"] == "extra_forbidden"), error.errors()[0])
-        path = tuple(problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            key = str(path[-1])
-            where = ".".join(str(p) for p in path)
-            known = _fields_at(model, path[:-1])
-            raise TadError(f"{source}: {where}: unknown key '{key}'; {plugins.nearest(key, known)}") from None
-        raise TadError(f"{source}: {specs.explain(error)}") from None
 
 
 class Config:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from tad import plugins
 from tad.annotations import read_table
-from tad.config import Config, parse
+from tad.config import Config
 from tad.errors import TadError
+from tad.resolved import parse
 from tad.specs import TrainStageSpec
 
 log = logging.getLogger(__name__)

@@ -13,11 +13,12 @@ from typing import Any, Literal, cast
 import yaml
 
 from tad.annotations import Table, read_table, write_table
-from tad.config import Config, parse
+from tad.config import Config
 from tad.errors import TadError
 from tad.files import digest, read_json, write_json
 from tad.plugins import override
 from tad.provenance import FEATURES, code, expect, read_stamp, stamp
+from tad.resolved import parse
 from tad.specs import DetectStageSpec, EvaluateStageSpec, NmsSpec, Settings, SuppressStageSpec, TrainStageSpec
 
 Source = Literal["held-out", "train", "test"]

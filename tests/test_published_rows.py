@@ -63,6 +63,9 @@ def test_published_files_go_in(tmp_path: Path, run: str) -> None:
     needs = config.missing(*row)
     assert len(needs) == 2  # neither videos nor weights
     assert all("http" in need for need in needs)
+    assert {bool(config.missing_scores(name)) for name in config.file.runs if name.startswith(f"{run}-")} == {
+        run.startswith("anet")  # whose proposals have no labels of their own
+    }
     source, features = tmp_path / config.dataset(dataset).annotations, config.file.features[row[1]]
     source.parent.mkdir(parents=True)
     source.write_text(json.dumps(database(run)))

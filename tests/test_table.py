@@ -105,9 +105,11 @@ def test_what_differs_is_a_column(tmp_path: Path) -> None:
     assert (first["excluded"], second["excluded"]) == ("0", "1")
     assert (first["external scores"], second["external scores"]) == ("without", "with")
     assert (first["seeds"], second["seeds"]) == ("0", "7")
-    named = {"used": True, "name": "cuhk", "top": 2, "combine": "sqrt"}
+    named = {"used": True, "source": "cuhk.json", "topk": 2, "combine": "sqrt", "identity": "0123"}
     paths = write(tmp_path, score("a", external_scores=named))
-    assert "used True, name cuhk, top 2, combine sqrt external scores" in table(paths)
+    assert "external scores: cuhk.json, top 2, sqrt." in table(paths)
+    paths = write(tmp_path, score("a", external_scores={"used": False}))
+    assert "without external scores." in table(paths)
 
 
 def test_many_thresholds_are_shown_as_papers_do_and_counted_all(tmp_path: Path) -> None:

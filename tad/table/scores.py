@@ -122,8 +122,11 @@ class Score(_Facts):
 
 def external(value: Any) -> str:
     """What map.json says of scores from elsewhere, in a word or two."""
+    if isinstance(value, dict) and value.get("used", True):
+        shown = {"source": "{}", "topk": "top {}", "combine": "{}"}
+        return ", ".join(shown[key].format(value[key]) for key in shown if key in value) or "with"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {part}" for key, part in value.items()) or "without"
+        return "without"
     if isinstance(value, str) and value:
         return value
     return "with" if value else "without"
@@ -201,6 +204,8 @@ class Block:
         worded = {"features": "features {}", "epoch": "{}", "videos": "{} videos", "missing": "{} videos missing",
                   "excluded": "{} videos excluded", "external scores": "{} external scores",
                   "seeds": "seed {}" if len(self.scores[0].seeds) < 2 else "seeds {}"}  # fmt: skip
+        if self.common.get("external scores") not in ("with", "without"):
+            worded["external scores"] = "external scores: {}"
         parts = [worded[name].format(text) for name, text in self.common.items() if usual.get(name) != text]
         return ", ".join([self.extent, *parts])
 
