@@ -149,10 +149,10 @@ def test_shards_are_a_partition_that_a_new_video_does_not_change() -> None:
 def test_listing_is_light_and_quick(tmp_path: Path) -> None:
     for k in range(20_000):
         (tmp_path / f"video_{k:05d}.mp4").touch()
-    started = time.perf_counter()
+    started = time.process_time()  # the machine may be at other work
     videos = list_videos(tmp_path)
     shards = [shard_of(v, 80) for v in videos]
-    assert time.perf_counter() - started < 0.6  # 0.1 s on an idle core
+    assert time.process_time() - started < 0.6  # 0.1 s on an idle core
     assert len(videos) == len(shards) == 20_000
     program = "import sys, tad.video.listing; assert not {'torch', 'numpy', 'av', 'decord'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -61,7 +61,23 @@ class Header:
     audio: bool
 
 
-class PyavReader:
+class _Closing:
+    """A reader for a `with` statement."""
+
+    def close(self) -> None:
+        """Release the file and the decoder."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class PyavReader(_Closing):
     """Frames through PyAV: honours edit lists, saves what can be saved of a damaged file, needs little memory."""
 
     def __init__(self, path: Path) -> None:
@@ -131,16 +147,8 @@ class PyavReader:
         """Release the file and the decoder."""
         self._container.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class DecordReader:
+class DecordReader(_Closing):
     """Frames through decord, read strictly in order: its random access decodes neighbouring clips again and again.
 
     While nobody asks, decord decodes ahead without bound; `probing` gives such large videos to PyAV.
@@ -169,16 +177,8 @@ class DecordReader:
         """Release the file and the decoder."""
         self._reader = None
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class TorchcodecReader:
+class TorchcodecReader(_Closing):
     """Frames through torchcodec (extra `torchcodec`; needs torch, and FFmpeg's shared libraries of the system).
 
     In its exact mode, which reads the whole index first; the approximate one is wrong for varying rates.
@@ -215,14 +215,6 @@ class TorchcodecReader:
     def close(self) -> None:
         """Release the file and the decoder."""
         self._decoder = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 Reader = DecordReader | PyavReader | TorchcodecReader
