@@ -206,10 +206,12 @@ def sweep(
         device: see `tad.device.resolve`; no score depends on it.
 
     Raises:
-        TadError: settings that do not exist, files that are missing, no videos that were held out.
+        TadError: settings that do not exist, files that are missing, no videos that were held out, a run with class
+            scores from outside.
     """
     settings = Config.read(config)
-    settings.run(run)
+    if settings.run(run).external:
+        raise TadError(f"runs.{run}: its class scores are of the test videos; sweep a row without `external`")
     tried = combinations(settings, run, changes)
     trainings = [Training(settings, name, on=on, device=device) for name in settings.trainings(run)]
     first = trainings[0]
