@@ -23,7 +23,7 @@ from tad.stages.suppress import suppress
 from tad.stages.train import train
 from tad.sweep import Training, combinations, sweep
 
-TRAIN = {"epochs": 2, "warmup_epochs": 1, "max_length": 16, "batch_size": 2, "lr": 0.01}
+TRAIN = {"epochs": 2, "warmup_epochs": 1, "max_length": 32, "batch_size": 2, "lr": 0.01}
 
 
 def write_project(folder: Path, *, validation: bool = False, seeds: int = 1, **changes: Any) -> Path:
