@@ -22,6 +22,7 @@ from tad.cache import FeatureReader, ShardWriter
 from tad.device import reproducible
 from tad.errors import TadError
 from tad.provenance import read_stamp, stamp
+from tad.stages.train import train
 from tad.training import checkpoint
 from tad.training.data import Batch, Windows
 
@@ -288,6 +289,41 @@ def test_an_empty_split_is_refused(tmp_path: Path) -> None:
     write_inputs(tmp_path, videos)
     with pytest.raises(TadError, match=r"split 'train' of toy has no video to use \(0 annotated"):
         run(tmp_path, train_spec())
+
+
+def test_a_data_set_without_test_videos_is_refused_before_training(tmp_path: Path) -> None:
+    videos = videos_of(np.random.default_rng(0))
+    write_inputs(tmp_path, {name: value for name, value in videos.items() if "test" not in name})
+    with pytest.raises(TadError, match=r"split 'test' of toy has no video to use \(0 annotated"):
+        run(tmp_path, train_spec())
+    write_inputs(tmp_path, videos, without=("test_8",))
+    with pytest.raises(TadError, match="no features of video 'test_8' of split test; extract it, or exclude it"):
+        run(tmp_path, train_spec())
+    assert Tiny.calls == 0
+
+
+def test_a_damaged_index_costs_no_weights(folder: Path) -> None:
+    """Snakemake removes the model before it starts the job; the weights survive beside it."""
+    model = run(folder, train_spec())
+    wanted, index, calls = model.read_bytes(), (folder / "f.h5").read_bytes(), Tiny.calls
+    for damaged in (index[: len(index) // 2], b"", b"<html>404 Not Found</html>"):
+        model.unlink(missing_ok=True)
+        (folder / "f.h5").write_bytes(damaged)
+        with pytest.raises(TadError, match=r"f\.h5: ") as caught:
+            run(folder, train_spec())
+        assert "\n" not in str(caught.value)
+    (folder / "f.h5").write_bytes(index)
+    assert run(folder, train_spec()).read_bytes() == wanted
+    assert Tiny.calls == calls
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens where there is no GPU")
+@pytest.mark.parametrize("device", ["auto", "cuda:0"])
+def test_more_devices_than_there_are_is_an_error(folder: Path, device: str) -> None:
+    paths = folder / "f.h5", folder / "toy.json", folder / "model.safetensors"
+    said = r"--devices 2: .* 0 CUDA devices are usable" if device == "auto" else "was asked for but 0 CUDA devices"
+    with pytest.raises(TadError, match=said):
+        train(*paths, spec=train_spec(), kept=folder / "kept", device=device, devices=2)
 
 
 def test_a_split_without_any_instance_is_refused(tmp_path: Path) -> None:

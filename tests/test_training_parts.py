@@ -16,7 +16,8 @@ from tad.device import resolve
 from tad.errors import TadError
 from tad.grid import Grid
 from tad.training import checkpoint
-from tad.training.data import Features, Windows, ahead, clean, resize, truncate
+from tad.training.data import Windows, ahead, clean, truncate
+from tad.training.features import Features, resize
 from tad.training.optim import Ema, adamw, clip_gradients, learning_rate
 
 
@@ -198,6 +199,34 @@ def test_batches_depend_on_nothing_but_their_place(folder: Path) -> None:
             assert late.feats_BTC.shape == (2, 16, 6)
             assert late.feats_BTC[row, length:].abs().sum() == 0
             assert late.feats_BTC[row, length - 1].abs().sum() > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_features_on_the_gpu_give_the_same_batches(folder: Path) -> None:
+    with FeatureReader(folder / "f.h5") as reader:
+        plain = windows_of(folder, reader)
+        features = Features(reader, device=torch.device("cuda"))
+        resident = Windows(plain.items, features, spec=plain.spec, seed=5, dim=6)
+        for leaves in (False, True):
+            for k in (0, 0, 1):
+                batch = resident.training_batch(1, k)
+                assert batch.feats_BTC.device.type == "cuda"
+                assert torch.equal(batch.feats_BTC.cpu(), plain.training_batch(1, k).feats_BTC)
+            assert leaves or features.leave_gpu()
+
+
+def test_features_that_fit_are_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    stored = FeatureReader.stored
+    monkeypatch.setattr(FeatureReader, "stored", lambda self, video_id: read.append(video_id) or stored(self, video_id))
+    with FeatureReader(folder / "f.h5") as reader:
+        windows = windows_of(folder, reader)
+        for epoch in range(3):
+            for k in range(3):
+                windows.training_batch(epoch, k)
+        assert len(read) == len(set(read)) == 7
+        assert not windows.features.leave_gpu()
 
 
 def test_a_window_shows_the_features_of_its_instances(folder: Path) -> None:

@@ -25,8 +25,9 @@ from tad.provenance import read_stamp
 from tad.specs import TrainStageSpec
 from tad.stages.train import build, train, training_key
 from tad.training import checkpoint
-from tad.training.data import Features, Windows, read_items
+from tad.training.data import Windows, read_items
 from tad.training.engine import Engine, Saving
+from tad.training.features import Features
 from tad.training.parallel import Ranks, launch
 
 CASES = [("actionformer", ""), ("mse", "corrected"), ("tridet", "parity")]

@@ -27,7 +27,8 @@ from tad.provenance import code, stamp
 from tad.specs import DetectSpec, DetectStageSpec, Plugin, TrainSpec, TrainStageSpec
 from tad.stages.train import train
 from tad.training import checkpoint
-from tad.training.data import Features, Windows, read_items
+from tad.training.data import Windows, read_items
+from tad.training.features import Features
 
 DIM, LABELS = 6, ("jump", "run")
 RECIPE = {"backbone": {"name": "toy", "settings": {}}, "dataset": "toy"}

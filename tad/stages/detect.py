@@ -30,7 +30,8 @@ from tad.progress import track
 from tad.provenance import FEATURES, expect, stamp
 from tad.specs import DetectStageSpec
 from tad.training import checkpoint
-from tad.training.data import UNKNOWN_RECIPE, check_ends, recipe_of, resize, select
+from tad.training.data import UNKNOWN_RECIPE, check_ends, recipe_of, select
+from tad.training.features import resize
 
 log = logging.getLogger(__name__)
 

@@ -25,19 +25,9 @@ from tad.files import digest
 from tad.provenance import FEATURES, code, expect, stamp
 from tad.specs import TrainStageSpec
 from tad.training import checkpoint
-from tad.training.data import (
-    HELD_OUT,
-    Features,
-    Item,
-    Windows,
-    check_ends,
-    generator,
-    label_names,
-    read_items,
-    recipe_of,
-    select,
-)
+from tad.training.data import HELD_OUT, Item, Windows, check_ends, generator, label_names, read_items, recipe_of, select
 from tad.training.engine import Engine, Saving
+from tad.training.features import Features
 from tad.training.parallel import Ranks, launch
 from tad.training.priors import absent_classes, silence
 
@@ -118,7 +108,7 @@ class Job:
 
 
 def _engine(job: Job, reader: FeatureReader, ranks: Ranks, device: torch.device) -> Engine:
-    features = Features(reader, resize_to=job.spec.train.resize)
+    features = Features(reader, resize_to=job.spec.train.resize, device=device)
 
     def windows(items: list[Item]) -> Windows:
         return Windows(items, features, spec=job.spec.train, seed=job.spec.seed, dim=reader.dim)

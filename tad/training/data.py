@@ -7,7 +7,6 @@ not depend on what was drawn before it: threads, evaluation and resuming cannot 
 # B videos, T snippets, C channels, N segments
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tad.annotations import Instance, Table
@@ -26,6 +24,7 @@ from tad.files import digest
 from tad.grid import Grid
 from tad.layers.types import Part, Targets
 from tad.specs import TrainSpec
+from tad.training.features import Features
 
 log = logging.getLogger(__name__)
 Made = TypeVar("Made")
@@ -91,14 +90,6 @@ class Batch:
             rows = slice(self.first + row, self.first + row + len(feats_BTC))
             targets = [Targets(t.segments_N2.to(device), t.labels_N.to(device)) for t in self.targets[rows]]
             yield feats_BTC, self.lengths_B[rows], targets, Part(len(self.video_ids), rows.start, longest)
-
-
-def resize(feats_TC: np.ndarray, length: int) -> np.ndarray:
-    """Features (T, C) linearly interpolated to (length, C), cells aligned by their borders (align_corners=False)."""
-    if feats_TC.shape[0] == length:
-        return feats_TC
-    feats_1CT = torch.from_numpy(feats_TC.T.astype(np.float32))[None]
-    return F.interpolate(feats_1CT, size=length, mode="linear", align_corners=False)[0].T.contiguous().numpy()
 
 
 def _same(one: Instance, other: Instance, classes: dict[str, int]) -> bool:
@@ -265,37 +256,6 @@ def truncate(
     return first, first + width, cut_N2[kept] - first, kept
 
 
-class Features:
-    """Features by video, kept in memory (as stored, half precision stays half) while they fit."""
-
-    def __init__(self, reader: FeatureReader, *, resize_to: int = 0, memory: int | None = None) -> None:
-        """`memory`: bytes to use at most; half of what is free by default."""
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        self._left = free // 2 if memory is None else memory
-        self._reader, self._resize = reader, resize_to
-        self._kept: dict[str, np.ndarray] = {}
-
-    def _whole(self, video_id: str) -> np.ndarray:
-        feats_TC = self._reader.stored(video_id)
-        if not np.isfinite(feats_TC).all():
-            raise TadError(f"{self._reader.path}: features of '{video_id}' hold NaN or infinity; extract it again")
-        return resize(feats_TC, self._resize) if self._resize else feats_TC
-
-    def read(self, video_id: str, first: int, last: int) -> np.ndarray:
-        """Snippets [first, last) as stored or resized; finite and, where they are read whole, checked by checksum."""
-        if video_id in self._kept:
-            return self._kept[video_id][first:last]
-        if self._left <= 0 and not self._resize:
-            return self._reader.read(video_id, first, last)
-        feats_TC = self._whole(video_id)
-        if feats_TC.nbytes <= self._left:
-            self._kept[video_id] = feats_TC
-            self._left -= feats_TC.nbytes
-        else:
-            self._left = 0
-        return feats_TC[first:last]
-
-
 class Windows:
     """Training batches of a list of videos; batch `k` of epoch `e` is a function of (seed, e, k) alone.
 
@@ -332,7 +292,7 @@ class Windows:
 
     def _collate(self, chosen: np.ndarray, epoch: int, *, crop_ratio: tuple[float, float], rows: range) -> Batch:
         spec = self.spec
-        feats_BTC = torch.zeros(len(rows), spec.max_length, self.dim)
+        feats_BTC = torch.zeros(len(rows), spec.max_length, self.dim, device=self.features.device)
         lengths, targets = [], []
         for row, index in enumerate(chosen.tolist()):
             item = self.items[index]
@@ -357,7 +317,7 @@ class Windows:
         feats_TC = self.features.read(video_id, first, last)
         if feats_TC.shape[1] != self.dim:
             raise TadError(f"features of '{video_id}': {feats_TC.shape[1]} wide, others {self.dim}; extract again")
-        row_TC[: last - first] = torch.from_numpy(np.ascontiguousarray(feats_TC))
+        row_TC[: last - first] = feats_TC  # converts and copies at once
 
 
 def ahead(make: Callable[[int], Made], steps: range) -> Iterator[Made]:

@@ -75,7 +75,7 @@ class Engine:
         self.ema = Ema(self.detector, spec.ema_decay)
         self.total = self.epochs * len(windows)
         self.gradients = Gradients(
-            self.detector, spec=spec, seed=seed, device=device, ranks=self.ranks, videos=windows.size
+            self.detector, spec=spec, seed=seed, device=device, ranks=self.ranks, windows=windows
         )
         self.step = 0
         self._saved = time.monotonic()

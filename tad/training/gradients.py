@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tad.errors import TadError
 from tad.specs import TrainSpec
-from tad.training.data import MODEL, Batch, generator
+from tad.training.data import MODEL, Batch, Windows, generator
 from tad.training.parallel import Ranks
 
 log = logging.getLogger(__name__)
@@ -37,11 +37,11 @@ class Gradients:
     """
 
     def __init__(
-        self, detector: Any, *, spec: TrainSpec, seed: int, device: torch.device, ranks: Ranks, videos: int
+        self, detector: Any, *, spec: TrainSpec, seed: int, device: torch.device, ranks: Ranks, windows: Windows
     ) -> None:
-        """`videos`: of a batch."""
+        """`windows`: where batches are from."""
         self.detector, self.spec, self.seed, self.device, self.ranks = detector, spec, seed, device, ranks
-        self.videos, self.at_once = videos, math.ceil(videos / ranks.count)
+        self.windows, self.at_once = windows, math.ceil(windows.size / ranks.count)
 
     def add_up(self, batch: Batch, positives: int, *, step: int) -> dict[str, Tensor]:
         """Give the detector's parameters the gradient of the whole batch; returns this process's share of its losses.
@@ -116,6 +116,7 @@ class Gradients:
         return sums
 
     def _halve(self, step: int) -> None:
+        self.windows.features.leave_gpu()  # what features took there is better used by the network
         if self.at_once == 1:
             raise TadError(self.too_large(step))
         self.at_once = math.ceil(self.at_once / 2)
@@ -123,7 +124,7 @@ class Gradients:
         log.warning(
             "training step %d: out of memory on %s; repeated and continued with %d of a batch's %d videos at once;"
             " their gradients are added up: train.batch_size stays what it is",
-            step, self.device, self.at_once, self.videos,
+            step, self.device, self.at_once, self.windows.size,
         )  # fmt: skip
 
     def _release(self) -> None:

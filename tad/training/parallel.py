@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
 from tad.errors import TadError
+from tad.progress import setup_logging
 
 log = logging.getLogger(__name__)
 PATIENCE = timedelta(hours=6)  # for a process that judges or saves; one that dies is noticed at once
@@ -91,8 +92,11 @@ class Ranks:
             parameter.grad = view.view_as(parameter) if somewhere else None
 
 
-def _run(index: int, work: Callable[[Ranks], None], count: int, backend: str, store: str, said: Any) -> None:
+def _run(
+    index: int, work: Callable[[Ranks], None], count: int, backend: str, store: str, said: Any, verbose: bool
+) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # sent when the parent dies: even inside a collective it ends this one
+    setup_logging(verbose=verbose)
     logging.disable(logging.NOTSET if index == 0 else logging.WARNING)
     if backend == "nccl":
         torch.cuda.set_device(index)
@@ -113,9 +117,10 @@ def launch(work: Callable[[Ranks], None], *, count: int, backend: str) -> None:
     """
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all on this machine, whatever its name resolves to
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # that it ends the others is no news
     said = multiprocessing.get_context("spawn").SimpleQueue()
     with tempfile.TemporaryDirectory(prefix="tad-ranks-") as folder:
-        arguments = (work, count, backend, f"{folder}/store", said)
+        arguments = (work, count, backend, f"{folder}/store", said, log.isEnabledFor(logging.DEBUG))
         processes = start_processes(  # type: ignore[no-untyped-call]
             _run, arguments, nprocs=count, join=False, daemon=True, start_method="spawn"
         )
