@@ -16,7 +16,8 @@ from tad.files import write_json
 from tad.provenance import FEATURES, expect, stamp
 from tad.specs import ClassifyStageSpec
 from tad.training.classifier import Trainer
-from tad.training.data import Features, select
+from tad.training.data import select
+from tad.training.features import Features
 
 log = logging.getLogger(__name__)
 

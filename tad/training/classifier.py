@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from tad.errors import TadError
 from tad.specs import ClassifySpec
-from tad.training.data import Features, generator
+from tad.training.data import generator
+from tad.training.features import Features
 
 log = logging.getLogger(__name__)
 ORDER, DROP = 10, 11  # places in training that random numbers are drawn for, see `tad.training.data.generator`
@@ -50,8 +51,8 @@ def _read(features: Features, video_id: str, length: int, most: int) -> Tensor:
     """Snippets (T, C) float32, at most `most` of them, evenly spaced."""
     feats_TC = features.read(video_id, 0, length)
     if length > most:
-        feats_TC = feats_TC[np.linspace(0, length - 1, most).round().astype(int)]
-    return torch.from_numpy(np.ascontiguousarray(feats_TC, np.float32))
+        feats_TC = feats_TC[torch.from_numpy(np.linspace(0, length - 1, most).round().astype(int))]
+    return feats_TC.float()
 
 
 class Trainer:
