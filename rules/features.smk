@@ -41,6 +41,7 @@ rule extract:
         features=flow.pattern("extracted"),
     conda:
         "../envs/video.yaml"
+    threads: min(cores, 8) if flow.gpus else 1
     resources:
         mem_mb=8000,
         runtime=1440,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tad.errors import TadError
 from tad.specs import ClipSpec
 from tad.video.clips import ffmpeg_cfr
-from tad.video.feed import Job, read_chunks
+from tad.video.ring import Job, read_frames
 from tad.video.reader import av, open_video
 from tad.video.sampling import sampled
 
@@ -128,12 +128,12 @@ def test_files_give_what_the_program_gives(tmp_path: Path, rate: float) -> None:
 
 def test_the_policy_reaches_the_frames_that_are_read(tmp_path: Path) -> None:
     path = vt.encode(tmp_path / "a.mp4", 31)
-    job = Job("a", path, reader="pyav", policy="ffmpeg_cfr", rate=25.0, native_rate=30.0, frames=31)
+    job = Job("a", path, reader="pyav", policy="ffmpeg_cfr", rate=25.0, native_rate=30.0, frames=31, frame_bytes=9216)
     with open_video(path) as video:
         images = [frame.image for frame in video]
     wanted = ours([512 * k for k in range(31)], [512] * 31, Fraction(1, 15360), 25)
     assert len(wanted) == 26
-    assert np.array_equal(np.concatenate(list(read_chunks(job))), np.stack([images[k] for k in wanted]))
+    assert np.array_equal(np.stack(list(read_frames(job))), np.stack([images[k] for k in wanted]))
     assert ClipSpec(length=4, stride=2, policy="ffmpeg_cfr", rate=25).policy == "ffmpeg_cfr"
     with pytest.raises(ValueError, match=r"clip\.rate must be 0"):
         ClipSpec(length=4, stride=2, policy="ffmpeg_cfr", rate=0)

@@ -87,7 +87,7 @@ start=$(date +%s)
     --slurm-init-seconds-before-status-checks 2 --latency-wait 10 --retries 0 "$@") > "$dir/slurm.out" 2>&1
 echo "slurm: $(($(date +%s) - start)) s, jobs: $(grep -c 'has been submitted with SLURM jobid' "$dir/slurm.out")"
 start=$(date +%s)
-(cd "$dir/local" && "$python" -m snakemake -s "$root/Snakefile" --cores 8 --set-threads train=8 detect=8 pretrain=8 -- \
+(cd "$dir/local" && "$python" -m snakemake -s "$root/Snakefile" --cores 8 --set-threads train=8 detect=8 pretrain=8 extract=8 -- \
     "$@") > "$dir/local.log" 2>&1
 echo "local: $(($(date +%s) - start)) s"
 
