@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from tad.errors import TadError
 from tad.specs import ClipSpec
 from tad.video.clips import ffmpeg_cfr
-from tad.video.ring import Job, read_frames
 from tad.video.reader import av, open_video
+from tad.video.ring import Job, read_frames
 from tad.video.sampling import sampled
 
 NTSC = Fraction(30000, 1001)
