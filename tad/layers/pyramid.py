@@ -7,15 +7,14 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from tad.layers.masked import ChannelNorm, MaskedConv1d, position_code, position_table, zero_outside
+from tad.layers.masked import ChannelNorm, Mask, MaskedConv1d, padding_of, position_code, position_table, zero_outside
 
 
 class Block(Protocol):
     """A temporal block: features and mask in, features and mask (maybe of half the length) out."""
 
-    def __call__(self, x_BCT: Tensor, mask_B1T: Tensor) -> tuple[Tensor, Tensor]: ...
+    def __call__(self, x_BCT: Tensor, mask_B1T: Mask) -> tuple[Tensor, Mask]: ...
 
 
 class Pyramid(nn.Module):
@@ -65,19 +64,20 @@ class Pyramid(nn.Module):
 
         `spans`: snippets of each video over which a position code longer than the table is stretched.
         """
+        padding = padding_of(mask_B1T)
         for conv, norm in zip(self.embd, self.embd_norm, strict=True):
-            x_BCT = F.relu(norm(conv(x_BCT, mask_B1T)))
-            x_BCT = zero_outside(x_BCT, mask_B1T) if self.masked else x_BCT
+            x_BCT = norm(conv(x_BCT, padding), relu=True)
+            x_BCT = zero_outside(x_BCT, padding) if self.masked else x_BCT
         if self.position is not None:
             code = position_code(self.position, spans, x_BCT.shape[2])
-            x_BCT = x_BCT + code * mask_B1T.to(x_BCT.dtype)
+            x_BCT = x_BCT + zero_outside(code, padding)
         for block in self.stem:
-            x_BCT, mask_B1T = block(x_BCT, mask_B1T)
+            x_BCT, padding = block(x_BCT, padding)
         features, masks = [x_BCT], [mask_B1T]
         for block in self.branch:
-            x_BCT, mask_B1T = block(x_BCT, mask_B1T)
+            x_BCT, padding = block(x_BCT, padding)
             features.append(x_BCT)
-            masks.append(mask_B1T)
+            masks.append(masks[-1][:, :, ::2])
         return features, masks
 
 
@@ -92,7 +92,7 @@ class LevelNorms(nn.Module):
     def forward(self, features: list[Tensor], masks: list[Tensor]) -> list[Tensor]:
         """(B, C, T) per level → the same, normalised."""
         features = [norm(x_BCT) for norm, x_BCT in zip(self.fpn_norms, features, strict=True)]
-        if self.masked:
+        if self.masked and padding_of(masks[0]) is not None:
             features = [zero_outside(x_BCT, mask) for x_BCT, mask in zip(features, masks, strict=True)]
         return features
 

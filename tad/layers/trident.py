@@ -3,13 +3,14 @@
 # B videos, T snippets, C channels, K classes, N chosen points
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
 from torch import Tensor
 
 from tad.layers.detector import Chosen, Outputs, PointDetector
-from tad.layers.heads import ClassHead, OffsetHead, trident_offsets
+from tad.layers.heads import ClassHead, OffsetHead, join, trident_offsets
 from tad.layers.pyramid import LevelNorms, Pyramid
 from tad.layers.sgp import GranularBlock, corrected
 
@@ -87,6 +88,7 @@ class TridentDetector(PointDetector):
             masked=masked,
         )
         self.neck = LevelNorms(embed_dim, levels=levels, masked=masked)
+        self.gap = max(head_kernel, boundary_kernel) // 2
         tower = partial(ClassHead, embed_dim, head_dim, classes=num_classes, layers=head_layers, masked=masked)
         self.cls_head = tower(kernel=head_kernel, prior=class_prior)
         self.start_head = tower(kernel=boundary_kernel, prior=class_prior)
@@ -103,13 +105,14 @@ class TridentDetector(PointDetector):
 
     def heads(self, features: list[Tensor], masks: list[Tensor]) -> Outputs:
         """Class and centre outputs; the boundary heads learn without changing the encoder (their input is detached)."""
-        detached = [x_BCT.detach() for x_BCT in features]
+        joined = join(features, masks, gap=self.gap)
+        detached = replace(joined, x_BCT=joined.x_BCT.detach())
         return Outputs(
             masks=masks,
-            logits=self.cls_head(features, masks),
-            offsets=self.reg_head(features, masks),
-            starts=self.start_head(detached, masks),
-            ends=self.end_head(detached, masks),
+            logits=self.cls_head(joined),
+            offsets=self.reg_head(joined),
+            starts=self.start_head(detached),
+            ends=self.end_head(detached),
         )
 
     def decode(self, outputs: Outputs, level: int, chosen: Chosen) -> Tensor:

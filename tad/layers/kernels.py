@@ -1,0 +1,158 @@
+"""Convolution and norm of sequences whose channels lie innermost in memory, in the forms that a CPU runs fastest.
+
+A tensor (B, C, T) with that memory is a picture of height 1 in channels-last format, which the convolutions of every
+device know; what convolves (B, C, T) itself would copy it there and back. Two gradients are written out because the
+CPU's own are several times slower in this format; compiled graphs and other devices keep theirs.
+"""
+
+# B videos, T snippets, C channels in, O channels out, K taps of a kernel
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+ROWS = 128  # snippets whose products stay in a core's cache
+Span = tuple[int, int]
+
+
+def eager_cpu(x: Tensor) -> bool:
+    """Whether the hand-written forms apply."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def convolve(x_BCT: Tensor, weight: Tensor, bias: Tensor | None, *, stride: int = 1, groups: int = 1) -> Tensor:
+    """1-D convolution with zero padding of half its odd kernel, channels innermost in memory: (B, O, T / stride).
+
+    Args:
+        x_BCT: the sequences.
+        weight: (O, C, K), or (C, 1, K) with `groups` = C.
+        bias: (O,).
+        stride: 1 or 2.
+        groups: 1, or C: depth-wise.
+    """
+    kernel = weight.shape[2]
+    if torch.is_autocast_enabled(x_BCT.device.type):
+        dtype = torch.get_autocast_dtype(x_BCT.device.type)
+        x_BCT, weight, bias = x_BCT.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    if groups > 1 and kernel == 1 and stride == 1:
+        scale_C1 = weight[:, :, 0]
+        return x_BCT * scale_C1 if bias is None else torch.addcmul(bias[:, None], x_BCT, scale_C1)
+    wide = groups > 1 and kernel > 3
+    dense = groups == 1 and x_BCT.dtype == torch.float32
+    if eager_cpu(x_BCT) and stride == 1 and (wide or dense) and weight.requires_grad and torch.is_grad_enabled():
+        y_BOT: Tensor = _Convolution.apply(x_BCT, weight, groups)  # type: ignore[no-untyped-call]
+        return y_BOT if bias is None else y_BOT + bias[:, None]
+    return _convolution(x_BCT, weight, bias, stride, groups)
+
+
+def _convolution(x_BCT: Tensor, weight: Tensor, bias: Tensor | None, stride: int, groups: int) -> Tensor:
+    padding = (0, weight.shape[2] // 2)
+    y_BO1T = F.conv2d(x_BCT.unsqueeze(2), weight.unsqueeze(2), bias, (1, stride), padding, groups=groups)
+    return y_BO1T.squeeze(2)
+
+
+class _Convolution(torch.autograd.Function):
+    """`_convolution` of stride 1 without bias; the gradient of the kernels by matrix products or products in cache."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BCT: Tensor, weight: Tensor, groups: int) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(x_BCT, weight)
+        ctx.groups = groups
+        return _convolution(x_BCT, weight, None, 1, groups)
+
+    @staticmethod
+    def backward(ctx: Any, grad_BOT: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+        x_BCT, weight = ctx.saved_tensors
+        grad_x = grad_weight = None
+        grad_BTO = grad_BOT.transpose(1, 2).contiguous()
+        if ctx.needs_input_grad[0]:
+            (grad_x, *_) = torch.ops.aten.convolution_backward(
+                grad_BTO.transpose(1, 2).unsqueeze(2), x_BCT.unsqueeze(2), weight.unsqueeze(2), None,
+                [1, 1], [0, weight.shape[2] // 2], [1, 1], False, [0, 0], ctx.groups, [True, False, False],
+            )  # fmt: skip
+            grad_x = grad_x.squeeze(2)
+        if ctx.needs_input_grad[1]:
+            of = dense_gradient if ctx.groups == 1 else depthwise_gradient
+            grad_weight = of(grad_BTO, x_BCT.transpose(1, 2).contiguous(), weight.shape[2])
+        return grad_x, grad_weight, None
+
+
+def dense_gradient(grad_BTO: Tensor, x_BTC: Tensor, kernel: int) -> Tensor:
+    """Gradient (O, C, K) of a dense kernel: per tap one product over all snippets of the batch.
+
+    In the flattened batch a shifted tap also pairs the ends of neighbouring videos; these few pairs are subtracted.
+    """
+    length = x_BTC.shape[1]
+    grad_KOC = x_BTC.new_zeros(kernel, grad_BTO.shape[2], x_BTC.shape[2])
+    grad_NO, x_NC = grad_BTO.flatten(0, 1), x_BTC.flatten(0, 1)
+    for tap in range(kernel):
+        shift = min(abs(tap - kernel // 2), length)
+        # the tap reads `shift` snippets before (or after) the one that it writes
+        late, early = (grad_BTO, x_BTC) if tap <= kernel // 2 else (x_BTC, grad_BTO)
+        late_N, early_N = (grad_NO, x_NC) if tap <= kernel // 2 else (x_NC, grad_NO)
+        pairs = late_N[shift:], early_N[: len(early_N) - shift]
+        wrong = late[1:, :shift].flatten(0, 1), early[:-1, length - shift :].flatten(0, 1)
+        if tap > kernel // 2:
+            pairs, wrong = pairs[::-1], wrong[::-1]
+        torch.mm(pairs[0].t(), pairs[1], out=grad_KOC[tap])
+        if len(wrong[0]):
+            grad_KOC[tap].addmm_(wrong[0].t(), wrong[1], alpha=-1)
+    return grad_KOC.permute(1, 2, 0)
+
+
+def depthwise_gradient(grad_BTC: Tensor, x_BTC: Tensor, kernel: int) -> Tensor:
+    """Gradient (C, 1, K) of a depth-wise kernel, a few snippets at a time; summed in float32."""
+    batch, length, channels = x_BTC.shape
+    grad_KC = torch.zeros(kernel, channels)
+    padded_BTC = F.pad(x_BTC, (0, 0, kernel // 2, kernel // 2))
+    product_TC = x_BTC.new_empty(ROWS, channels)
+    for video in range(batch):
+        for first in range(0, length, ROWS):
+            grad_TC = grad_BTC[video, first : first + ROWS]
+            rows = len(grad_TC)
+            for tap in range(kernel):
+                torch.mul(grad_TC, padded_BTC[video, first + tap : first + tap + rows], out=product_TC[:rows])
+                grad_KC[tap] += product_TC[:rows].sum(0, dtype=torch.float32)
+    return grad_KC.t()[:, None].to(x_BTC.dtype)
+
+
+def norm_relu(x_BCT: Tensor, weight_C: Tensor, bias_C: Tensor, zeros: Sequence[Span]) -> Tensor:
+    """ReLU of the layer norm over the channels (ε 1e-5); zero in the spans [first, last) of snippets."""
+    if eager_cpu(x_BCT):
+        y_BTC: Tensor = _NormRelu.apply(x_BCT.transpose(1, 2), weight_C, bias_C, zeros)  # type: ignore[no-untyped-call]
+        return y_BTC.transpose(1, 2)
+    y_BTC = F.relu(F.layer_norm(x_BCT.transpose(1, 2), weight_C.shape, weight_C, bias_C, 1e-5))
+    if zeros:
+        live_T1 = torch.ones(y_BTC.shape[1], 1, dtype=y_BTC.dtype, device=y_BTC.device)
+        for first, last in zeros:
+            live_T1[first:last] = 0
+        y_BTC = y_BTC * live_T1
+    return y_BTC.transpose(1, 2)
+
+
+class _NormRelu(torch.autograd.Function):
+    """Norm, ReLU and zeros in one buffer: one pass over the data less in each direction, and one copy less kept."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, x_BTC: Tensor, weight_C: Tensor, bias_C: Tensor, zeros: Sequence[Span]
+    ) -> Tensor:
+        y_BTC, mean, rstd = torch.native_layer_norm(x_BTC, weight_C.shape, weight_C, bias_C, 1e-5)
+        y_BTC.relu_()
+        for first, last in zeros:
+            y_BTC[:, first:last] = 0
+        ctx.save_for_backward(x_BTC, y_BTC, mean, rstd, weight_C, bias_C)
+        result: Tensor = y_BTC
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad_BTC: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x_BTC, y_BTC, mean, rstd, weight_C, bias_C = ctx.saved_tensors
+        passed_BTC = torch.ops.aten.threshold_backward(grad_BTC, y_BTC, 0)
+        grads = torch.ops.aten.native_layer_norm_backward(
+            passed_BTC, x_BTC, weight_C.shape, mean, rstd, weight_C, bias_C, list(ctx.needs_input_grad[:3])
+        )
+        return (*grads, None)

@@ -1,0 +1,82 @@
+"""The forms that a CPU runs fastest equal torch's own, values and gradients."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tad.layers.heads import join
+from tad.layers.kernels import convolve, norm_relu
+from tad.layers.masked import max_pool, padding_of
+
+
+def innermost(*shape: int) -> Tensor:
+    """Random (B, C, T) with the channels innermost in memory."""
+    batch, channels, length = shape
+    return torch.randn(batch, length, channels).transpose(1, 2)
+
+
+def gradients(y: Tensor, grad: Tensor, *of: Tensor) -> list[Tensor]:
+    return [y.detach(), *torch.autograd.grad(y, of, grad)]
+
+
+def assert_equal(ours: list[Tensor], theirs: list[Tensor]) -> None:
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.shape == other.shape
+        assert float((one - other).norm()) <= 1e-6 * float(other.norm()) + 1e-12
+
+
+@pytest.mark.parametrize("length", [1, 3, 6, 24, 300])
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "kernel", "stride", "groups"),
+    [(8, 12, 3, 1, 1), (8, 12, 5, 1, 1), (6, 6, 1, 1, 6), (6, 6, 3, 1, 6), (6, 6, 3, 2, 6), (6, 6, 11, 1, 6)],
+)
+def test_convolution(length: int, inputs: int, outputs: int, kernel: int, stride: int, groups: int) -> None:
+    torch.manual_seed(0)
+    x, bias = innermost(3, inputs, length * stride).requires_grad_(), torch.randn(outputs, requires_grad=True)
+    weight = torch.randn(outputs, inputs // groups, kernel, requires_grad=True)
+    expected = F.conv1d(x, weight, bias, stride, kernel // 2, groups=groups)
+    grad = innermost(*expected.shape)
+    ours = convolve(x, weight, bias, stride=stride, groups=groups)
+    assert ours.transpose(1, 2).is_contiguous()
+    assert_equal(gradients(ours, grad, x, weight, bias), gradients(expected, grad, x, weight, bias))
+    with torch.no_grad():
+        assert_equal([convolve(x, weight, None, stride=stride, groups=groups)], [expected - bias[:, None]])
+
+
+def test_norm_relu() -> None:
+    torch.manual_seed(0)
+    x, weight, bias = innermost(2, 8, 20).requires_grad_(), torch.randn(8).requires_grad_(), torch.randn(8)
+    bias.requires_grad_()
+    norm = F.layer_norm(x.transpose(1, 2), (8,), weight, bias, 1e-5).transpose(1, 2)
+    live = torch.ones(20)
+    live[3:5] = live[19:] = 0
+    grad = innermost(2, 8, 20)
+    ours = norm_relu(x, weight, bias, [(3, 5), (19, 20)])
+    assert_equal(gradients(ours, grad, x, weight, bias), gradients(F.relu(norm) * live, grad, x, weight, bias))
+
+
+def test_pooling_takes_the_first_of_equals() -> None:
+    torch.manual_seed(0)
+    x = innermost(2, 8, 20).round().requires_grad_()
+    grad = innermost(2, 8, 10)
+    expected = F.max_pool1d(x, 3, stride=2, padding=1)
+    assert_equal(gradients(max_pool(x, None, masked=False), grad, x), gradients(expected, grad, x))
+
+
+def test_levels_are_joined_by_gaps() -> None:
+    levels = [innermost(2, 4, 8), innermost(2, 4, 4), innermost(2, 4, 2)]
+    full = [torch.ones(2, 1, x.shape[2], dtype=torch.bool) for x in levels]
+    joined = join(levels, full, gap=1)
+    assert joined.mask_B1T is None
+    assert joined.x_BCT.shape == (2, 4, 16)
+    assert all(not joined.x_BCT[:, :, first:last].any() for first, last in joined.gaps)
+    assert all(torch.equal(x, y) for x, y in zip(levels, joined.split(joined.x_BCT), strict=True))
+    conv = nn.Conv1d(4, 3, 3, padding=1)
+    for x, y in zip(levels, joined.split(convolve(joined.x_BCT, conv.weight, conv.bias)), strict=True):
+        assert torch.allclose(conv(x), y, atol=1e-6)
+    full[0][1, :, 5:] = False
+    padded = join(levels, full, gap=1)
+    assert padding_of(full[0]) is full[0]
+    assert padded.mask_B1T is not None
+    assert padded.mask_B1T[1, 0].tolist() == [True] * 5 + [False] * 4 + [True] * 4 + [False] + [True] * 2
