@@ -5,7 +5,8 @@
 The folders are checkouts of github.com/XinAn9508/MSE_for_TAD, github.com/dingfengshi/TriDet and
 github.com/happyharrycn/actionformer_release (their NMS extension need not be built). Both sides get the same weights
 and batch; outputs, loss and gradients are compared before anything is timed. Sides take turns in one process; times are
-process CPU time of one thread, median of the repeats.
+process CPU time of one thread, median of the repeats. --precision bfloat16 and --compile change our side only (as
+train.precision and train.compile do); the published side stays in float32, and the difference is shown, not judged.
 """
 
 import argparse
@@ -48,7 +49,8 @@ GRADIENT_TOLERANCE = 1e-4
 class Ours:
     """The detector of this repository, with the settings of `for: thumos14`."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, half: bool = False, compiled: bool = False) -> None:
+        self.half = half
         document = plugins.document("detectors", name)
         change = document["for"].get("thumos14", {})
         settings, train = ({**document[s], **change.get(s, {})} for s in ("settings", "train"))
@@ -58,6 +60,9 @@ class Ours:
         self.clip, self.loss_norm = train["clip_grad"], self.model.loss_norm
         self.make_optimizer = lambda: adamw(self.model, lr=train["lr"], weight_decay=train["weight_decay"])
         self.make_ema = lambda: Ema(self.model, train["ema_decay"])
+        if compiled:
+            for part in self.model.children():
+                part.compile()
 
     def reset(self) -> None:
         """The loss normaliser as at the start of training."""
@@ -65,12 +70,14 @@ class Ours:
 
     def loss(self, feats_BTC: Tensor, targets: list[Targets]) -> Tensor:
         """Of one training batch."""
-        total: Tensor = self.model.loss(feats_BTC, torch.full((len(targets),), LENGTH), targets)["total"]
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+            total: Tensor = self.model.loss(feats_BTC, torch.full((len(targets),), LENGTH), targets)["total"]
         return total
 
     def detect(self, feats_BTC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Candidates of one video."""
-        found = self.model.candidates(feats_BTC, torch.tensor([LENGTH]), **self.rule)[0]
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+            found = self.model.candidates(feats_BTC, torch.tensor([LENGTH]), **self.rule)[0]
         # theirs are cut off at 0, as ours are by a later stage
         return found.segments_N2.clamp(min=0), found.scores_N, found.labels_N
 
@@ -152,10 +159,10 @@ def batch() -> tuple[Tensor, list[Targets]]:
     return feats_BTC, targets
 
 
-def pair(name: str, folder: Path) -> dict[str, Any]:
+def pair(name: str, folder: Path, *, half: bool = False, compiled: bool = False) -> dict[str, Any]:
     """Both sides with the same weights; those that start at zero are moved, or they would hide differences."""
     torch.manual_seed(0)
-    ours, published = Ours(name), Published(name, folder)
+    ours, published = Ours(name, half=half, compiled=compiled), Published(name, folder)
     with torch.no_grad():
         for parameter in ours.model.parameters():
             if parameter.ndim > 1 and not parameter.any():
@@ -185,6 +192,8 @@ def check(sides: dict[str, Any], feats_BTC: Tensor, targets: list[Targets]) -> s
         it.model.eval()
         found[side] = it.detect(feats_BTC[:1])
     counts = {side: len(scores) for side, (_, scores, _) in found.items()}
+    if sides["ours"].half:
+        return ", ".join(f"{what} {values}" for what, values in (("loss", loss), ("gradient", norm), ("found", counts)))
     if counts["ours"] != counts["published"]:
         raise SystemExit(f"the sides differ: candidates {counts}")
     errors = {
@@ -231,11 +240,13 @@ def seconds(function: Callable[..., Any], *inputs: Any) -> float:
     return time.process_time() - start
 
 
-def times(sides: dict[str, Any], feats_BTC: Tensor, targets: list[Targets]) -> dict[str, dict[str, list[float]]]:
+def times(
+    sides: dict[str, Any], feats_BTC: Tensor, targets: list[Targets], repeats: int = REPEATS
+) -> dict[str, dict[str, list[float]]]:
     """Seconds by case and side; the sides take turns, and which is first does too. One step each before is not kept."""
     taken: dict[str, dict[str, list[float]]] = {case: {side: [] for side in sides} for case in CASES}
     tools = {side: (it.make_optimizer(), it.make_ema()) for side, it in sides.items()}
-    for repeat in range(REPEATS + 1):
+    for repeat in range(repeats + 1):
         for side in list(sides)[:: 1 if repeat % 2 else -1]:
             it = sides[side]
             marks = train_step(it, *tools[side], feats_BTC, targets)
@@ -282,6 +293,9 @@ def main() -> None:
     parser.add_argument("--actionformer", type=Path, help="checkout of github.com/happyharrycn/actionformer_release")
     parser.add_argument("--mse", type=Path, help="checkout of github.com/XinAn9508/MSE_for_TAD")
     parser.add_argument("--tridet", type=Path, help="checkout of github.com/dingfengshi/TriDet")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of our side")
+    parser.add_argument("--compile", action="store_true", help="our side as train.compile does; minutes at first")
+    parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -290,24 +304,29 @@ def main() -> None:
         return
     sys.stdout.write(
         f"torch {torch.__version__}, numpy {np.__version__}, Python {platform.python_version()}, {platform.machine()}, "
-        f"one thread, float32; batch {BATCH} x {LENGTH} x {CHANNELS}; CPU s, median of {REPEATS} (least to most)\n\n"
+        f"one thread, ours {arguments.precision}{', compiled' * arguments.compile}; batch {BATCH} x {LENGTH}"
+        f" x {CHANNELS}; CPU s, median of {arguments.repeats} (least to most)\n\n"
     )
     feats_BTC, targets = batch()
-    rows = []
+    rows, half = [], arguments.precision == "bfloat16"
     for name in DETECTORS:
         folder = getattr(arguments, name)
         if folder is None:
             continue
-        sides = pair(name, folder)
+        sides = pair(name, folder, half=half, compiled=arguments.compile)
         sys.stdout.write(f"{name}: {check(sides, feats_BTC, targets)}\n")
         sys.stdout.flush()
-        for case, by_side in times(sides, feats_BTC, targets).items():
+        for case, by_side in times(sides, feats_BTC, targets, arguments.repeats).items():
             middle = {side: statistics.median(values) for side, values in by_side.items()}
             shown = [f"{middle[s]:.2f} ({min(v):.2f} to {max(v):.2f})" for s, v in by_side.items()]
             ratio, target = middle["published"] / middle["ours"], TARGETS.get((name, case), 1.0)
+            if half and case in ("forward", "step"):
+                target = 3.5 if arguments.compile else 2.5
             reached = "reached" if ratio >= target else "missed"
             rows.append(f"| {name} | {CASES[case]} | {shown[0]} | {shown[1]} | {ratio:.2f} x | {target} x: {reached} |")
         del sides
+        if half or arguments.compile:
+            continue
         peaks = memory(name, folder)
         for index, what in enumerate(("inference", "training")):
             old, new = peaks["published"][index], peaks["ours"][index]

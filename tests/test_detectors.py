@@ -362,3 +362,30 @@ def test_bfloat16_stays_near(method: str, face: str) -> None:
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(exact, rel=0.02)
     assert all(bool(torch.isfinite(p.grad).all()) for p in detector.parameters() if p.grad is not None)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("method", "face"), FACES)
+def test_compiled_equals_eager_on_a_gpu(method: str, face: str) -> None:
+    x_BTC, lengths_B = feats(96, 70)
+    wanted = [targets((10, 30, 0), (50, 58, 1)), targets((20, 60, 2))]
+    on_gpu = [Targets(t.segments_N2.cuda(), t.labels_N.cuda()) for t in wanted]
+    results = []
+    for compiled in (False, True):
+        detector = still_detector(method, face).cuda()
+        if compiled:
+            for part in detector.children():
+                part.compile()
+        loss = detector.loss(x_BTC.cuda(), lengths_B, on_gpu)["total"]
+        loss.backward()
+        results.append([loss.detach(), *(p.grad for p in detector.parameters() if p.grad is not None)])
+    scale = max(float(g.abs().max()) for g in results[0])
+    assert largest_difference(*results) < 1e-4 * max(scale, 1.0)
+
+
+def still_detector(method: str, face: str) -> Any:
+    """A training detector without random numbers."""
+    detector = small(method, face, input_noise=0.0)
+    still(detector.train())
+    return detector
