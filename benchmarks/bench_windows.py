@@ -30,7 +30,8 @@ from tad.cache import FeatureReader, ShardWriter
 from tad.grid import Grid
 from tad.layers.heads import trident_offsets
 from tad.specs import TrainSpec
-from tad.training.data import Features, Item, Windows
+from tad.training.data import Item, Windows
+from tad.training.features import Features
 
 BINS, TOPK, VIDEOS, REPEATS = 16, 2000, 12, 9
 
@@ -122,8 +123,7 @@ def reading(folder: Path, scratch: Path) -> str:
 
         def ours() -> torch.Tensor:
             turns["ours"] += 1
-            first = 2 * (turns["ours"] % (VIDEOS // 2))
-            return windows._collate(np.arange(first, first + 2), 0, crop_ratio=spec.crop_ratio).feats_BTC
+            return windows.training_batch(0, turns["ours"] % (VIDEOS // 2)).feats_BTC
 
         random.seed(0)
         return row(f"reading a batch of 2 windows of {spec.max_length} x {CHANNELS}, ms", published, ours, 10)

@@ -174,9 +174,27 @@ class FeatureReader:
 
     def read(self, video_id: str, first: int = 0, last: int | None = None) -> np.ndarray:
         """Features (T, C) of snippets [first, last) as float32."""
-        feats_TC: np.ndarray = self._group(video_id)["feats"][first:last].astype(np.float32)
-        if not np.isfinite(feats_TC).all():
+        length, width = self._group(video_id)["feats"].shape
+        first, last, _ = slice(first, last).indices(length)
+        feats_TC = np.empty((max(last - first, 0), width), np.float32)
+        self.read_into(feats_TC, video_id, first)
+        return feats_TC
+
+    def read_into(self, out_TC: np.ndarray, video_id: str, first: int) -> None:
+        """Fill a contiguous float32 array with the snippets from `first` on: what is stored so is read in place."""
+        feats = self._group(video_id)["feats"]
+        if feats.shape[1] != out_TC.shape[1]:
+            raise TadError(
+                f"{self.path}: features of '{video_id}': {feats.shape[1]} wide, others {out_TC.shape[1]}; extract again"
+            )
+        if len(out_TC) == 0:
+            return
+        if feats.dtype == np.float32:
+            feats.read_direct(out_TC, np.s_[first : first + len(out_TC)])
+        else:  # NumPy converts faster than HDF5
+            np.copyto(out_TC, feats[first : first + len(out_TC)])
+        # a sum is faster than a look at each value; where large values overflow it, each is looked at
+        if not np.isfinite(out_TC.sum()) and not np.isfinite(out_TC).all():
             raise TadError(
                 f"{self.path}: features of '{video_id}' hold NaN or infinity; remove the shard and extract again"
             )
-        return feats_TC

@@ -292,7 +292,7 @@ class Windows:
 
     def _collate(self, chosen: np.ndarray, epoch: int, *, crop_ratio: tuple[float, float], rows: range) -> Batch:
         spec = self.spec
-        feats_BTC = torch.zeros(len(rows), spec.max_length, self.dim, device=self.features.device)
+        feats_BTC = self.features.room(len(rows), spec.max_length, self.dim)
         lengths, targets = [], []
         for row, index in enumerate(chosen.tolist()):
             item = self.items[index]
@@ -309,15 +309,11 @@ class Windows:
             segments = torch.from_numpy(segments_N2.astype(np.float32))
             targets.append(Targets(segments, torch.from_numpy(item.labels_N[kept])))
             if row in rows:
-                self._read_into(feats_BTC[row - rows.start], item.video_id, first, last)
+                row_TC = feats_BTC[row - rows.start]
+                self.features.read_into(row_TC[: last - first], item.video_id, first)
+                row_TC[last - first :] = 0.0
         video_ids = [self.items[i].video_id for i in chosen.tolist()]
         return Batch(video_ids, torch.tensor(lengths), targets, feats_BTC, rows.start)
-
-    def _read_into(self, row_TC: Tensor, video_id: str, first: int, last: int) -> None:
-        feats_TC = self.features.read(video_id, first, last)
-        if feats_TC.shape[1] != self.dim:
-            raise TadError(f"features of '{video_id}': {feats_TC.shape[1]} wide, others {self.dim}; extract again")
-        row_TC[: last - first] = feats_TC  # converts and copies at once
 
 
 def ahead(make: Callable[[int], Made], steps: range) -> Iterator[Made]:

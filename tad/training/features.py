@@ -55,12 +55,35 @@ class Features:
             raise TadError(f"{self._reader.path}: features of '{video_id}' hold NaN or infinity; extract it again")
         return torch.from_numpy(resize(feats_TC, self._resize) if self._resize else feats_TC)
 
+    def room(self, *shape: int) -> Tensor:
+        """Memory for a batch, its values not set."""
+        if self.device.type == "cpu":
+            # NumPy asks the system for large pages, which are there in half the time of torch's small ones
+            return torch.from_numpy(np.empty(shape, np.float32))
+        return torch.empty(shape, device=self.device)
+
+    @property
+    def _streams(self) -> bool:
+        """Whether a video that is not kept is read by windows."""
+        return not any(left > 0 for left in self._left.values()) and not self._resize
+
+    def read_into(self, out_TC: Tensor, video_id: str, first: int) -> None:
+        """Fill the snippets from `first` on into a float32 tensor; what is streamed is read in place."""
+        if video_id not in self._kept and self._streams and out_TC.device.type == "cpu":
+            self._reader.read_into(out_TC.numpy(), video_id, first)
+            return
+        feats_TC = self.read(video_id, first, first + len(out_TC))
+        if feats_TC.shape[1] != out_TC.shape[1]:
+            wide, others = feats_TC.shape[1], out_TC.shape[1]
+            raise TadError(f"features of '{video_id}': {wide} wide, others {others}; extract again")
+        out_TC.copy_(feats_TC)  # converts and copies at once
+
     def read(self, video_id: str, first: int, last: int) -> Tensor:
         """Snippets [first, last) as stored or resized; finite and, where they are read whole, checked by checksum."""
         kept = self._kept.get(video_id)
         if kept is not None:
             return kept[first:last]
-        if not any(left > 0 for left in self._left.values()) and not self._resize:
+        if self._streams:
             return torch.from_numpy(self._reader.read(video_id, first, last))
         feats_TC = self._whole(video_id)
         for place, left in list(self._left.items()):
