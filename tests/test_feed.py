@@ -119,7 +119,7 @@ def test_a_damaged_file_costs_itself_and_a_changed_one_stops(videos: Path, tmp_p
     assert "decoding fails" in causes["cut"]
     with pytest.raises(TadError, match=r"c\.mp4: 12 frames where its manifest says 13; run probe again"):
         list(Feed([job(videos / "c.mp4", 13)], workers=1))
-    with pytest.raises(TadError, match=r"frames of 64x48 where its manifest says smaller ones"):
+    with pytest.raises(TadError, match=r"frames of 2048x2048 where its manifest says smaller ones"):
         list(Feed([job(vt.encode(tmp_path / "large.mp4", 3, width=2048, height=2048), 3)], workers=1))
 
 
