@@ -14,7 +14,7 @@ def broken(constraints: dict[str, Any], settings: Settings, *, max_length: int) 
     Args:
         constraints: `odd`: names of numbers, or lists of them, that must be odd. `multiple`: name → of what, numbers or
             names of settings; `max_length` may be named, and `last_stride`, snippets between points of the last level.
-            `per_level`: names of lists with an entry per level. `one_of`: name → possible values.
+            `per_level`: names of lists with an entry per level. `one_of`: name → possible values, of a list's entries too.
         settings: of the detector.
         max_length: snippets of a training window.
     """
@@ -36,6 +36,7 @@ def broken(constraints: dict[str, Any], settings: Settings, *, max_length: int) 
         if len(known[name]) != levels:
             return f"{name}: {known[name]}: needs one entry per level of regression_ranges ({levels})"
     for name, values in constraints.get("one_of", {}).items():
-        if known[name] not in values:
-            return f"{name}: {known[name]!r}: choose {' or '.join(values)}"
+        for value in known[name] if isinstance(known[name], list) else [known[name]]:
+            if value not in values:
+                return f"{name}: {value!r}: choose {' or '.join(values)}"
     return ""

@@ -34,6 +34,7 @@ class EnhancedBlock(GranularBlock):
         init_std: float,
         droppath: float,
         halves: bool,
+        living: bool,
         masked: bool,
     ) -> None:
         super().__init__(
@@ -44,6 +45,7 @@ class EnhancedBlock(GranularBlock):
             init_std=init_std,
             droppath=droppath,
             halves=halves,
+            living=living,
             masked=masked,
         )
         self.dynamic_weight = nn.Parameter(torch.ones(6))
@@ -73,6 +75,7 @@ class Detector(TridentDetector):
         num_classes: int,
         max_length: int,
         face: str,
+        corrections: Sequence[str],
         embed_dim: int,
         embed_layers: int,
         embed_kernel: int,
@@ -107,6 +110,7 @@ class Detector(TridentDetector):
             num_classes=num_classes,
             max_length=max_length,
             face=face,
+            corrections=corrections,
             embed_dim=embed_dim,
             embed_layers=embed_layers,
             embed_kernel=embed_kernel,

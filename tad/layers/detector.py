@@ -60,6 +60,7 @@ class PointDetector(PerVideo):
         iou_weight_power: class losses of positives are multiplied by tIoU to this power; 0: not at all.
         buffer_factor: the longest sequence is this times `max_length`; 0: no limit.
         masked: padding changes nothing, so it may be as short as the batch allows.
+        detach_quality: the tIoU that class losses are weighted by has no gradient.
     """
 
     class_offsets: ClassVar[bool]  # whether each class of a point has offsets of its own
@@ -81,6 +82,7 @@ class PointDetector(PerVideo):
         iou_weight_power: float,
         buffer_factor: float,
         masked: bool,
+        detach_quality: bool = False,
     ) -> None:
         super().__init__()
         self.coarsest: int = 2 ** (len(ranges) - 1)
@@ -93,7 +95,7 @@ class PointDetector(PerVideo):
         self.multiple, self.ranges, self.radius = multiple, ranges, radius
         self.label_smoothing, self.loss_weight = label_smoothing, loss_weight
         self.input_noise, self.iou_weight_power = input_noise, iou_weight_power
-        self.buffer_factor, self.masked = buffer_factor, masked
+        self.buffer_factor, self.masked, self.detach_quality = buffer_factor, masked, detach_quality
         self.backbone: nn.Module
         self.neck: nn.Module
         self.register_buffer("loss_norm", torch.tensor(float(init_loss_norm)), persistent=False)
@@ -209,7 +211,7 @@ class PointDetector(PerVideo):
         if self.iou_weight_power > 0:
             iou_N = offset_iou(predicted_N2, target_N2) ** self.iou_weight_power
             # published: not detached, which teaches the offsets to overlap less where the class is uncertain
-            iou_N = iou_N.detach() if self.masked else iou_N
+            iou_N = iou_N.detach() if self.detach_quality else iou_N
             class_BPK = class_BPK * torch.ones_like(class_BPK).index_put(chosen, iou_N)
         class_loss = class_BPK.sum() / self.loss_norm
         offset_loss = distance_iou_loss(predicted_N2, target_N2).sum() / self.loss_norm

@@ -24,6 +24,7 @@ from tad.layers.masked import (
 )
 
 GROUPS = 16
+CORRECTIONS = ("masked", "living", "detached")
 LIVE_STD = 0.1  # spread of the corrected block's live kernels where the published ones start at zero
 
 
@@ -42,11 +43,12 @@ class GranularBlock(nn.Module):
         kernel: width of the window branch.
         factor: width of its second kernel, see `odd_kernel`.
         init_std: of the five branch kernels. At 0 the published block starts on a saddle that it never leaves: both
-            factors of both products are zero, and so is every gradient. The corrected one then starts with one factor
-            of each product at zero and its partner alive.
+            factors of both products are zero, and so is every gradient. With `living`, one factor of each product then
+            starts at zero and its partner alive.
         droppath: stochastic depth; a halving block has it and a scale per channel, one at full resolution has neither.
         halves: whether the block halves the sequence.
-        masked: corrected face: padding changes nothing.
+        living: start with one factor of each product alive where `init_std` is 0.
+        masked: padding changes nothing.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class GranularBlock(nn.Module):
         init_std: float,
         droppath: float,
         halves: bool,
+        living: bool,
         masked: bool,
     ) -> None:
         super().__init__()
@@ -67,7 +70,7 @@ class GranularBlock(nn.Module):
         self.halves, self.masked = halves, masked
         self.ln = ChannelNorm(channels)
         self.gn = nn.GroupNorm(GROUPS, channels)
-        live = LIVE_STD if masked and init_std == 0 else init_std
+        live = LIVE_STD if living and init_std == 0 else init_std
 
         def depthwise(width: int, std: float) -> nn.Conv1d:
             conv = nn.Conv1d(channels, channels, width, padding=width // 2, groups=channels)
@@ -126,12 +129,15 @@ class GranularBlock(nn.Module):
         return (zero_outside(x_BCT, mask_B1T) if self.masked else x_BCT), mask_B1T
 
 
-def corrected(face: str) -> bool:
-    """Whether the face is the corrected one.
+def corrections_of(face: str, corrections: Sequence[str]) -> frozenset[str]:
+    """What is repaired: nothing with face parity, else `corrections`, each one of `CORRECTIONS`.
 
     Raises:
-        TadError: a face that does not exist.
+        TadError: a face or a correction that does not exist.
     """
     if face not in ("parity", "corrected"):
         raise TadError(f"settings.face: '{face}': write parity (the published function) or corrected")
-    return face == "corrected"
+    for name in corrections:
+        if name not in CORRECTIONS:
+            raise TadError(f"settings.corrections: '{name}': choose among {', '.join(CORRECTIONS)}")
+    return frozenset(corrections if face == "corrected" else ())

@@ -12,7 +12,7 @@ from torch import Tensor
 from tad.layers.detector import Chosen, Outputs, PointDetector
 from tad.layers.heads import ClassHead, OffsetHead, join, trident_offsets
 from tad.layers.pyramid import LevelNorms, Pyramid
-from tad.layers.sgp import GranularBlock, corrected
+from tad.layers.sgp import GranularBlock, corrections_of
 
 
 class TridentDetector(PointDetector):
@@ -32,6 +32,7 @@ class TridentDetector(PointDetector):
         num_classes: int,
         max_length: int,
         face: str,
+        corrections: Sequence[str],
         embed_dim: int,
         embed_layers: int,
         embed_kernel: int,
@@ -58,6 +59,7 @@ class TridentDetector(PointDetector):
         buffer_factor: float,
     ) -> None:
         levels = len(regression_ranges)
+        repaired = corrections_of(face, corrections)
         super().__init__(
             feature_dim=feature_dim,
             num_classes=num_classes,
@@ -71,12 +73,13 @@ class TridentDetector(PointDetector):
             input_noise=input_noise,
             iou_weight_power=iou_weight_power,
             buffer_factor=buffer_factor,
-            masked=corrected(face),
+            masked="masked" in repaired,
+            detach_quality="detached" in repaired,
         )
         self.bins = num_bins
         masked = self.masked
         sizes = {"mlp_dim": mlp_dim, "factor": kernel_factor, "init_std": init_conv_std}
-        make = partial(self.block, embed_dim, **sizes, masked=masked)
+        make = partial(self.block, embed_dim, **sizes, living="living" in repaired, masked=masked)
         self.backbone = Pyramid(
             feature_dim,
             embed_dim,
