@@ -71,6 +71,7 @@ class Golden:
             prefix = "mse" if self.method == "mse" else "sgp"
             own = {
                 "face": "parity",
+                "corrections": [],
                 "kernel": model[f"n_{prefix}_win_size"],
                 "kernel_factor": model["k"],
                 "init_conv_std": model["init_conv_vars"],
