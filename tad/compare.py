@@ -12,6 +12,7 @@ from tad.config import Config
 from tad.errors import TadError
 from tad.metrics.bootstrap import LEVEL, RESAMPLES, draw, interval, resample
 from tad.metrics.files import Scored, score_file
+from tad.metrics.measures import headlines
 from tad.provenance import expect
 from tad.specs import EvaluateStageSpec, SummariseStageSpec
 
@@ -31,6 +32,11 @@ class Run:
     def resampled(self, counts_NV: NDArray[np.int64]) -> NDArray[np.float64]:
         """The same per resample (N, H)."""
         return np.asarray(np.mean([resample(one.result.matches, counts_NV) for one in self.scored], axis=0))
+
+    def measures(self) -> dict[str, float]:
+        """Headline numbers of the measures besides mAP: the mean over seeds."""
+        found = [headlines(one.measures) for one in self.scored]
+        return {name: float(np.mean([numbers[name] for numbers in found])) for name in found[0]}
 
 
 def _spec(config: Config, run: str) -> SummariseStageSpec:
@@ -113,6 +119,10 @@ def compare(first: str, second: str, *, config: Path = Path("config.yaml")) -> I
         yield _line(f"{threshold:g}", a_H[h], b_H[h], differences_NH[:, h])
     average_N = differences_NH.mean(axis=1)
     yield _line("average", a_H.mean(), b_H.mean(), average_N)
+    measures, others = one.measures(), other.measures()
+    for name in (name for name in measures if name in others):
+        a, b = 100 * measures[name], 100 * others[name]
+        yield f"{name}: {first} {a:.2f}, {second} {b:.2f}, difference {b - a:+.2f} (no interval)"
     low, high = interval(average_N)
     verdict = "does not contain" if low > 0 or high < 0 else "contains"
     said = "seeds are averaged." if max(len(one.seeds), len(other.seeds)) > 1 else "not that of the seed."

@@ -1,7 +1,8 @@
 """A run's configuration, a score, a diagnosis → lines for a person at a terminal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from tad.config import Config
 from tad.files import read_json
@@ -30,27 +31,46 @@ def show(run: str, *, config: Path = Path("config.yaml")) -> Iterator[str]:
 
 def show_score(path: Path) -> Iterator[str]:
     """What a map.json of anybody's detections says first."""
+    from tad.metrics.measures import headlines  # numba, which `tad show` need not wait for
+
     score = read_json(path)
     yield f"protocol {score['protocol']['name']}, split {score['split']}: {score['protocol']['summary']}"
-    videos, missing = score["videos"], len(score["missing_videos"]["videos"])
-    yield f"{videos['evaluated']} videos with and {missing} without detections, {score['instances']} instances"
+    yield from _coverage(score)
     for tiou, value in score["mAP"].items():
         yield f"mAP at tIoU {tiou:<5} {100 * value:6.2f}"
     low, high = score["interval"]["average_mAP"]
     interval = f"[{100 * low:.2f}, {100 * high:.2f}] over the choice of videos"
     yield f"average mAP       {100 * score['average_mAP']:6.2f}   {interval}"
-    for name in ("proposals", "frames", "segmentation"):
-        for key, value in score.get(name, {}).items():
-            if isinstance(value, float) and key in ("AUC", "mAP", "edit", "accuracy"):
-                yield f"{name} {key:<12} {100 * value:6.2f}"
-            elif key in ("AR", "F1"):
-                yield f"{name} " + "  ".join(f"{key}@{k} {100 * v:.2f}" for k, v in value.items())
+    for name, value in headlines(score).items():
+        yield f"{name:<22} {100 * value:6.2f}"
+    for name, key in (("proposals", "AR"), ("segmentation", "F1")):
+        if name in score:
+            yield f"{name} " + "  ".join(f"{key}@{k} {100 * v:.2f}" for k, v in score[name][key].items())
+
+
+def _coverage(score: Mapping[str, Any]) -> Iterator[str]:
+    """What was scored, what was not, and by which rule."""
+    videos, missing, found = score["videos"], len(score["missing_videos"]["videos"]), score["detections"]
+    counted = f"{videos['evaluated']} videos with and {missing} without detections"
+    counted += f" (their {score['missing_videos']['instances']} instances count as missed)" if missing else ""
+    rest = videos["in_split"] - videos["evaluated"] - missing
+    yield f"{counted}, {rest} of the split left out, {score['instances']} instances"
+    rules, dropped = score["protocol"], score["instances_dropped"]
+    kept = "kept" if rules["duplicates"] == "keep" else f"dropped ({dropped['duplicates']})"
+    yield f"duplicate instances {kept}, shorter than {rules['shortest']:g} s dropped ({dropped['too_short']})"
+    outside = found["videos_outside_the_split"]
+    unscored = sum(found["labels_without_instances"].values())
+    said = [f"{found['scored']} detections scored"]
+    said += [f"{unscored} of labels without instances do not count"] if unscored else []
+    said += [f"{outside} videos of theirs are not in the split and do not count"] if outside else []
+    yield ", ".join(said)
 
 
 def show_diagnosis(path: Path) -> Iterator[str]:
     """The kinds of errors in a diagnosis.json, and what each costs."""
     found = read_json(path)
-    yield f"average mAP {100 * found['errors']['mAP']:.2f}; of the best detections, and gained without them:"
+    rule = " by ActivityNet's rule" if found["matching"] != "activitynet" else ""
+    yield f"average mAP {100 * found['errors']['mAP']:.2f}{rule}; of the best detections, and gained without them:"
     for kind, share in found["errors"]["share"].items():
         gain = found["errors"]["gain"].get(kind)
         yield f"  {kind:<18} {100 * share:5.1f} %" + (f"   {100 * gain['mAP']:+.2f} mAP" if gain else "")

@@ -34,6 +34,16 @@ def test_round_trip_and_equal_bytes(tmp_path: Path) -> None:
         assert reader.stored("../odd id/%").dtype == np.float16
 
 
+def test_any_number_of_exclusions_with_long_causes(tmp_path: Path) -> None:
+    causes = {f"video_{k:05d}": f"frame {k}: unreadable after {k} s; ä" * 10 for k in range(5000)}
+    made = stamp("merge", {"dataset": "d", "exclude": causes}, {})
+    with ShardWriter(tmp_path / "many.h5", made) as shard:
+        shard.attribute("excluded", causes)
+    with FeatureReader(tmp_path / "many.h5") as reader:
+        assert reader.excluded == causes
+    assert read_stamp(tmp_path / "many.h5")["spec"]["exclude"] == causes
+
+
 def test_nan_features_are_refused_and_nothing_appears(tmp_path: Path) -> None:
     with pytest.raises(TadError, match="NaN"):
         write(tmp_path / "a.h5", np.full((6, 4), np.nan, np.float16))

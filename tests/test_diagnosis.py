@@ -12,7 +12,7 @@ from tad.cli import main
 from tad.files import read_json
 from tad.metrics import evaluate
 from tad.metrics.diagnosis import DEPTH, KINDS, Diagnosis
-from tad.metrics.diagnosis_figures import draw_all
+from tad.metrics.diagnosis_figures import draw_all, worst
 
 TIOU = [0.3, 0.5, 0.7]
 LABELS = ["c0", "c1", "c2"]
@@ -123,6 +123,17 @@ def test_pictures_of_ordinary_and_of_empty_detections(tmp_path: Path) -> None:
         json.dumps(document, allow_nan=False)
         for path in draw_all(document, tmp_path / name, "toy"):
             assert path.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_sentence_of_a_picture_is_true_without_errors_and_without_detections() -> None:
+    truth, found = random_case(6)
+    said = [
+        worst(diagnose(truth, detections).document("quintiles")["errors"])
+        for detections in (found, perfect(truth), {video_id: [] for video_id in truth})
+    ]
+    assert said[0].startswith("Most would be gained without ")
+    assert said[1] == "No kind of error among the detections costs anything (average mAP 100.0)."
+    assert said[2].startswith("There are no detections")
 
 
 def test_one_command_diagnoses_anybodys_detections(shared: Path, tmp_path: Path, capsys: Any) -> None:

@@ -61,6 +61,27 @@ def test_one_command_needs_nothing_else(tmp_path: Path, capsys: Any) -> None:
     assert "average mAP       100.00" in capsys.readouterr().out
 
 
+def test_what_does_not_count_is_named(tmp_path: Path, capsys: Any) -> None:
+    assert run(tmp_path, {"results": FOUND["results"] | {"b": [], "typo": []}}, "--split", "test") == 0
+    found = read_json(tmp_path / "map.json")["detections"]
+    assert (found["unknown_videos"], found["videos_of_other_splits"]) == (["typo"], ["b"])
+    assert found["videos_outside_the_split"] == 2
+    said = capsys.readouterr()
+    assert "1 videos of the detections are not annotated, for example 'typo'" in said.err
+    assert "1 videos with and 0 without detections, 0 of the split left out, 1 instances" in said.out
+    assert "duplicate instances dropped (0), shorter than 0.001 s dropped (0)" in said.out
+    assert "1 detections scored, 2 videos of theirs are not in the split and do not count" in said.out
+
+
+def test_nothing_detected_is_a_score_of_zero(tmp_path: Path, capsys: Any) -> None:
+    assert run(tmp_path, {"results": {"a": []}}, "--measures", "proposals,frames,segmentation") == 0
+    score = read_json(tmp_path / "map.json")
+    assert score["average_mAP"] == score["proposals"]["AUC"] == score["segmentation"]["edit"] == 0.0
+    assert score["frames"]["mAP"] == pytest.approx(2 / 9)  # all frames are tied: the share that is action
+    assert score["segmentation"]["accuracy"] == pytest.approx(7 / 9)  # seconds without an instance
+    assert "proposals AUC            0.00" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("found", "options", "message"),
     [
@@ -88,6 +109,10 @@ def test_one_command_needs_nothing_else(tmp_path: Path, capsys: Any) -> None:
         ("a 0.0 2.0 7 0.9\n", [], "THUMOS'14 devkit text file"),
         ("video,start,end,label,score\n", [], "looks like CSV"),
         ("", [], "is empty"),
+        ("video_test_0000085  170.6 172.9\n", [], "THUMOS'14 annotations"),
+        (FOUND | {"labels": 3}, [], "'labels' is 3, not a list"),
+        (FOUND | {"excluded": ["b"]}, [], "'excluded' is \\['b'\\], not an object"),
+        (FOUND | {"stamp": "x"}, [], "'stamp' is 'x', not an object"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: Any, found: Any, options: list[str], message: str) -> None:
@@ -107,6 +132,9 @@ def test_pickles_and_hdf5_are_named_and_not_opened(tmp_path: Path) -> None:
     with pytest.raises(TadError, match=r"Python pickle \(ActionFormer's eval_results.pkl"):
         read_results(tmp_path / "eval_results.pkl")
     assert not (tmp_path / "exploded").exists()
+    np.save(tmp_path / "scores.npy", np.zeros((2, 4)))
+    with pytest.raises(TadError, match="looks like a NumPy array"):
+        read_results(tmp_path / "scores.npy")
     (tmp_path / "c.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
     with pytest.raises(TadError, match="run tad suppress on it first"):
         read_results(tmp_path / "c.h5")

@@ -1,14 +1,18 @@
 """The devkit's rule, proposals and the measures on frames: beside plain loops, on cases worked by hand, perfect."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from metrics_cases import perfect, random_case
 
+from tad.datasets._any import read_any
 from tad.errors import TadError
 from tad.metrics import evaluate, protocol
 from tad.metrics.bootstrap import draw, resample
+from tad.metrics.files import ground_truth
 from tad.metrics.frames import (
     average_precision,
     edit_score,
@@ -18,10 +22,12 @@ from tad.metrics.frames import (
     runs,
     segmentation,
 )
+from tad.metrics.inputs import clean_instances
 from tad.metrics.proposals import average_recall
 from tad.metrics.protocols import TABLE
 
 TIOU = [0.3, 0.5, 0.7]
+TIOU_ALL = [k / 20 for k in range(1, 20)]
 LABELS = ["c0", "c1", "c2"]
 
 
@@ -106,6 +112,24 @@ def test_perfect_detections_score_one_under_every_protocol(name: str) -> None:
     assert (result.recall == 1.0).all()
 
 
+@pytest.mark.parametrize("name", sorted(yaml.safe_load(TABLE.read_text())))
+def test_perfect_detections_of_real_annotations_score_one(shared: Path, name: str) -> None:
+    rules, folder = protocol(name), shared / "data/annotations"
+    real = {"activitynet13": "activity_net.v1-3.json", "activitynet13-available": "activity_net.v1-3.json"}
+    devkit = name in ("thumos14-213", "thumos14-devkit")
+    table = read_any(folder / ("thumos14_official_test" if devkit else real.get(name, "thumos14.json")))
+    truth = ground_truth(table, "val" if name in real else "test", rules)[0]
+    unclear = {video_id: table.videos[video_id].ambiguous for video_id in truth}
+    how = rules.model_dump(include={"duplicates", "tolerance", "shortest"})
+    counted = {video_id: clean_instances(rows, **how)[0] for video_id, rows in truth.items()}
+    result = evaluate(truth, perfect(counted), tiou=TIOU_ALL, labels=table.labels, ambiguous=unclear, **rules.rules())
+    assert result.mean_ap.tolist() == [1.0] * len(TIOU_ALL)
+    assert (result.recall == 1.0).all()
+    if name.startswith("thumos14") or name in real:
+        assert rules.videos == result.videos
+        assert rules.instances in (0, sum(result.instances))
+
+
 def plain_recall(truth: Any, found: Any, tiou: list[float], most: int) -> np.ndarray:
     """The curve of ActivityNet's proposal task, threshold by threshold and point by point."""
     videos = sorted(v for v in truth if truth[v])
@@ -145,6 +169,8 @@ def test_average_recall_by_hand_and_perfect() -> None:
     assert average_recall(many, perfect(many)).average_recall(100) == 1.0
     with pytest.raises(TadError, match="none in the 1 videos"):
         average_recall(truth, {"b": found["a"]}, tiou=[0.5])
+    nothing = average_recall(truth, {"a": []}, tiou=[0.5])
+    assert (nothing.average_recall(100), nothing.auc) == (0.0, 0.0)
 
 
 def test_frame_ap_has_no_order_among_ties() -> None:

@@ -162,9 +162,11 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def summary(project: Path, *, run: str = "many", seeds: tuple[int, ...] = (4, 5, 6), count: int = 3) -> dict[str, Any]:
+def summary(
+    project: Path, *, run: str = "many", seeds: tuple[int, ...] = (4, 5, 6), count: int = 3, **changes: Any
+) -> dict[str, Any]:
     folder = project / "results/many"
-    spec = SummariseStageSpec(run=run, dataset="toys", eval=EVAL, seeds=seeds)
+    spec = SummariseStageSpec(run=run, dataset="toys", eval=EVAL | changes, seeds=seeds)
     out = summarise(
         [folder / f"seed-{k}/map.json" for k in range(count)],
         [folder / f"seed-{k}/detections.json" for k in range(count)],
@@ -220,6 +222,30 @@ def test_the_table_shows_the_spread(project: Path) -> None:
     assert many.endswith("| 4 to 6 |")
     assert "±" not in one
     assert one.endswith("| 3 |")
+
+
+def test_further_measures_are_averaged_and_compared(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = {"measures": ["proposals", "frames", "segmentation"], "frame_rate": 5.0}
+    annotations = project / "results/annotations/toys.json"
+    for k, hits in enumerate((4, 5, 6)):
+        write_seed(project / "results", f"many/seed-{k}", annotations, seed=4 + k, hits=hits, **more)
+    write_seed(project / "results", "one", annotations, seed=3, hits=9, **more)
+    written = summary(project, **more)
+    each = [read_json(project / f"results/many/seed-{k}/map.json") for k in range(3)]
+    mean, std = written, written["std"]["measures"]
+    assert mean["frames"]["mAP"] == pytest.approx(np.mean([one["frames"]["mAP"] for one in each]))
+    assert mean["proposals"]["AR"]["10"] == pytest.approx(np.mean([one["proposals"]["AR"]["10"] for one in each]))
+    assert mean["segmentation"]["F1"]["50"] == pytest.approx(np.mean([one["segmentation"]["F1"]["50"] for one in each]))
+    assert std["segmentation edit"] == pytest.approx(np.std([one["segmentation"]["edit"] for one in each], ddof=1))
+    for part, key in (("frames", "rate"), ("proposals", "tiou"), ("proposals", "videos")):  # what is no score stays
+        assert mean[part][key] == each[0][part][key]
+    tree = yaml.safe_load((project / "config.yaml").read_text())
+    tree["datasets"]["toys"]["eval"] |= more
+    (project / "config.yaml").write_text(yaml.safe_dump(tree))
+    assert main(["compare", "many", "one", "--config", str(project / "config.yaml")]) == 0
+    a, b = 100 * mean["frames"]["mAP"], 100 * read_json(project / "results/one/map.json")["frames"]["mAP"]
+    line = f"frames mAP: many {a:.2f}, one {b:.2f}, difference {b - a:+.2f} (no interval)"
+    assert line in capsys.readouterr().out.splitlines()
 
 
 def test_the_command_makes_the_same_bytes(project: Path) -> None:

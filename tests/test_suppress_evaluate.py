@@ -88,6 +88,13 @@ def test_detections_are_the_kept_candidates_in_seconds(tmp_path: Path) -> None:
     assert again.read_bytes() == out.read_bytes()
 
 
+def test_thousands_of_excluded_videos_go_through(tmp_path: Path) -> None:
+    causes = {f"gone_{k:04d}": f"damaged: {k} of 1000 frames could be decoded; " * 5 for k in range(5000)}
+    write_candidates(tmp_path / "candidates.h5", excluded=causes)
+    out = suppress(tmp_path / "candidates.h5", tmp_path / "detections.json", spec=SUPPRESS)
+    assert read_json(out)["excluded"] == causes
+
+
 @pytest.mark.parametrize(
     ("broken", "message"),
     [

@@ -28,6 +28,7 @@ TITLES = {
     "length": "length of the instance, seconds",
     "instances": "instances of the class in the video",
 }
+LEAST = 0.05  # points of mAP that a figure rounds to nothing
 SCORE, MISSED, GREY = "#2f7d4f", "#c2571a", "#8a8f98"
 
 
@@ -58,7 +59,8 @@ def draw_errors(document: Mapping[str, Any], path: Path, title: str) -> Path:
     left.set_xticks(list(ranks), [f"{r}" for r in ranks])
     left.set_xlabel("detections by score, in portions as large as the number of instances (1: the best ones)")
     left.set_ylabel("% of the portion")
-    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, frameon=False, fontsize=8.5)
+    left.set_ylim(0, 100)
+    figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=8.5)
     kinds = errors["kinds"][1:]
     gains = [100 * errors["gain"][kind]["mAP"] for kind in kinds]
     bars = right.barh(range(len(kinds)), gains, color=[COLOURS[kind] for kind in kinds])
@@ -67,10 +69,19 @@ def draw_errors(document: Mapping[str, Any], path: Path, title: str) -> Path:
     right.invert_yaxis()
     right.set_xlim(0, max([1.0, *gains]) * 1.2)
     right.set_xlabel(f"average mAP gained without these\n(it is {100 * errors['mAP']:.1f} with them)")
-    worst = max(kinds, key=lambda kind: errors["gain"][kind]["mAP"])
-    what = MEANINGS[worst].replace("\n", " ")
-    sentence = f"{title}. Most would be gained without {worst} errors ({what}): {max(gains):+.1f} mAP."
-    return _finish(figure, path, sentence)
+    return _finish(figure, path, f"{title}. {worst(errors)}")
+
+
+def worst(errors: Mapping[str, Any]) -> str:
+    """The kind of error that costs most, in a sentence."""
+    if not any(map(sum, errors["profile"])):
+        return "There are no detections, so that all that is lost is lost by instances that nothing detects."
+    kind = max(errors["kinds"][1:], key=lambda kind: errors["gain"][kind]["mAP"])
+    gain = 100 * errors["gain"][kind]["mAP"]
+    if gain < LEAST:
+        return f"No kind of error among the detections costs anything (average mAP {100 * errors['mAP']:.1f})."
+    what = MEANINGS[kind].replace("\n", " ")
+    return f"Most would be gained without {kind} errors ({what}): {gain:+.1f} mAP."
 
 
 def _bars(axes: Any, rows: list[dict[str, Any]], key: str, colour: str, level: float) -> None:
@@ -80,10 +91,11 @@ def _bars(axes: Any, rows: list[dict[str, Any]], key: str, colour: str, level: f
         border = f"> {row['low']:.3g}" if row["high"] is None else f"≤ {row['high']:.3g}"
         labels.append(f"{border}\n({row['count']})")
     bars = axes.bar(range(len(there)), [100 * row[key] for row in there], color=colour)
-    axes.bar_label(bars, fmt="%.0f", fontsize=8.5)
+    behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # the dashed line stays off the numbers
+    axes.bar_label(bars, fmt="%.0f", fontsize=8.5, padding=2, bbox=behind)
     axes.set_xticks(range(len(there)), labels, fontsize=8)
     axes.axhline(100 * level, color=GREY, linestyle="--", linewidth=1)
-    axes.set_ylim(0, 105)
+    axes.set_ylim(0, 109)
 
 
 Draw = Callable[[Mapping[str, Any], Path, str], Path]
@@ -134,11 +146,10 @@ def draw_calibration(document: Mapping[str, Any], path: Path, title: str) -> Pat
         axes.annotate(text, (row["score"], row["right"]), xytext=(5, -11), textcoords="offset points", fontsize=8)
     axes.set_xlabel("score (numbers: detections in the bin)")
     axes.set_ylabel("share that is right, mean over the tIoU thresholds")
-    axes.set_ylim(-0.02, 1.02)
+    axes.set_ylim(-0.05, 1.02)
     axes.legend(frameon=False)
-    error = f"{calibration['error']:.3f}"
-    sentence = f"{title}.\nThe curve says how often a detection of a score is right; mean distance {error}."
-    return _finish(figure, path, sentence)
+    said = f"The curve says how often a detection of a score is right; mean distance {calibration['error']:.3f}."
+    return _finish(figure, path, f"{title}.\n{said if scores else 'There are no detections.'}")
 
 
 FIGURES = {

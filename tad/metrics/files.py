@@ -50,14 +50,18 @@ def read_detections(path: Path, run: str = "") -> Detections:
         TadError: not a results file, or (with `run`) made by another run.
     """
     columns, head = read_results(path)
+    for key, kind in (("stamp", dict), ("labels", list), ("excluded", dict)):
+        if not isinstance(head.get(key) or kind(), kind):
+            what = "an object" if kind is dict else "a list"
+            raise TadError(f"{path}: '{key}' is {head[key]!r:.40}, not {what}; remove the entry or make the file again")
     stamp = head.get("stamp") or {}
     if stamp and run:
         check(stamp, path, stage="suppress", run=run)
     external = head.get("external_data") or {}
     return Detections(
         columns,
-        [str(label) for label in head.get("labels", [])],
-        dict(head.get("excluded", {})),
+        [str(label) for label in head.get("labels") or []],
+        {str(video_id): str(why) for video_id, why in (head.get("excluded") or {}).items()},
         external if isinstance(external, dict) and external.get("used") else False,
         stamp,
     )

@@ -10,6 +10,7 @@ from tad.metrics.proposals import average_recall
 from tad.specs import EvalSpec
 
 AT = (1, 5, 10, 100)
+HEADLINES = {"proposals": ("AUC",), "frames": ("mAP",), "segmentation": ("edit", "accuracy")}
 
 
 def proposal_measures(truth: Truth, detections: Columns) -> dict[str, Any]:
@@ -21,6 +22,16 @@ def proposal_measures(truth: Truth, detections: Columns) -> dict[str, Any]:
         "tiou": list(curve.tiou),
         "videos": curve.videos,
         "instances": curve.instances,
+    }
+
+
+def headlines(score: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a map.json besides mAP that stand for their measure, by name."""
+    return {
+        f"{name} {key}": float(score[name][key])
+        for name, keys in HEADLINES.items()
+        if name in score
+        for key in keys
     }
 
 

@@ -45,8 +45,8 @@ class Proposals:
 
     @property
     def auc(self) -> float:
-        """Area under the averaged recall over `number`, divided by the last number: a fraction."""
-        return float(np.trapezoid(self.recall.mean(axis=0), self.number) / self.number[-1])
+        """Area under the averaged recall over `number`, divided by the last number: a fraction; 0 without proposals."""
+        return float(np.trapezoid(self.recall.mean(axis=0), self.number) / (self.number[-1] or 1.0))
 
 
 @compiled
@@ -76,20 +76,20 @@ def average_recall(
         tiou: thresholds, rising.
 
     Raises:
-        TadError: thresholds that do not rise, no instance, no proposal in a video with instances, no finite numbers.
+        TadError: thresholds that do not rise, no instance, no video in common, no finite numbers.
     """
     if not len(tiou) or list(tiou) != sorted(tiou):
         raise TadError(f"tiou: {list(tiou)}: rising thresholds are needed")
     ids = sorted(video_id for video_id, rows in truth.items() if rows)
     if not ids:
         raise TadError("ground truth: no video has an instance, so there is no recall; is this the right split?")
-    columns, _ = in_videos(detections, ids)
-    rows = detection_rows(columns, ids, columns.labels)
-    if not len(rows.scores):
+    columns, given = in_videos(detections, ids)
+    if given.isdisjoint(ids):
         raise TadError(f"detections: none in the {len(ids)} videos with instances; are split and video ids right?")
+    rows = detection_rows(columns, ids, columns.labels)
     order = np.lexsort((rows.segments[:, 1], rows.segments[:, 0], -rows.scores, rows.video))
     held = np.bincount(rows.video, minlength=len(ids))
-    ratio = most * len(ids) / len(rows.scores)
+    ratio = most * len(ids) / max(len(rows.scores), 1)  # no proposal at all: recall 0 at every number
     taken = np.minimum((held * ratio).astype(np.int64), held)
     rank = np.arange(len(order)) - np.repeat(np.cumsum(held) - held, held)
     kept = order[rank < np.repeat(taken, held)]

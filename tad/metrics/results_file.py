@@ -105,6 +105,8 @@ def _looks_like(path: Path) -> str:
         return "looks like a Python pickle (ActionFormer's eval_results.pkl is one); write its rows as JSON"
     if head[:8] == b"\x89HDF\r\n\x1a\n":
         return "looks like HDF5 (candidates before suppression?); run tad suppress on it first"
+    if head[:6] == b"\x93NUMPY":
+        return "looks like a NumPy array; write its rows as JSON"
     if zipfile.is_zipfile(path):
         return "looks like a zip archive (an .npz or a submission?); unpack it and name the JSON in it"
     text = head.decode("utf-8", "replace").lstrip("\ufeff" + BLANK)
@@ -115,7 +117,10 @@ def _looks_like(path: Path) -> str:
         return "looks like a list of detections (COCO style); group them by video: {'results': {video: [...]}}"
     if text[0] == "{":
         return "is JSON of another layout"
-    if len(line.split()) in (4, 5) and not line.startswith("<"):
+    words = len(line.split())
+    if words == 3 and line.startswith("video_"):
+        return "looks like THUMOS'14 annotations (video start end); give their folder as --annotations"
+    if words in (4, 5) and not line.startswith("<"):
         return "looks like a THUMOS'14 devkit text file (video start end class score); write its rows as JSON"
     if line.count(",") >= 3:
         return "looks like CSV; write its rows as JSON"

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from tad.annotations import Table, read_table
 from tad.datasets._any import read_any, split_of
 from tad.errors import TadError
-from tad.files import canonical, digest, sha256, write_json
+from tad.files import digest, sha256, write_json
 from tad.metrics import Evaluation, Protocol, protocol
 from tad.metrics.bootstrap import describe, draw, resample
 from tad.metrics.diagnosis import Diagnosis
@@ -23,7 +25,7 @@ from tad.metrics.diagnosis_figures import draw_all
 from tad.metrics.files import Detections, Scored, Truth, read_detections, score_detections, score_file
 from tad.metrics.timeline import timeline
 from tad.provenance import expect, stamp
-from tad.specs import EvaluateStageSpec
+from tad.specs import EvaluateStageSpec, explain
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,19 @@ def _dropped(result: Evaluation, table: Table, split: str) -> dict[str, int]:
     videos = table.split(split)
     invalid = sum(dropped.video in videos for dropped in table.dropped)
     return {"invalid": invalid, "duplicates": result.duplicates, "too_short": result.too_short}
+
+
+def _outside(video_ids: Sequence[str], table: Table) -> dict[str, Any]:
+    """Videos with detections that do not count: those of other splits, and those that the annotations do not know."""
+    unknown = [video_id for video_id in video_ids if video_id not in table.videos]
+    if unknown:
+        log.warning(
+            "%d videos of the detections are not annotated, for example '%s': they do not count; map.json names them",
+            len(unknown),
+            unknown[0],
+        )
+    others = [video_id for video_id in video_ids if video_id in table.videos]
+    return {"videos_outside_the_split": len(video_ids), "unknown_videos": unknown, "videos_of_other_splits": others}
 
 
 def _scores(result: Evaluation) -> dict[str, Any]:
@@ -175,7 +190,11 @@ def evaluate_file(
     found = read_detections(detections)
     split = split or split_of(table, found.columns.video_ids, detections)
     wanted = {"protocol": protocol_name, "tiou": list(tiou or rules.tiou), "on_missing": "count", **(settings or {})}
-    spec = EvaluateStageSpec.parse(canonical({"run": "", "dataset": table.dataset, "split": split, "eval": wanted}))
+    values = {"run": "", "dataset": table.dataset, "split": split, "eval": wanted}
+    try:
+        spec = EvaluateStageSpec.model_validate(values)
+    except ValidationError as error:
+        raise TadError(f"protocol {protocol_name}: {explain(error)}") from None
     scored = score_detections(found, detections, table, split=split, settings=spec.eval)
     inputs = {"annotations": _content(annotations)}
     return _write(_Score(detections, out, spec, table, scored, {}, inputs), figure, diagnosis)
@@ -205,7 +224,8 @@ def _diagnose(score: _Score, path: Path, stamped: dict[str, Any], title: str) ->
     """diagnosis.json, and its pictures beside it."""
     durations = {video_id: video.duration or 0.0 for video_id, video in score.table.videos.items()}
     document = Diagnosis(score.scored.result, durations=durations).document(score.scored.rules.buckets)
-    write_json(path, {"stamp": stamped, "run": score.spec.run, **document})
+    rule = {"matching": score.scored.rules.matching}  # of the protocol; the diagnosis is by ActivityNet's
+    write_json(path, {"stamp": stamped, "run": score.spec.run, **rule, **document})
     draw_all(document, path.parent, title)
 
 
@@ -236,7 +256,7 @@ def _write(score: _Score, figure: Path | None, diagnosis: Path | None) -> Path:
         "detections": {
             "scored": result.detections,
             "labels_without_instances": result.unscored,
-            "videos_outside_the_split": len([v for v in result.outside if v not in excluded]),
+            **_outside([v for v in result.outside if v not in excluded], table),
         },
         "classes": "one, proposals" if scored.proposals else len(result.labels),
         "external_scores": found.external_scores,

@@ -18,6 +18,7 @@ from tad.errors import TadError
 from tad.files import read_json, write_json
 from tad.metrics.bootstrap import describe, draw, resample
 from tad.metrics.files import Scored, score_file
+from tad.metrics.measures import headlines
 from tad.provenance import expect, stamp
 from tad.specs import SummariseStageSpec
 
@@ -28,10 +29,10 @@ EQUAL = ("protocol", "videos", "excluded", "instances", "classes", "epoch_rule",
 
 
 def _mean(values: Sequence[Any]) -> Any:
-    """The mean of numbers, or of nested dicts with the same keys, number by number."""
+    """The mean of numbers, or of nested dicts with the same keys, number by number; what all share stays as it is."""
     if isinstance(values[0], dict):
         return {key: _mean([value[key] for value in values]) for key in values[0]}
-    return float(np.mean(values))
+    return values[0] if all(value == values[0] for value in values) else float(np.mean(values))
 
 
 def _deviation(values: Sequence[Any]) -> Any:
@@ -111,11 +112,13 @@ def summarise(
     inputs = {f"seed-{k}": str(document["stamp"]["identity"]) for k, document in enumerate(documents)}
     inputs["annotations"] = str(table_stamp["identity"])
     own = stamp("summarise", spec.model_dump(mode="json"), inputs)
-    left_out = {*AVERAGED, "stamp", "run", "seed", "interval"}
+    left_out = {*AVERAGED, *spec.eval.measures, "stamp", "run", "seed", "interval"}
     rest = {key: _common([d[key] for d in documents]) for key in documents[0] if key not in left_out}
-    numbers = {key: [document[key] for document in documents] for key in AVERAGED}
-    mean = {key: _mean(values) for key, values in numbers.items()}
-    deviation = {key: _deviation(numbers[key]) for key in ("average_mAP", "mAP")}
+    averaged = (*AVERAGED, *spec.eval.measures)
+    mean = {key: _mean([document[key] for document in documents]) for key in averaged}
+    deviation = {key: _deviation([document[key] for document in documents]) for key in ("average_mAP", "mAP")}
+    if spec.eval.measures:
+        deviation["measures"] = _deviation([headlines(document) for document in documents])
     write_json(
         out,
         {
