@@ -1,5 +1,6 @@
 # Helpers of the rules: everything that can be tested lives in tad.workflow.
 import sys
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
@@ -89,5 +90,18 @@ def need(what):
             if isinstance(found, str) and not found.startswith("results/")
             else found
         )
+
+    return files
+
+
+def learned_from(what):
+    """What a training reads. For a model that was imported it counts as old, and what is not there yet as nothing,
+    because Snakemake makes anew what follows from a file that it makes: nothing trains over such a model."""
+
+    def files(wildcards):
+        found = said_plainly(getattr(flow, what), wildcards)
+        if not said_plainly(flow.imported, wildcards):
+            return found
+        return ancient(found) if Path(found).exists() else []
 
     return files

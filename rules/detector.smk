@@ -1,8 +1,8 @@
 # Features → detector → candidates → detections, run by run.
 rule train:
     input:
-        features=need("features_of"),
-        annotations=need("annotations_of"),
+        features=learned_from("features_of"),
+        annotations=learned_from("annotations_of"),
     output:
         "results/{run}/model.safetensors",
     log:

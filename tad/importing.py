@@ -101,6 +101,8 @@ def import_model(
         spec = published_spec(detector, variant, run=run or Path(out).resolve().parent.name, features=features)
     elif run:
         loaded = Config.read(config)
+        if (seeds := len(loaded.trainings(run))) > 1:
+            raise TadError(f"--run {run}: has {seeds} seeds, a checkpoint is one; name {run}/seed-0 or a run without")
         named = loaded.spec("train", run=run)
         assert isinstance(named, TrainStageSpec)
         spec, row = named, loaded.file.features[named.features]

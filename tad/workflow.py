@@ -13,6 +13,7 @@ from tad.files import HashCache, digest, read_json
 from tad.video.listing import list_videos, shard_of
 from tad.weights import weight_files
 
+IMPORTED = "published checkpoint"  # the epoch rule that tad.training.published writes, whose import would bring torch
 SCRIPTS = {"render": "workflow_scripts/render_demo.py", "table": "workflow_scripts/results_table.py"}
 
 
@@ -230,6 +231,15 @@ class Workflow:
         row = self.config.run(wildcards.run)
         self.config.require(row.dataset, row.features)
         return f"results/features/{row.dataset}/{row.features}.h5"
+
+    def imported(self, wildcards: Any) -> bool:
+        """Whether the run's model is a published checkpoint: nothing that is newer than it makes it out of date.
+
+        Raises:
+            TadError: what lies in the model's place was not made by `tad`.
+        """
+        model = Path(f"results/{wildcards.run}/model.safetensors")
+        return model.is_file() and provenance.read_stamp(model).get("epoch_rule") == IMPORTED
 
     def video_scores(self, wildcards: Any) -> list[str]:
         """The class scores of whole videos that a run's detections are combined with: none, its own, or a file."""

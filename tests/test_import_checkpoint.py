@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import subprocess
+import sys
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import yaml
 from golden_tools import Golden
 from safetensors.torch import load_file
 from test_convert import Harm
@@ -22,10 +24,14 @@ from tad import plugins
 from tad.cli import main
 from tad.errors import TadError
 from tad.importing import import_model
-from tad.provenance import read_stamp
+from tad.provenance import read_stamp, stamp
 from tad.stages.detect import detect
-from tad.training.checkpoint import read_tensors
+from tad.training.checkpoint import read_tensors, write_tensors
 from tad.training.published import RULE, import_checkpoint, read_checkpoint
+from tad.why import parse_dry_run
+from tad.workflow import IMPORTED
+
+ROOT = Path(__file__).parents[1]
 
 
 def published(state: dict[str, Tensor], **changes: Any) -> dict[str, Any]:
@@ -125,6 +131,34 @@ def test_detect_takes_it_and_finds_what_the_trained_model_finds(
     assert len(found[0]["scores"])
     assert all(np.array_equal(found[0][key], found[1][key]) for key in found[0])
     assert "cannot be checked" in caplog.text
+
+
+def test_nothing_trains_over_an_imported_model(tmp_path: Path) -> None:
+    """Also where features and annotations are made after it; a model that was trained follows them."""
+    (tmp_path / "features").mkdir()
+    np.save(tmp_path / "features" / "v.npy", np.zeros((9, 4), np.float32))
+    (tmp_path / "a.json").write_text('{"database": {}}')
+    clip = {"length": 1, "stride": 1, "policy": "resample", "rate": 1.0}
+    row = {"dataset": "toys", "features": "ours", "detector": "mse"}
+    values = {
+        "datasets": {"toys": {"format": "activitynet", "annotations": "a.json"}},
+        "features": {"ours": {"source": "features", "dim": 4, "clip": clip}},
+        "runs": {"theirs": row, "trained": row, "many": {**row, "seeds": 2}},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    for name, rule in (("theirs", RULE), ("trained", "last epoch")):
+        header = {"tad_stamp": stamp("train", {"run": name}, {}, epoch_rule=rule)}
+        write_tensors(tmp_path / f"results/{name}/model.safetensors", {"a": torch.zeros(1)}, header)
+    targets = ["results/theirs/map.json", "results/trained/map.json"]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", tmp_path, "-n"]
+    done = subprocess.run([*command, *targets], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    jobs = {(job.rule, job.wildcards.get("run", "")) for job in parse_dry_run(done.stdout + done.stderr)}
+    assert jobs >= {("convert", ""), ("detect", "theirs"), ("evaluate", "theirs"), ("train", "trained")}
+    assert ("train", "theirs") not in jobs
+    assert IMPORTED == RULE
+    with pytest.raises(TadError, match=r"--run many: has 2 seeds, .* name many/seed-0"):
+        import_model(tmp_path / "x", tmp_path / "m", run="many", config=tmp_path / "config.yaml")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +121,17 @@ def test_the_papers_settings_reach_their_rows(
     for section, expected in (("settings", settings), ("train", train), ("nms", nms)):
         assert {key: sections[section][key] for key in expected} == expected, section
     assert sections["train"]["selection"] == "last"
+
+
+def test_the_page_on_published_features_names_what_config_has() -> None:
+    text, file = (ROOT / "docs/published.md").read_text(), Config.read(ROOT / "config.yaml").file
+    runs = [name for name in file.runs if name.split("-")[0] in ("thumos", "anet", "hacs", "epic") and "-" in name]
+    published = {name: file.runs[name] for name in runs if file.features[file.runs[name].features].source}
+    assert len(published) >= 15
+    for name, row in published.items():
+        stem, _, last = name.rpartition("-")
+        assert f"`{name}`" in text or (f"`{stem}-" in text and f"`-{last}`" in text), name
+        assert f"`{file.features[row.features].source}`" in text, name
+        assert f"`{file.datasets[row.dataset].annotations}`" in text, name
+    for dataset, features in re.findall(r"results/features/(\w+)/(\w+)\.h5", text):
+        assert (dataset, features) in {(row.dataset, row.features) for row in published.values()}
