@@ -96,7 +96,8 @@ def need(what):
 
 def learned_from(what):
     """What a training reads. For a model that was imported it counts as old, and what is not there yet as nothing,
-    because Snakemake makes anew what follows from a file that it makes: nothing trains over such a model."""
+    because Snakemake makes anew what follows from a file that it makes: nothing trains over such a model.
+    """
 
     def files(wildcards):
         found = said_plainly(getattr(flow, what), wildcards)
