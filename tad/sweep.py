@@ -15,7 +15,7 @@ import yaml
 from tad.annotations import Table, read_table, write_table
 from tad.config import Config
 from tad.errors import TadError
-from tad.files import digest, read_json, sha256, write_json
+from tad.files import digest, read_json, write_json
 from tad.plugins import override
 from tad.provenance import FEATURES, code, expect, read_stamp, stamp
 from tad.resolved import parse
@@ -102,26 +102,6 @@ def choose(table: Table, model: Path, features: Path, *, on: Source) -> Chosen:
     return Chosen(aside, "train videos that training kept aside (their loss chose the epoch; no weight has seen them)")
 
 
-def _class_scores(config: Config, run: str, on: Source) -> Path | None:
-    """The class scores of whole videos that the run combines with its detections.
-
-    Raises:
-        TadError: they are not there, or are the workflow's own, which are of the test split, and `on` is another.
-    """
-    source = config.external_scores(run)
-    if source == "own" and on != "test":
-        raise TadError(
-            f"{run}: external.source own: the workflow's classifier scores the test videos and none that were held out;"
-            " name a file with scores of all videos, sweep a run without `external`, or add --on test (peeks)"
-        )
-    if needs := config.missing_scores(run):
-        raise TadError(needs[0])
-    path = config.root / (f"results/{run}/video_scores.json" if source == "own" else source)
-    if source and not path.is_file():
-        raise TadError(f"{path}: no such file; make it with `snakemake {path}`")
-    return path if source else None
-
-
 class Training:
     """One trained detector: its candidates of the chosen videos, and the scores that settings give them."""
 
@@ -129,9 +109,7 @@ class Training:
         self.run, self.device = run, device
         self.detect = cast(DetectStageSpec, config.spec("detect", run=run))
         self.evaluate = cast(EvaluateStageSpec, config.spec("evaluate", run=run))
-        self.suppress = cast(SuppressStageSpec, config.spec("suppress", run=run))
         results = config.root / "results"
-        self.class_scores = _class_scores(config, run, on)
         self.model = results / run / "model.safetensors"
         self.features = results / f"features/{self.detect.dataset}/{self.detect.features}.h5"
         source = results / f"annotations/{self.detect.dataset}.json"
@@ -178,14 +156,11 @@ class Training:
             "eval": self.evaluate.eval.model_dump(mode="json"),
             "code": [code(stage, {}) for stage in ("suppress", "evaluate")],
         }
-        if self.class_scores is not None:
-            base["external"] = [self.suppress.model_dump(mode="json")["external"], sha256(self.class_scores)]
         known: dict[str, list[float]] = read_json(kept) if kept.is_file() else {}
         keys = [digest({**base, "nms": one}, 16) for one in settings]
         for key, one in zip(keys, settings, strict=True):
             if key not in known:
-                nms = NmsSpec.model_validate(one)
-                known[key] = self._score(candidates, self.suppress.model_copy(update={"nms": nms}))
+                known[key] = self._score(candidates, SuppressStageSpec(run=self.run, nms=NmsSpec.model_validate(one)))
                 write_json(kept, known)
         return [known[key] for key in keys]
 
@@ -194,7 +169,7 @@ class Training:
         from tad.stages.suppress import suppress
 
         detections = self.folder / "detections.json"
-        suppress(candidates, detections, spec=spec, scores=self.class_scores, device=self.device)
+        suppress(candidates, detections, spec=spec, device=self.device)
         try:
             result = score_file(detections, self.table, run=self.run, split="val", settings=self.evaluate.eval).result
         finally:

@@ -17,7 +17,6 @@ from tad.annotations import Video
 from tad.cli import main
 from tad.config import Config
 from tad.errors import TadError
-from tad.files import read_json, write_json
 from tad.specs import EvaluateStageSpec, NmsSpec, SuppressStageSpec, TrainStageSpec
 from tad.stages.evaluate import evaluate
 from tad.stages.suppress import suppress
@@ -161,30 +160,6 @@ def test_a_run_that_held_nothing_out(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_val_split_is_what_is_held_out(tmp_path: Path) -> None:
     config = write_project(tmp_path, validation=True)
     assert next(sweep("r", ["nms.tiou=0.3"], config=config)).startswith("r: 1 videos, 1 instances: split val")
-
-
-def test_class_scores_of_videos_are_combined_as_the_run_says_or_refused(tmp_path: Path) -> None:
-    config = write_project(tmp_path, validation=True)
-    plain = list(sweep("r", ["nms.topk=1,50"], config=config))
-    tree = yaml.safe_load(config.read_text())
-    tree["runs"]["r"]["external"] = {"source": "x.json", "labels": "keep", "combine": "product"}
-    config.write_text(yaml.safe_dump(tree))
-    with pytest.raises(TadError, match=r"x\.json \(external\.source\)"):
-        list(sweep("r", ["nms.topk=1,50"], config=config))
-    labels = read_json(tmp_path / "results/annotations/toy.json")["labels"]
-    write_json(tmp_path / "x.json", {"class": labels, "results": {"train_0": [0.5] * len(labels)}})
-    training = Training(Config.read(config), "r", on="held-out", device="cpu")
-    assert training.class_scores == tmp_path / "x.json"
-    assert list(sweep("r", ["nms.topk=1,50"], config=config)) == plain  # all halved: the same order, the same score
-    write_json(tmp_path / "x.json", {"class": labels, "results": {"train_1": [0.5] * len(labels)}})
-    with pytest.raises(TadError, match="no scores for 1 of 1 videos, for example 'train_0'"):
-        list(sweep("r", ["nms.topk=1,50"], config=config))
-    tree["runs"]["r"]["external"] = {"source": "own"}
-    config.write_text(yaml.safe_dump(tree))
-    with pytest.raises(TadError, match="scores the test videos and none that were held out"):
-        list(sweep("r", ["nms.topk=1,50"], config=config))
-    with pytest.raises(TadError, match=r"results/r/video_scores\.json: no such file"):
-        list(sweep("r", ["nms.topk=1,50"], config=config, on="test"))
 
 
 def test_several_seeds_count_with_their_mean(tmp_path: Path) -> None:
