@@ -1,0 +1,24 @@
+"""Each correction of MSE and TriDet is a choice of its own."""
+
+import pytest
+import torch
+from test_detectors import SIZES, SMALL, feats, largest_difference, raw, settings, small, targets
+
+from tad import plugins
+
+
+@pytest.mark.parametrize("method", ["mse", "tridet"])
+def test_a_correction_can_be_left_out(method: str) -> None:
+    x_BTC, lengths_B = feats(75)
+    for left_out in ("masked", "living", "detached"):
+        others = [name for name in ("masked", "living", "detached") if name != left_out]
+        detector = small(method, "corrected", corrections=others, kernel=3, use_position=True).eval()
+        difference = largest_difference(*(raw(detector, x_BTC, lengths_B, n) for n in (96, 384)))
+        assert (difference > 1e-5) == (left_out == "masked")
+        detector.train().loss(*feats(96), [targets((10, 30, 0))])["cls"].backward()
+        touched = any(p.grad is not None and bool(torch.any(p.grad)) for p in detector.start_head.parameters())
+        assert touched == (left_out == "detached")
+        torch.manual_seed(0)
+        fresh = plugins.load("detectors", method)(**SIZES, **settings(method, corrections=others, **SMALL))
+        kernels = [p for n, p in fresh.named_parameters() if n.split(".")[-2] == "convw" and n.endswith("weight")]
+        assert any(bool(torch.any(p)) for p in kernels) == (left_out != "living")
