@@ -40,4 +40,4 @@ def test_every_rule_says_what_it_needs_and_leaves() -> None:
         for need in ("mem_mb", "runtime", "code="):
             assert need in body, (name, need)
         asks = "gpu=flow.gpus" in body
-        assert asks == (name in {"pretrain", "extract", "train", "detect", "suppress"}), name
+        assert asks == (name in {"pretrain", "extract", "train", "classify", "detect", "suppress"}), name

@@ -15,6 +15,7 @@ from tad.layers.attention import ConvAttention
 from tad.layers.chance import Dropout
 from tad.layers.detector import Chosen, Outputs, PointDetector
 from tad.layers.heads import ClassHead, OffsetHead, join
+from tad.layers.kernels import at_least_float32
 from tad.layers.masked import ChannelNorm, Mask, Pointwise, ScaledDropPath, halve, max_pool, zero_outside
 from tad.layers.pyramid import LevelNorms, Pyramid
 
@@ -152,4 +153,4 @@ class Detector(PointDetector):
     def decode(self, outputs: Outputs, level: int, chosen: Chosen) -> Tensor:
         """The distances as they are; classes share them."""
         video_N, point_N, _ = chosen
-        return outputs.offsets[level][video_N, :, point_N].float()
+        return at_least_float32(outputs.offsets[level][video_N, :, point_N])

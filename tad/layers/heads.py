@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tad.layers.kernels import Span
+from tad.layers.kernels import Span, at_least_float32
 from tad.layers.masked import ChannelNorm, Mask, MaskedConv1d, Scale, padding_of, zero_outside
 
 NOWHERE = -1.0e4  # logit of a boundary where there is no data: its softmax is 0 and, being finite, never NaN
@@ -148,8 +148,8 @@ def trident_offsets(
     steps_J = torch.arange(bins + 1, device=point_N.device)
     at = (video_N[:, None], class_N[:, None], point_N[:, None] + steps_J)
     centre_N2J = centre_BJT.transpose(1, 2)[video_N, point_N].view(-1, 2, bins + 1)
-    left_NJ = torch.softmax(start_BKT[at].float() + centre_N2J[:, 0].float(), dim=1)
-    right_NJ = torch.softmax(end_BKT[at].float() + centre_N2J[:, 1].float(), dim=1)
+    left_NJ = torch.softmax(at_least_float32(start_BKT[at]) + at_least_float32(centre_N2J[:, 0]), dim=1)
+    right_NJ = torch.softmax(at_least_float32(end_BKT[at]) + at_least_float32(centre_N2J[:, 1]), dim=1)
     left_N = left_NJ @ (bins - steps_J).to(left_NJ.dtype)
     right_N = right_NJ @ steps_J.to(right_NJ.dtype)
     # the published guard looks at the right side for both

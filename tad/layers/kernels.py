@@ -103,10 +103,16 @@ def dense_gradient(grad_BTO: Tensor, x_BTC: Tensor, kernel: int) -> Tensor:
     return grad_KOC.permute(1, 2, 0)
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """The same values; 16-bit ones as float32, wider ones as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def depthwise_gradient(grad_BTC: Tensor, x_BTC: Tensor, kernel: int) -> Tensor:
-    """Gradient (C, 1, K) of a depth-wise kernel, a few snippets at a time; summed in float32."""
+    """Gradient (C, 1, K) of a depth-wise kernel, a few snippets at a time; summed in float32 or wider."""
     batch, length, channels = x_BTC.shape
-    grad_KC = torch.zeros(kernel, channels)
+    wide = at_least_float32(x_BTC.new_empty(0)).dtype
+    grad_KC = torch.zeros(kernel, channels, dtype=wide)
     padded_BTC = F.pad(x_BTC, (0, 0, kernel // 2, kernel // 2))
     product_TC = x_BTC.new_empty(ROWS, channels)
     for video in range(batch):
@@ -115,7 +121,7 @@ def depthwise_gradient(grad_BTC: Tensor, x_BTC: Tensor, kernel: int) -> Tensor:
             rows = len(grad_TC)
             for tap in range(kernel):
                 torch.mul(grad_TC, padded_BTC[video, first + tap : first + tap + rows], out=product_TC[:rows])
-                grad_KC[tap] += product_TC[:rows].sum(0, dtype=torch.float32)
+                grad_KC[tap] += product_TC[:rows].sum(0, dtype=wide)
     return grad_KC.t()[:, None].to(x_BTC.dtype)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tad.layers.kernels import at_least_float32
 from tad.layers.types import Targets
 
 EPSILON = 1e-8
@@ -43,7 +44,7 @@ def label_points(points_P4: Tensor, targets: Targets, *, classes: int, radius: f
 
 def focal_loss(logits: Tensor, targets: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
     """Sigmoid focal loss of each element against soft targets in [0, 1] (RetinaNet, equation 5)."""
-    logits = logits.float()
+    logits = at_least_float32(logits)
     p = torch.sigmoid(logits)
     agreement = p * targets + (1 - p) * (1 - targets)
     weight = alpha * targets + (1 - alpha) * (1 - targets)

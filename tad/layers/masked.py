@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tad.layers.chance import PerVideo
-from tad.layers.kernels import Span, convolve, norm_relu
+from tad.layers.kernels import Span, at_least_float32, convolve, norm_relu
 
 Mask = Tensor | None  # None: nothing is padded
 
@@ -165,7 +165,7 @@ def group_norm(x_BCT: Tensor, mask_B1T: Mask, norm: nn.GroupNorm, *, masked: boo
         y_BC1T: Tensor = norm(x_BCT.unsqueeze(2))
         return y_BC1T.squeeze(2)
     batch, channels, length = x_BCT.shape
-    x_BGCT = x_BCT.float().reshape(batch, norm.num_groups, channels // norm.num_groups, length)
+    x_BGCT = at_least_float32(x_BCT).reshape(batch, norm.num_groups, channels // norm.num_groups, length)
     mask_B11T = mask_B1T[:, None].to(x_BGCT.dtype)
     count_B111 = mask_B11T.sum(dim=3, keepdim=True) * x_BGCT.shape[2]
     mean_BG11 = (x_BGCT * mask_B11T).sum(dim=(2, 3), keepdim=True) / count_B111
