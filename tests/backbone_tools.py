@@ -11,7 +11,7 @@ from tad import plugins
 
 # Changes with which a backbone sees small frames, where time is what is tested and not space; flow is the quick kind
 SMALL: dict[str, dict[str, Any]] = {
-    "i3d": {"short": 36, "crop": 32, "flow_method": "dis"},
+    "i3d": {"short": 36, "columns": 0, "crop": 32, "flow_method": "dis"},
     "i3d_r50": {"short": 36, "crop": 32, "pool": "global"},
     "mvit_v2_s": {},  # its position tables allow no other size
     "r2plus1d_18": {"resize": [36, 48], "crop": 32},

@@ -82,7 +82,6 @@ def _small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(videomae.SIZES, "tiny", (24, 3, 4))
         patch.setitem(vjepa2.SIZES, "tiny", (24, 3, 4, 4.0))
-        patch.setattr("tad.stages.extract.BATCH_CPU", 1, raising=False)  # sums of a larger batch are grouped otherwise
         yield
 
 

@@ -258,6 +258,18 @@ def test_i3d_views_and_rows() -> None:
     assert [int(v[0, 0, 0, 0, 0]) for v in views] == [0, 116, 0, 116, 58, 223, 339, 223, 339, 281]
 
 
+@pytest.mark.parametrize(("old", "new"), [((256, 340), (224, 224)), ((60, 40), (60, 90)), ((33, 70), (64, 31))])
+def test_lanczos_is_that_of_pillow(old: tuple[int, int], new: tuple[int, int]) -> None:
+    image = pytest.importorskip("PIL.Image", reason="pillow is not installed")
+    frames = torch.randint(0, 256, (2, *old, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = _frames.resize_lanczos(frames, new)
+    for frame, small in zip(frames, found, strict=True):
+        wanted = np.asarray(image.fromarray(frame.numpy()).resize(new[::-1], image.Resampling.LANCZOS)).astype(int)
+        assert np.abs(small.numpy() - wanted).max() <= 1
+        assert (small.numpy() == wanted).mean() > 0.999
+    assert torch.equal(_frames.resize_lanczos(frames[..., :2], new), found[..., :2])  # flow has two channels
+
+
 def test_center_crop_rounds_as_published() -> None:
     cut = _frames.center_crop(torch.arange(171.0).expand(128, 171), (112, 112))
     assert int(cut[0, 0]) == 30  # Python's round(29.5)

@@ -180,6 +180,36 @@ def test_kill_loses_the_video_in_flight_and_no_byte(
     assert [p.name for p in kept.iterdir()] == ["shard.h5"]
 
 
+def test_long_names_in_any_script_are_kept_apart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """66 letters of three bytes each are as long as ids may be, and three times that where names are escaped."""
+    caplog.set_level(logging.INFO)
+    names = ["動" * 65 + last for last in "画像"]
+    for frames, name in enumerate(names, 9):
+        vt.encode(tmp_path / f"v/{name}.mp4", frames)
+    manifest = probe(tmp_path / "v", tmp_path / "00-of-01.json", spec=ProbeSpec(dataset="d"))
+    with pytest.raises(RuntimeError, match="killed"):
+        run(manifest, tmp_path / "v", tmp_path, backbone=Failing)
+    assert len(list((tmp_path / "kept").glob("*.part.h5"))) == 1
+    with FeatureReader(run(manifest, tmp_path / "v", tmp_path)) as reader:
+        assert reader.video_ids == sorted(names)
+        assert [len(reader.read(name)) for name in names] == [1, 1]
+    assert "1 videos to extract, 1 kept" in caplog.text
+
+
+class Failing(Tiny):
+    """Computes a clip and fails at the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = 1
+
+    def forward(self, clips_BTHWC: Tensor) -> Tensor:
+        if not self.left:
+            raise RuntimeError("killed")
+        self.left -= 1
+        return super().forward(clips_BTHWC)
+
+
 def test_added_video_reuses_the_others(
     videos: Path, manifest: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

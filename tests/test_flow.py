@@ -12,6 +12,7 @@ import video_tools as vt
 from torch import Tensor
 
 from tad import flow, plugins
+from tad.backbones._frames import resize_lanczos, resize_uint8
 from tad.backbones._weights import load_weights
 from tad.cache import FeatureReader
 from tad.errors import TadError
@@ -229,6 +230,37 @@ def test_a_short_clip_repeats_its_last_field() -> None:
     levels = (net._flow_input(net._steps(clips))[:, 0, :, 0, 0] + 1) * 127.5
     torch.testing.assert_close(levels, torch.tensor([[147.0] * 4]))
     assert net._steps(clips)[0, 0].unique().tolist() == [flow.STILL]
+
+
+class Seen:
+    """A method that notes the sizes of the frames that it is given; its field is twice the column's number mod 8."""
+
+    def __init__(self) -> None:
+        self.sizes: set[tuple[int, ...]] = set()
+
+    def __call__(self, first_HW3: Tensor, second_HW3: Tensor) -> Tensor:
+        self.sizes.add(tuple(first_HW3.shape))
+        columns = 2.0 * (torch.arange(first_HW3.shape[1]) % 8)
+        return columns.view(1, -1, 1).expand(*first_HW3.shape[:2], 2).contiguous()
+
+
+@pytest.mark.parametrize("streams", ["rgb", "flow", "both"])
+def test_the_view_resize_squeezes_frames_and_flow_of_340_by_256(streams: str) -> None:
+    """As published: frames become 340 x 256, their flow is computed, and the pictures of both are squeezed."""
+    net, _ = counting(streams=streams, view="resize", short=256, columns=340)
+    net.motion = Seen()
+    moving = torch.stack([texture(180, 320, seed=k) for k in range(3)])
+    steps = net.stream()(moving)
+    assert steps.shape == (3, 224, 224, {"rgb": 3, "flow": 2, "both": 5}[streams])
+    frames_NHWC = resize_uint8(moving, (256, 340))
+    assert net.motion.sizes == (set() if streams == "rgb" else {(256, 340, 3)})
+    if streams != "flow":
+        assert torch.equal(steps[..., :3], resize_lanczos(frames_NHWC, (224, 224)))
+    if streams != "rgb":
+        levels = flow.quantise(Seen()(frames_NHWC[0], frames_NHWC[1]), bound=20.0)[None]
+        assert torch.equal(steps[1:2, ..., -2:], resize_lanczos(levels, (224, 224)))
+        assert len(steps[1, ..., -1].unique()) > 8  # squeezed pictures have levels between those of the field
+    assert torch.equal(net._steps(steps[None]), steps[None])  # and are not squeezed again
 
 
 def test_mirrored_flow_keeps_its_sign_as_published() -> None:

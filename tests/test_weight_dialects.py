@@ -129,6 +129,7 @@ WRAPPED: dict[str, Callable[[Mapping[str, Tensor]], Any]] = {
     "bare": dict,
     "data parallel": lambda state: prefixed(state, "module."),
     "model_state": lambda state: {"model_state": dict(state)},
+    "module": lambda state: {"module": dict(state), "epoch": 3},
     "state_dict, data parallel": lambda state: {"epoch": 3, "state_dict": prefixed(state, "module.")},
     "model, features.": lambda state: {"model": prefixed(state, "features.")},
 }

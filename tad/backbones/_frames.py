@@ -4,10 +4,13 @@ Shapes: B clips, T frames, H rows, W columns, C channels, N frames of any clips.
 """
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+LOBES = 3  # of Lanczos' kernel, on either side
 
 
 def resize_uint8(frames_NHWC: Tensor, size: tuple[int, int]) -> Tensor:
@@ -25,6 +28,30 @@ def resize_uint8(frames_NHWC: Tensor, size: tuple[int, int]) -> Tensor:
         small = F.interpolate(frames_NCHW.float(), size=size, mode="bilinear", antialias=True)
         small = small.round_().clamp_(0, 255).to(torch.uint8)
     return small.permute(0, 2, 3, 1)
+
+
+@cache
+def _lanczos(old: int, new: int) -> Tensor:
+    """(new, old) weights of one axis: Lanczos with three lobes, widened where the axis shrinks, rows adding up to 1."""
+    scale = old / new
+    wide = max(scale, 1.0)
+    away = (torch.arange(old, dtype=torch.float64) + 0.5 - (torch.arange(new)[:, None] + 0.5) * scale) / wide
+    weights = torch.sinc(away) * torch.sinc(away / LOBES) * (away.abs() < LOBES)
+    return (weights / weights.sum(dim=1, keepdim=True)).float()
+
+
+def resize_lanczos(frames_NHWC: Tensor, size: tuple[int, int]) -> Tensor:
+    """Antialiased Lanczos resize of uint8 frames of any channels to exactly `size` (rows, columns), as Pillow does it:
+    columns first, whole levels in between and at the end. Frames that have the size come back as they are."""
+    if tuple(frames_NHWC.shape[1:3]) == size:
+        return frames_NHWC
+    x_NCHW = frames_NHWC.permute(0, 3, 1, 2).float()
+    (rows, columns), (height, width) = size, x_NCHW.shape[-2:]
+    if width != columns:
+        x_NCHW = (x_NCHW @ _lanczos(width, columns).to(x_NCHW.device).T).round_().clamp_(0, 255)
+    if height != rows:
+        x_NCHW = (_lanczos(height, rows).to(x_NCHW.device) @ x_NCHW).round_().clamp_(0, 255)
+    return x_NCHW.to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def resize_float(clips_BTHWC: Tensor, size: tuple[int, int]) -> Tensor:

@@ -18,7 +18,7 @@ from tad.weights import weight_files, weights_identity
 __all__ = ["fit_weights", "load_weights", "read_weights", "weights_identity"]
 
 LISTED = 5
-WRAPPERS = ("model_state", "model", "state_dict")
+WRAPPERS = ("model_state", "model", "state_dict", "module")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tad.backbones._frames import center_crop, normalise, resize_uint8, short_side
+from tad.backbones._frames import center_crop, normalise, resize_lanczos, resize_uint8, short_side
 from tad.errors import TadError
 from tad.flow import NOTES, RAFT_STEMS, FlowSteps, method
 
@@ -54,9 +54,7 @@ def _pad(x_BCTHW: Tensor, kernel: tuple[int, int, int], stride: tuple[int, int, 
 class Unit(nn.Module):
     """Convolution with SAME padding, batch norm, ReLU; the classifier has a bias instead of the last two."""
 
-    def __init__(
-        self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1, *, classifier: bool = False
-    ) -> None:
+    def __init__(self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1, *, classifier: bool = False) -> None:
         super().__init__()
         self.kernel, self.stride = (kernel,) * 3, (stride,) * 3
         self.conv3d = nn.Conv3d(c_in, c_out, self.kernel, self.stride, bias=classifier)
@@ -143,9 +141,10 @@ class Backbone(nn.Module):
     Each stream sees `stream_length` steps: RGB the first frames of the clip, flow the first fields between neighbouring
     frames. A clip of `stream_length` + 1 frames has as many fields, a shorter one repeats its last field.
 
-    Flow is computed on whole resized frames, before cropping. `stream` does it once per pair of neighbours of a video
-    and hands it on with the frames, in two more channels (B, T, H, W, 5), or alone (2) where RGB is not looked at;
-    clips of plain frames are accepted too, and their flow is then computed for them alone.
+    Flow is computed on whole resized frames, before they are cropped or (view `resize`) squeezed, as in the published
+    code. `stream` does it once per pair of neighbours of a video and hands it on with the frames, in two more channels
+    (B, T, H, W, 5), or alone (2) where RGB is not looked at; clips of plain frames are accepted too, and their flow is
+    then computed for them alone.
     """
 
     def __init__(
@@ -154,6 +153,7 @@ class Backbone(nn.Module):
         streams: str,
         view: str,
         short: int,
+        columns: int,
         crop: int,
         classes: int,
         stream_length: int,
@@ -165,7 +165,8 @@ class Backbone(nn.Module):
             raise TadError(f"i3d.streams: {streams!r}: one of {', '.join(STREAMS)}")
         if view not in VIEWS:
             raise TadError(f"i3d.view: {view!r}: one of {', '.join(VIEWS)}")
-        self.streams, self.view, self.short, self.crop = streams, view, short, crop
+        self.streams, self.view, self.crop = streams, view, crop
+        self.short, self.columns = short, columns
         self.stream_length, self.flow_bound = stream_length, flow_bound
         if streams != "flow":
             self.rgb = Inception(channels=3, num_classes=classes)
@@ -189,23 +190,29 @@ class Backbone(nn.Module):
         return {f"{stream}.{name}": tensor for name, tensor in names.items()}
 
     def shrink(self, frames_NHWC: Tensor) -> Tensor:
-        """Whole uint8 frames, resized: exactly to the crop's square, or to the short side, aspect kept."""
-        if self.view == "resize":
-            return resize_uint8(frames_NHWC, (self.crop, self.crop))
+        """Whole uint8 frames, resized to `short` rows and `columns`, or (0) to the short side, aspect kept."""
         height, width = frames_NHWC.shape[1:3]
-        return resize_uint8(frames_NHWC, short_side(height, width, self.short))
+        fixed = (self.short, self.columns)
+        return resize_uint8(frames_NHWC, fixed if self.columns else short_side(height, width, self.short))
+
+    def squeeze(self, steps_NHWC: Tensor) -> Tensor:
+        """Resized frames and their flow, for the view `resize` as pictures of the crop's square; else as they are."""
+        return resize_lanczos(steps_NHWC, (self.crop, self.crop)) if self.view == "resize" else steps_NHWC
+
+    def _is_squeezed(self, frames: Tensor) -> bool:
+        return self.view == "resize" and tuple(frames.shape[-3:-1]) == (self.crop, self.crop)
 
     def stream(self) -> Callable[[Tensor], Tensor]:
         """What turns one video's uint8 frames (N, H, W, 3), in order and in any portions, into the steps (N, h, w, C)
         that clips are cut from; C is 3 (RGB), 2 (the flow into the frame) or 5 (both)."""
         if self.streams == "rgb":
-            return self.shrink
+            return lambda frames: frames if self._is_squeezed(frames) else self.squeeze(self.shrink(frames))
         flow = FlowSteps(self.motion, bound=self.flow_bound)
 
         def steps(frames_NHWC: Tensor) -> Tensor:
             small = self.shrink(frames_NHWC)
             levels = flow(small)
-            return levels if self.streams == "flow" else torch.cat([small, levels], dim=-1)
+            return self.squeeze(levels if self.streams == "flow" else torch.cat([small, levels], dim=-1))
 
         return steps
 

@@ -40,6 +40,7 @@ from tad.video.ring import Job
 
 log = logging.getLogger(__name__)
 MOST_READERS = 8
+NAME_BYTES = 180  # of a video's part, without the endings that it has and gets while it is written
 NOT_IN_ROWS = {"dataset", "on_damaged", "stall_seconds", "reader_mb"}  # settings that decide which videos there are
 
 Entry = dict[str, Any]
@@ -101,12 +102,21 @@ def _stored(path: Path, key: str, video_id: str) -> bool:
         return False
 
 
+def _part(kept: Path, video_id: str) -> Path:
+    """The file of one finished video. File systems end names at 255 bytes, and an id in another script takes nine a
+    letter here: a long one is cut, and its digest tells it from others."""
+    name = key_of(video_id)
+    if len(name) > NAME_BYTES:
+        name = f"{name[: NAME_BYTES - 33]}-{digest(video_id, 32)}"
+    return kept / f"{name}.part.h5"
+
+
 def _sources(usable: dict[str, Entry], keys: dict[str, str], kept: Path) -> dict[str, Path]:
     """Video → the kept file from which its rows can be taken."""
     whole = kept / "shard.h5"
     found: dict[str, Path] = {}
     for video_id in usable:
-        for path in (kept / f"{key_of(video_id)}.part.h5", whole):
+        for path in (_part(kept, video_id), whole):
             if path.is_file() and _stored(path, keys[video_id], video_id):
                 found[video_id] = path
                 break
@@ -250,7 +260,7 @@ def extract(
                     excluded[item.video_id] = _given_up(item, spec)
                     continue
                 grid, facts = _timing(usable[item.video_id], item, spec, model)
-                part = kept / f"{key_of(item.video_id)}.part.h5"
+                part = _part(kept, item.video_id)
                 with ShardWriter(part, stamped) as writer:
                     facts |= made_on | {"row_key": keys[item.video_id]}
                     writer.add(item.video_id, item.rows.features(), grid=grid, attrs=facts)
