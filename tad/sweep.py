@@ -69,10 +69,10 @@ def combinations(config: Config, run: str, changes: list[str]) -> list[Settings]
 def _kept_aside(features: Path, table: Table, spec: TrainStageSpec) -> list[str]:
     """The train videos that training did not train on."""
     from tad.cache import FeatureReader
-    from tad.stages.train import _roles
+    from tad.training.selection import roles_of
 
     with FeatureReader(features) as reader:
-        return [item.video_id for item in _roles(reader, table, spec)[1]]
+        return [item.video_id for item in roles_of(reader, table, spec)[1]]
 
 
 def choose(table: Table, model: Path, features: Path, *, on: Source) -> Chosen:

@@ -24,7 +24,7 @@ from tad.provenance import expect, stamp
 from tad.specs import ConvertSpec
 from tad.stages.convert import convert
 from tad.stages.train import train
-from tad.training.data import recipe_of
+from tad.training.inputs import recipe_of
 from tad.workflow import Workflow
 
 ROOT = Path(__file__).parents[1]

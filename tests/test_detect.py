@@ -229,3 +229,41 @@ def test_a_table_with_other_classes_is_refused(folder: Path, monkeypatch: pytest
     write_inputs(folder, videos)
     with pytest.raises(TadError, match="its classes are not those of"):
         run(folder, detect_spec())
+
+
+def test_a_test_video_that_is_too_long_is_said_before_training(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By train, and by detect (of an imported model) before any video is computed."""
+    lengths = {name: len(feats) for name, (_, feats) in videos_of(np.random.default_rng(0)).items()}
+    tested = sorted((n for name, n in lengths.items() if name.startswith("test")), reverse=True)
+    longest = next(name for name, n in lengths.items() if n == tested[0] and name.startswith("test"))
+    model = folder / "out" / "model.safetensors"
+    monkeypatch.setattr(tools.Tiny, "longest", tested[1] - 1)
+    before = tools.Tiny.calls
+    wanted = rf"f\.h5: video '{longest}' of split test, the longest of 2 that are too long: features: {tested[0]} snip"
+    with pytest.raises(TadError, match=wanted):
+        tools.run(folder, train_spec(seed=4))
+    paths = folder / "f.h5", model, folder / "toy.json", folder / "c.h5"
+    with pytest.raises(TadError, match=wanted):
+        detect(*paths, spec=detect_spec(), threads=1)
+    assert tools.Tiny.calls == before
+    monkeypatch.setattr(tools.Tiny, "longest", tested[0])
+    tools.run(folder, train_spec(seed=4))
+
+
+@pytest.mark.parametrize(("name", "face"), [("actionformer", ""), ("mse", "parity"), ("mse", "corrected")])
+def test_the_published_buffers_are_such_a_limit(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, face: str
+) -> None:
+    monkeypatch.undo()
+    videos = videos_of(np.random.default_rng(0))
+    video, feats = videos["test_7"]
+    long = np.concatenate([feats] * (200 // len(feats) + 1))[:120]
+    videos["test_7"] = (Video(video.split, 120.5, video.instances), long)
+    write_inputs(folder, videos)
+    spec = tools.real_spec(name, face, epochs=1, warmup_epochs=0)
+    if face == "corrected":
+        assert tools.run(folder, spec, seconds=1000).is_file()
+        return
+    with pytest.raises(TadError, match=r"video 'test_7' .* 120 snippets: .* end at 96; raise settings.buffer_factor"):
+        tools.run(folder, spec)
+    assert len(list((folder / "kept").iterdir())) == 1  # of the fixture

@@ -72,6 +72,15 @@ def test_both_file_layouts_and_numpy_generations(tmp_path: Path, zipped: bool, c
     assert not plain["a.weight"].any()
 
 
+@pytest.mark.parametrize(
+    ("saved", "epoch"), [(np.int64(12), 12), (np.int32(7), 7), (np.float64(3), -1), (True, -1), (None, -1)]
+)
+def test_the_epoch_may_be_a_number_of_numpy(tmp_path: Path, saved: Any, epoch: int) -> None:
+    torch.save(published({"a": torch.zeros(1)}, epoch=saved), tmp_path / "x.pth.tar")
+    found = read_checkpoint(tmp_path / "x.pth.tar")[1]
+    assert (type(found), found) == (int, epoch)
+
+
 def small_state() -> dict[str, Tensor]:
     """Shapes of the published THUMOS14 model, all zeros."""
     document = plugins.document("detectors", "mse")
@@ -182,6 +191,30 @@ def test_weights_of_another_detector_are_named(
     assert len(lines) == 1
     assert said in lines[0]
     assert not out.exists()
+
+
+def test_all_keys_of_another_detector_are_listed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """More than a line holds: they are in a file beside the model, which goes once a checkpoint fits."""
+    state = small_state()
+    unknown = {f"decoder.{k}.weight": torch.zeros(1) for k in range(7)}
+    missing = [name for name in state if name.startswith("cls_head.")]
+    assert len(missing) > 5
+    named = {name: value for name, value in state.items() if name not in missing}
+    named["reg_head.offset_head.conv.bias"] = torch.zeros(3)
+    torch.save(published(named | unknown), tmp_path / "x.pth.tar")
+    out = tmp_path / "r" / "model.safetensors"
+    assert main(["import-checkpoint", str(tmp_path / "x.pth.tar"), *ARGUMENTS, "--out", str(out)]) == 1
+    listing = out.with_name("model.mismatch.txt")
+    (said,) = [line for line in capfd.readouterr().err.splitlines() if line and " WARNING " not in line]
+    assert f"{len(missing)} missing: {', '.join(missing[:5])} …; 7 unknown: decoder.0.weight, " in said
+    assert f"1 of another shape: reg_head.offset_head.conv.bias (3,) for (34,); all are listed in {listing}" in said
+    shape = ["of another shape: reg_head.offset_head.conv.bias (3,) for (34,)"]
+    wanted = [f"missing: {name}" for name in missing] + [f"unknown: {name}" for name in unknown] + shape
+    assert listing.read_text().splitlines() == wanted
+    assert [path.name for path in out.parent.iterdir()] == [listing.name]
+    torch.save(published(state), tmp_path / "x.pth.tar")
+    assert main(["import-checkpoint", str(tmp_path / "x.pth.tar"), *ARGUMENTS, "--out", str(out)]) == 0
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tad.annotations import Instance, Table, Video, read_table, write_table
 from tad.provenance import stamp
 from tad.stages.train import training_key
 from tad.training.checkpoint import read_tensors
-from tad.training.data import label_names
+from tad.training.inputs import label_names
 from tad.training.priors import absent_classes, silence
 
 VIDEOS = {

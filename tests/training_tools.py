@@ -21,6 +21,7 @@ from tad import plugins
 from tad.annotations import Instance, Table, Video, read_table, write_table
 from tad.cache import FeatureReader, ShardWriter
 from tad.device import reproducible
+from tad.errors import TadError
 from tad.grid import Grid
 from tad.layers.types import Candidates, Part, Targets
 from tad.provenance import code, stamp
@@ -40,6 +41,7 @@ class Tiny(nn.Module):
     calls = 0
     nan_at = -1
     worsens = False
+    longest = 1000
     on_loss: Callable[[int], None] | None = None
 
     def __init__(self, *, feature_dim: int, num_classes: int, max_length: int, width: int = 8) -> None:
@@ -57,6 +59,11 @@ class Tiny(nn.Module):
         for (start, end), label in zip(target.segments_N2.tolist(), target.labels_N.tolist(), strict=True):
             truth_TK[max(round(start), 0) : round(end), label] = 1
         return truth_TK
+
+    def padded(self, length: int) -> int:
+        if length > self.longest:
+            raise TadError(f"features: {length} snippets: at most {self.longest}; raise settings.buffer_factor")
+        return length
 
     def positives(self, lengths_B: Tensor, targets: list[Targets]) -> int:
         return int(sum(self._truth(target).sum() for target in targets))

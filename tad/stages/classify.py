@@ -8,16 +8,16 @@ Settings: `tad.specs.ClassifyStageSpec`.
 import logging
 from pathlib import Path
 
-from tad.annotations import Table, read_table
+from tad.annotations import Table
 from tad.cache import FeatureReader
 from tad.device import name_of, reproducible, resolve
 from tad.errors import TadError
 from tad.files import write_json
-from tad.provenance import FEATURES, expect, stamp
+from tad.provenance import stamp
 from tad.specs import ClassifyStageSpec
 from tad.training.classifier import Trainer
-from tad.training.data import select
 from tad.training.features import Features
+from tad.training.inputs import read_inputs, select
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +65,8 @@ def classify(
         TadError: inputs of another dataset or feature set, a video without features, no instance to learn from.
     """
     target = resolve(device, threads=threads)
-    merged = expect(features, stage=FEATURES, dataset=spec.dataset, features=spec.features)
-    annotated = expect(annotations, stage="annotate", dataset=spec.dataset)
-    table = read_table(annotations)
+    read = read_inputs(features, annotations, dataset=spec.dataset, named=spec.features)
+    table = read.table
     with FeatureReader(features) as reader, reproducible(target):
         videos = _labelled(reader, table, spec)
         tested = select(table, spec.split, reader, spec.exclude)[0]
@@ -78,11 +77,10 @@ def classify(
         trainer.fit(videos)
         scores = {video_id: trainer.scores(video_id, reader.grid(video_id).length).tolist() for video_id in tested}
     accuracy = _right(scores, table)
-    inputs = {"features": str(merged["identity"]), "annotations": str(annotated["identity"])}
     write_json(
         out,
         {
-            "stamp": stamp("classify", spec.model_dump(mode="json"), inputs, device=name_of(target)),
+            "stamp": stamp("classify", spec.model_dump(mode="json"), read.identities, device=name_of(target)),
             "labels": list(table.labels),
             "accuracy": {"split": spec.split, **accuracy},
             "results": scores,

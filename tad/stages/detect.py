@@ -20,18 +20,17 @@ import numpy as np
 import torch
 
 from tad import plugins
-from tad.annotations import read_table
 from tad.cache import FeatureReader, H5Writer
 from tad.device import leased, name_of, reproducible
 from tad.errors import TadError
 from tad.grid import Grid
 from tad.layers.types import Candidates
 from tad.progress import track
-from tad.provenance import FEATURES, expect, stamp
+from tad.provenance import expect, stamp
 from tad.specs import DetectStageSpec
 from tad.training import checkpoint
-from tad.training.data import UNKNOWN_RECIPE, check_ends, recipe_of, select
 from tad.training.features import resize
+from tad.training.inputs import UNKNOWN_RECIPE, check_ends, check_lengths, read_inputs, recipe_of, select
 
 log = logging.getLogger(__name__)
 
@@ -164,31 +163,27 @@ def detect(
         TadError: inputs that do not belong together (`load_model`), a video of the split without features and without
             a reason, damaged features, out of memory.
     """
-    merged = expect(features, stage=FEATURES, dataset=spec.dataset, features=spec.features)
-    table_stamp = expect(annotations, stage="annotate", dataset=spec.dataset)
-    table = read_table(annotations)
+    read = read_inputs(features, annotations, dataset=spec.dataset, named=spec.features)
+    table = read.table
     with (
         FeatureReader(features) as reader,
         leased(device, threads=threads) as target,
         reproducible(target),
         torch.inference_mode(),
     ):
-        check_ends(table, reader, table_stamp)
+        check_ends(table, reader, read.annotations)
         usable, excluded = select(table, spec.split, reader, spec.exclude)
-        loaded = load_model(Path(model), spec, dim=reader.dim, recipe=recipe_of(merged), device=target)
+        loaded = load_model(Path(model), spec, dim=reader.dim, recipe=recipe_of(read.features), device=target)
         if len(loaded.labels) > 1 and loaded.labels != list(table.labels):
             raise TadError(f"{model}: its classes are not those of {annotations}; run train again")
         grids = {v: reader.grid(v).spread(spec.resize) if spec.resize else reader.grid(v) for v in usable}
         lengths = {v: grid.length for v, grid in grids.items()}
+        check_lengths(loaded.detector, lengths, source=Path(features), split=spec.split)
         found: dict[str, Candidates] = {}
         batches = list(_batches(lengths, max_length=loaded.max_length, size=spec.detect.batch_size))
         for video_ids in track(batches, "detect"):
             found |= zip(video_ids, _candidates(reader, video_ids, loaded, spec, target), strict=True)
-    inputs = {
-        "features": str(merged["identity"]),
-        "annotations": str(table_stamp["identity"]),
-        "model": str(loaded.stamp["identity"]),
-    }
+    inputs = {**read.identities, "model": str(loaded.stamp["identity"])}
     made = stamp("detect", spec.model_dump(mode="json"), inputs, device=name_of(target))
     with H5Writer(Path(out), made) as writer:
         _write(writer, found, grids, loaded.labels, excluded)

@@ -17,19 +17,21 @@ import numpy as np
 import torch
 
 from tad import plugins
-from tad.annotations import Table, read_table
+from tad.annotations import Table
 from tad.cache import FeatureReader
 from tad.device import leased, name_of, reproducible, resolve
 from tad.errors import TadError
 from tad.files import digest
-from tad.provenance import FEATURES, code, expect, stamp
+from tad.provenance import code, stamp
 from tad.specs import TrainStageSpec
 from tad.training import checkpoint
-from tad.training.data import HELD_OUT, Item, Windows, check_ends, generator, label_names, read_items, recipe_of, select
+from tad.training.data import Item, Windows
 from tad.training.engine import Engine, Saving
 from tad.training.features import Features
+from tad.training.inputs import check_ends, check_lengths, label_names, read_inputs, recipe_of, select
 from tad.training.parallel import Ranks, launch
 from tad.training.priors import absent_classes, silence
+from tad.training.selection import roles_of
 
 log = logging.getLogger(__name__)
 
@@ -38,25 +40,6 @@ def build(name: str, settings: dict[str, Any], *, feature_dim: int, num_classes:
     """A freshly initialised detector (from torch's random generator)."""
     make = plugins.load("detectors", name)
     return make(feature_dim=feature_dim, num_classes=num_classes, max_length=max_length, **settings)
-
-
-def _roles(reader: FeatureReader, table: Table, spec: TrainStageSpec) -> tuple[list[Item], list[Item]]:
-    """The videos to train on and those whose loss selects the epoch (none with selection `last`)."""
-    train = spec.train
-    items = read_items(reader, table, "train", spec=train, exclude=spec.exclude)
-    if train.selection == "last":
-        return items, []
-    if train.selection == "test":
-        log.warning("train.selection test: the epoch is chosen on the test split; map.json says so")
-        return items, read_items(reader, table, "test", spec=train, exclude=spec.exclude)
-    count = max(round(train.hold_out * len(items)), 1)
-    if train.hold_out == 0 or count >= len(items):
-        raise TadError(
-            f"train.hold_out: {train.hold_out}: selection held-out keeps {count} of {len(items)} train videos aside;"
-            " choose a share between 0 and 1 that leaves videos to train on, or selection last"
-        )
-    aside = set(generator(spec.seed, HELD_OUT).permutation(len(items))[:count].tolist())
-    return [v for k, v in enumerate(items) if k not in aside], [items[k] for k in sorted(aside)]
 
 
 def _describe(item: Item) -> list[Any]:
@@ -156,6 +139,24 @@ def _fit(job: Job, ranks: Ranks) -> None:
         checkpoint.write_tensors(job.finished, result.weights, {"facts": facts})
 
 
+def _fit_together(job: Job, count: int) -> None:
+    """Train in `count` processes, each with a GPU of its own where there are any."""
+    cuda = job.device == "cuda"
+    with ExitStack() as held_by_all:
+        for rank in range(count if cuda else 0):  # in an order that all jobs keep, so that no two wait for each other
+            held_by_all.enter_context(leased(f"cuda:{rank}"))
+        launch(partial(_fit, job), count=count, backend="nccl" if cuda else "gloo")
+
+
+def _check_tested(reader: FeatureReader, table: Table, spec: TrainStageSpec, sizes: dict[str, int]) -> None:
+    """Say hours before detect would that it has nothing to do, or videos that the detector does not take."""
+    tested, _ = select(table, "test", reader, spec.exclude)
+    lengths = {v: spec.train.resize or reader.grid(v).length for v in tested}
+    with torch.device("meta"):
+        detector = build(spec.detector.name, spec.detector.settings, feature_dim=reader.dim, **sizes)
+    check_lengths(detector, lengths, source=reader.path, split="test")
+
+
 def _processes(device: str, devices: int, batch: int) -> int:
     """How many processes train, each with a GPU of its own where there are any.
 
@@ -201,22 +202,20 @@ def train(
         checkpoint_seconds: time between saved states within an epoch; at ends of epochs a sixth of it.
 
     Raises:
-        TadError: inputs of another dataset or feature set, a video without features, an empty split, no instance,
-            features or loss not finite, out of memory.
+        TadError: inputs of another dataset or feature set, a video without features, an empty split, no instance, a
+            test video that is too long for the detector, features or loss not finite, out of memory.
     """
     target = resolve(device, threads=threads)
-    merged = expect(features, stage=FEATURES, dataset=spec.dataset, features=spec.features)
-    table_stamp = expect(annotations, stage="annotate", dataset=spec.dataset)
-    table = read_table(annotations)
-    labels = label_names(table, class_agnostic=spec.train.class_agnostic)
+    read = read_inputs(features, annotations, dataset=spec.dataset, named=spec.features)
+    labels = label_names(read.table, class_agnostic=spec.train.class_agnostic)
+    sizes = {"num_classes": len(labels), "max_length": spec.train.max_length}
     with FeatureReader(features) as reader:
-        check_ends(table, reader, table_stamp)
-        items, judged = _roles(reader, table, spec)
-        _, left_out = select(table, "train", reader, spec.exclude)
-        select(table, "test", reader, spec.exclude)  # hours before detect would say that it has nothing to do
-        roles = {"train": items, "judged": judged}
+        check_ends(read.table, reader, read.annotations)
+        items, judged = roles_of(reader, read.table, spec)
+        _, left_out = select(read.table, "train", reader, spec.exclude)
+        _check_tested(reader, read.table, spec, sizes)
         dim = reader.dim
-    absent = absent_classes(table, labels)
+    roles, absent = {"train": items, "judged": judged}, absent_classes(read.table, labels)
     key = training_key(spec, labels, roles, absent)
     count = _processes(device, devices, min(spec.train.batch_size, len(items)))
     job = Job(
@@ -238,18 +237,12 @@ def train(
         with leased(device, threads=threads) as held:
             _fit(replace(job, device=str(held)), Ranks())
     else:
-        with ExitStack() as held_by_all:
-            # one after another, in an order that all jobs keep, so that no two wait for each other
-            for rank in range(count if target.type == "cuda" else 0):
-                held_by_all.enter_context(leased(f"cuda:{rank}"))
-            launch(partial(_fit, job), count=count, backend="nccl" if target.type == "cuda" else "gloo")
+        _fit_together(job, count)
     weights, metadata = checkpoint.read_tensors(job.finished)
     facts = checkpoint.read_json_field(job.finished, metadata, "facts", dict)
-    inputs = {"features": str(merged["identity"]), "annotations": str(table_stamp["identity"])}
-    facts = {**facts, "recipe": recipe_of(merged), "training": key, "excluded": left_out}
-    sizes = {"num_classes": len(labels), "max_length": spec.train.max_length}
+    facts = {**facts, "recipe": recipe_of(read.features), "training": key, "excluded": left_out}
     header = {
-        "tad_stamp": stamp("train", spec.model_dump(mode="json"), inputs, **facts),
+        "tad_stamp": stamp("train", spec.model_dump(mode="json"), read.identities, **facts),
         "labels": labels,
         "detector": {**spec.detector.model_dump(mode="json"), **sizes},
         "feature_dim": str(dim),

@@ -16,11 +16,11 @@ from torch import Tensor
 from tad import plugins
 from tad.errors import DAMAGE, TadError, cause_of
 from tad.feature_files import plain_scalar
-from tad.files import sha256
+from tad.files import publish, sha256
 from tad.provenance import stamp
 from tad.specs import TrainStageSpec
 from tad.training import checkpoint
-from tad.training.data import UNKNOWN_RECIPE
+from tad.training.inputs import UNKNOWN_RECIPE
 
 log = logging.getLogger(__name__)
 LISTED = 5
@@ -65,7 +65,8 @@ def read_checkpoint(path: Path, *, weights: str = "ema") -> tuple[dict[str, Tens
         if item.is_floating_point() and not torch.isfinite(item).all():
             raise TadError(f"{path}: weight '{name}' is not finite; fetch the file again")
     epoch = value.get("epoch")
-    return tensors, epoch if isinstance(epoch, int) else -1
+    whole = isinstance(epoch, int | np.integer) and not isinstance(epoch, bool)
+    return tensors, int(epoch) if whole else -1
 
 
 def _said(error: BaseException) -> str:
@@ -76,29 +77,38 @@ def _said(error: BaseException) -> str:
     return cause_of(error)
 
 
-def check_fits(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, source: str) -> None:
+def check_fits(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, source: str, listing: Path) -> None:
     """Every weight is there, none is left over, and all have the shapes of the detector.
 
     Raises:
-        TadError: one line with the missing, unknown and misshapen keys.
+        TadError: one line with the missing, unknown and misshapen keys; where one does not hold them, they are all in
+            the file `listing`, one a line.
     """
-    missing = [name for name in wanted if name not in tensors]
-    unknown = [name for name in tensors if name not in wanted]
-    shapes = [
-        f"{name} {tuple(tensors[name].shape)} for {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in tensors and tensors[name].shape != wanted[name].shape
-    ]
-    problems = []
-    for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", shapes)):
-        if names:
-            more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-            problems.append(f"{len(names)} {what}: {', '.join(names[:LISTED])}{more}")
-    if problems:
-        raise TadError(
-            f"{source}: not weights of this detector ({'; '.join(problems)}); check its settings (tad show), the width "
-            "of the features and the number of classes"
-        )
+    found = {
+        "missing": [name for name in wanted if name not in tensors],
+        "unknown": [name for name in tensors if name not in wanted],
+        "of another shape": [
+            f"{name} {tuple(tensors[name].shape)} for {tuple(wanted[name].shape)}"
+            for name in wanted
+            if name in tensors and tensors[name].shape != wanted[name].shape
+        ],
+    }
+    if not any(found.values()):
+        return
+    where = ""
+    if any(len(names) > LISTED for names in found.values()):
+        with publish(listing) as partial:
+            partial.write_text("".join(f"{what}: {name}\n" for what, names in found.items() for name in names))
+        where = f"; all are listed in {listing}"
+    named = "; ".join(
+        f"{len(names)} {what}: {', '.join(names[:LISTED])}{' …' if len(names) > LISTED else ''}"
+        for what, names in found.items()
+        if names
+    )
+    raise TadError(
+        f"{source}: not weights of this detector ({named}{where}); check its settings (tad show), the width of the "
+        "features and the number of classes"
+    )
 
 
 def import_checkpoint(
@@ -121,7 +131,7 @@ def import_checkpoint(
         weights: see `read_checkpoint`.
 
     Raises:
-        TadError: see `read_checkpoint` and `check_fits`.
+        TadError: see `read_checkpoint` and `check_fits`, whose list of keys lies beside `out`.
     """
     tensors, epoch = read_checkpoint(path, weights=weights)
     sizes = {"num_classes": len(labels), "max_length": spec.train.max_length}
@@ -129,7 +139,9 @@ def import_checkpoint(
     with torch.device("meta"):  # names and shapes are all that is needed
         detector = make(feature_dim=feature_dim, **sizes, **spec.detector.settings)
     wanted: dict[str, Tensor] = detector.state_dict()
-    check_fits(tensors, wanted, source=str(path))
+    listing = Path(out).with_suffix(".mismatch.txt")
+    check_fits(tensors, wanted, source=str(path), listing=listing)
+    listing.unlink(missing_ok=True)  # of an earlier try
     content = sha256(Path(path))
     facts = {"epoch": epoch, "epoch_rule": RULE, "seed": "unknown", "device": "unknown", "recipe": UNKNOWN_RECIPE}
     header = {

@@ -14,8 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tad.annotations import Table
+from tad.cache import FeatureReader
 from tad.errors import TadError
-from tad.training.data import HELD_OUT, Batch, Windows
+from tad.specs import TrainStageSpec
+from tad.training.data import HELD_OUT, Batch, Item, Windows, generator, read_items
 
 log = logging.getLogger(__name__)
 RULES = {
@@ -24,6 +27,29 @@ RULES = {
     "test": "lowest loss on the test split (peeked)",
 }
 Losses = Callable[..., dict[str, Tensor]]
+
+
+def roles_of(reader: FeatureReader, table: Table, spec: TrainStageSpec) -> tuple[list[Item], list[Item]]:
+    """The videos to train on and those whose loss selects the epoch (none with selection `last`).
+
+    Raises:
+        TadError: see `read_items`; a share of held-out videos that leaves none to judge by or to train on.
+    """
+    train = spec.train
+    items = read_items(reader, table, "train", spec=train, exclude=spec.exclude)
+    if train.selection == "last":
+        return items, []
+    if train.selection == "test":
+        log.warning("train.selection test: the epoch is chosen on the test split; map.json says so")
+        return items, read_items(reader, table, "test", spec=train, exclude=spec.exclude)
+    count = max(round(train.hold_out * len(items)), 1)
+    if train.hold_out == 0 or count >= len(items):
+        raise TadError(
+            f"train.hold_out: {train.hold_out}: selection held-out keeps {count} of {len(items)} train videos aside;"
+            " choose a share between 0 and 1 that leaves videos to train on, or selection last"
+        )
+    aside = set(generator(spec.seed, HELD_OUT).permutation(len(items))[:count].tolist())
+    return [v for k, v in enumerate(items) if k not in aside], [items[k] for k in sorted(aside)]
 
 
 class Judge:

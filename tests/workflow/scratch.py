@@ -162,15 +162,20 @@ def make_weights(checkout: Checkout, *, seed: int) -> None:
     subprocess.run(command, cwd=checkout.folder, env=checkout.environment, check=True)
 
 
-def make_checkout(folder: Path) -> Checkout:
-    """A copy of the workflow with data of its own; nothing has run."""
-    checkout = Checkout(folder)
+def copy_workflow(folder: Path) -> Checkout:
+    """A copy of the workflow without configuration and data."""
     folder.mkdir()
     for part in PARTS:
         if (ROOT / part).is_dir():
             shutil.copytree(ROOT / part, folder / part, ignore=NO_BYTECODE)
         else:
             shutil.copy(ROOT / part, folder / part)
+    return Checkout(folder)
+
+
+def make_checkout(folder: Path) -> Checkout:
+    """A copy of the workflow with data of its own; nothing has run."""
+    checkout = copy_workflow(folder)
     database = {}
     for k in range(4):
         encode(folder / "videos" / f"v{k}.mp4", seed=k)
