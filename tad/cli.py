@@ -116,6 +116,8 @@ def _add_stages(commands: Any) -> None:
     p.add_argument("--tiou", default="", help="thresholds, such as 0.3,0.5,0.7; those of the protocol by default")
     p.add_argument("--split", default="", help="train, val or test; that of the detected videos by default")
     p.add_argument("--measures", default="", help="besides mAP: proposals, frames, segmentation")
+    p.add_argument("--frame-rate", type=float, help="measures frames and segmentation: frames per second; usually 10")
+    p.add_argument("--frame-score", type=float, help="measure segmentation: what scores no more labels no frame")
 
     p = _stage(commands, "summarise", "scores of several seeds → map.json", ("scores_in", "map.json of each seed"))
     p.add_argument("--detections", type=Path, nargs="+", required=True, help="made by suppress, in the same order")
@@ -259,7 +261,7 @@ def _evaluate(a: argparse.Namespace) -> Path:
         more = {"model": a.model, "figure": a.figure, "diagnosis": a.diagnosis}
         return evaluate(a.detections, a.annotations, a.out, spec=spec, **more)
     tiou = _numbers("--tiou", a.tiou)
-    settings = {"measures": [name.strip() for name in a.measures.split(",") if name.strip()]}
+    settings = _measures(a)
     out = evaluate_file(
         a.detections, a.annotations, a.out,
         protocol_name=a.protocol, tiou=tiou, split=a.split, settings=settings, figure=a.figure, diagnosis=a.diagnosis,
@@ -267,6 +269,18 @@ def _evaluate(a: argparse.Namespace) -> Path:
     for line in show_score(out):
         print(line)
     return out
+
+
+def _measures(a: argparse.Namespace) -> dict[str, Any]:
+    """Fields of `tad.specs.EvalSpec`; an option that no measure looks at is refused."""
+    settings: dict[str, Any] = {"measures": [name.strip() for name in a.measures.split(",") if name.strip()]}
+    for name, users in (("frame_rate", ("frames", "segmentation")), ("frame_score", ("segmentation",))):
+        if (value := getattr(a, name)) is not None:
+            if not set(users) & set(settings["measures"]):
+                option = f"--{name.replace('_', '-')}"
+                raise TadError(f"{option} {value:g}: no measure looks at it; add --measures {' or '.join(users)}")
+            settings[name] = value
+    return settings
 
 
 def _diagnose(a: argparse.Namespace) -> None:

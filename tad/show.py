@@ -58,6 +58,8 @@ def _coverage(score: Mapping[str, Any]) -> Iterator[str]:
     rules, dropped = score["protocol"], score["instances_dropped"]
     kept = "kept" if rules["duplicates"] == "keep" else f"dropped ({dropped['duplicates']})"
     yield f"duplicate instances {kept}, shorter than {rules['shortest']:g} s dropped ({dropped['too_short']})"
+    if points := score["instances_without_length"]:
+        yield f"{points} instances have no length: only a detection of the same single time finds one"
     outside = found["videos_outside_the_split"]
     unscored = sum(found["labels_without_instances"].values())
     said = [f"{found['scored']} detections scored"]

@@ -61,6 +61,28 @@ def test_one_command_needs_nothing_else(tmp_path: Path, capsys: Any) -> None:
     assert "average mAP       100.00" in capsys.readouterr().out
 
 
+def test_the_measures_on_frames_have_options_of_their_own(tmp_path: Path, capsys: Any) -> None:
+    weak = [{"label": "x", "score": 0.2, "segment": [0, 9]}, {"label": "x", "score": 0.9, "segment": [0, 2]}]
+    both = ["--measures", "frames,segmentation"]
+    assert run(tmp_path, {"results": {"a": weak}}, *both, "--frame-rate", "4", "--frame-score", "0.5") == 0
+    score = read_json(tmp_path / "map.json")
+    assert (score["frames"]["rate"], score["segmentation"]["rate"]) == (4.0, 4.0)
+    assert (score["segmentation"]["least_score"], score["segmentation"]["accuracy"]) == (0.5, 1.0)
+    assert run(tmp_path, {"results": {"a": weak}}, *both) == 0
+    score = read_json(tmp_path / "map.json")
+    assert score["frames"]["rate"] == 10.0
+    assert score["segmentation"]["accuracy"] == pytest.approx(2 / 9)
+
+
+def test_instances_without_length_are_counted(tmp_path: Path, capsys: Any) -> None:
+    truth = {"database": {"a": TRUTH["database"]["a"] | {"annotations": [{"segment": [1, 1], "label": "x"}]}}}
+    found = {"results": {"a": [{"label": "x", "score": 0.9, "segment": [1, 1]}]}}
+    assert run(tmp_path, found, truth=truth, protocol="plain") == 0
+    score = read_json(tmp_path / "map.json")
+    assert (score["average_mAP"], score["instances_without_length"]) == (1.0, 1)
+    assert "1 instances have no length: only a detection of the same single time finds one" in capsys.readouterr().out
+
+
 def test_what_does_not_count_is_named(tmp_path: Path, capsys: Any) -> None:
     assert run(tmp_path, {"results": FOUND["results"] | {"b": [], "typo": []}}, "--split", "test") == 0
     found = read_json(tmp_path / "map.json")["detections"]
@@ -87,6 +109,9 @@ def test_nothing_detected_is_a_score_of_zero(tmp_path: Path, capsys: Any) -> Non
     [
         (FOUND, ["--tiou", "0.5;0.7"], "--tiou 0.5;0.7: give numbers with commas"),
         (FOUND, ["--measures", "proposal"], "measures.0: Input should be"),
+        (FOUND, ["--measures", "frames", "--frame-rate", "0"], "frame_rate: Input should be greater than 0"),
+        (FOUND, ["--frame-rate", "5"], "--frame-rate 5: no measure looks at it; add --measures frames or segmentation"),
+        (FOUND, ["--measures", "frames", "--frame-score", "0.5"], "--frame-score 0.5: .* add --measures segmentation"),
         (FOUND, ["--split", "train"], "none of 1 videos is among the 1 of the ground truth"),
         ({"results": {"zz": []}}, [], "none of its 1 videos \\(zz …\\) is annotated \\(a, b …\\)"),
         ({"results": {"a": [], "b": []}}, [], "several splits \\(train 1, test 1\\); say which with --split"),

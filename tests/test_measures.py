@@ -1,12 +1,13 @@
 """The devkit's rule, proposals and the measures on frames: beside plain loops, on cases worked by hand, perfect."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
-from metrics_cases import perfect, random_case
+from metrics_cases import perfect, random_case, truth_of
 
 from tad.datasets._any import read_any
 from tad.errors import TadError
@@ -112,20 +113,29 @@ def test_perfect_detections_score_one_under_every_protocol(name: str) -> None:
     assert (result.recall == 1.0).all()
 
 
-@pytest.mark.parametrize("name", sorted(yaml.safe_load(TABLE.read_text())))
-def test_perfect_detections_of_real_annotations_score_one(shared: Path, name: str) -> None:
-    rules, folder = protocol(name), shared / "data/annotations"
-    real = {"activitynet13": "activity_net.v1-3.json", "activitynet13-available": "activity_net.v1-3.json"}
-    devkit = name in ("thumos14-213", "thumos14-devkit")
-    table = read_any(folder / ("thumos14_official_test" if devkit else real.get(name, "thumos14.json")))
-    truth = ground_truth(table, "val" if name in real else "test", rules)[0]
+REAL = {
+    "activitynet13": ("activity_net.v1-3.json", "val"),
+    "activitynet13-available": ("activity_net.v1-3.json", "val"),
+    "thumos14-213": ("thumos14_official_test", "test"),
+    "thumos14-devkit": ("thumos14_official_test", "test"),
+}
+CASES = [(name, *REAL.get(name, ("thumos14.json", "test"))) for name in sorted(yaml.safe_load(TABLE.read_text()))]
+CASES += [(name, *REAL["activitynet13"]) for name in ("plain", "activitynet", "actionformer")]
+
+
+@pytest.mark.parametrize(("name", "file", "split"), CASES)
+def test_perfect_detections_of_real_annotations_score_one(shared: Path, name: str, file: str, split: str) -> None:
+    rules = protocol(name)
+    table = read_any(shared / "data/annotations" / file)
+    truth = ground_truth(table, split, rules)[0]
     unclear = {video_id: table.videos[video_id].ambiguous for video_id in truth}
     how = rules.model_dump(include={"duplicates", "tolerance", "shortest"})
     counted = {video_id: clean_instances(rows, **how)[0] for video_id, rows in truth.items()}
     result = evaluate(truth, perfect(counted), tiou=TIOU_ALL, labels=table.labels, ambiguous=unclear, **rules.rules())
     assert result.mean_ap.tolist() == [1.0] * len(TIOU_ALL)
     assert (result.recall == 1.0).all()
-    if name.startswith("thumos14") or name in real:
+    assert result.points == (3 if name == "plain" and split == "val" else 0)
+    if name.startswith("thumos14") or name.startswith("activitynet13"):
         assert rules.videos == result.videos
         assert rules.instances in (0, sum(result.instances))
 
@@ -156,6 +166,19 @@ def test_average_recall_equals_plain_loops() -> None:
         for most in (5, 20):
             result = average_recall(truth, found, tiou=TIOU, most=most)
             np.testing.assert_allclose(result.recall, plain_recall(truth, found, TIOU, most), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("case", "area"),  # as OpenTAD's recall evaluator gives them for these files
+    [("thumos_like", 0.7493109375), ("anet_like", 0.8751693121693119), ("absent_classes", 0.6089093567251461)],
+)
+def test_average_recall_of_the_golden_files(shared: Path, case: str, area: float) -> None:
+    truth = truth_of(shared / f"golden/eval_{case}_gt.json", "test")
+    found = json.loads((shared / f"golden/eval_{case}_pred.json").read_text())["results"]
+    result = average_recall(truth, {v: rows for v, rows in found.items() if truth.get(v)})
+    assert result.auc == pytest.approx(area, abs=1e-9)
+    few = average_recall(truth, found, tiou=TIOU, most=3)
+    np.testing.assert_allclose(few.recall, plain_recall(truth, found, TIOU, 3), atol=1e-12)
 
 
 def test_average_recall_by_hand_and_perfect() -> None:

@@ -101,6 +101,20 @@ def test_perfect_detections_score_one_everywhere(shared: Path) -> None:
         assert (result.recall == 1.0).all(), path
 
 
+def test_a_point_is_found_by_itself_alone() -> None:
+    rules = protocol("plain").rules()
+    truth = {"a": [(1.0, 1.0, "x"), (4.0, 6.0, "x")], "b": [(0.0, 2.0, "x")]}
+    result = evaluate(truth, perfect(truth), tiou=[0.5, 1.0], **rules)
+    assert result.mean_ap.tolist() == [1.0, 1.0]
+    assert (result.recall == 1.0).all()
+    assert (result.points, sum(result.instances)) == (1, 3)
+    for segment in ([0.9, 1.1], [1.0, 2.0], [1.5, 1.5], [4.0, 4.0]):  # around it, from it on, elsewhere
+        found = perfect(truth)
+        found["a"][0] = {"label": "x", "score": 2.0, "segment": segment}
+        assert evaluate(truth, found, tiou=[0.5], **rules).average_mean_ap == pytest.approx(4 / 9)
+    assert evaluate(truth, perfect(truth), tiou=[0.5]).points == 0  # too short to count
+
+
 def test_activitynet_counts_7630_instances(shared: Path) -> None:
     truth = truth_of(shared / "data/annotations/activity_net.v1-3.json", "validation")
     result = evaluate(truth, perfect(truth), tiou=[0.5], **protocol("activitynet13").rules())

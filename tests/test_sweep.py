@@ -157,6 +157,21 @@ def test_a_run_that_held_nothing_out(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "r: 3 videos" in printed
 
 
+@pytest.mark.parametrize("source", ["own", "scores.json"])
+def test_a_run_with_class_scores_of_the_test_videos_is_refused(
+    tmp_path: Path, source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is detected: these scores are not of the videos that were held out."""
+    values = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())
+    values["runs"]["r"] = {**values["runs"]["anet"], "external": {"source": source}}
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(values))
+    assert main(["sweep", "r", "nms.sigma=0.3", "--config", str(config), "--device", "cpu"]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.endswith("runs.r: its class scores are of the test videos; sweep a row without `external`")
+    assert list(tmp_path.iterdir()) == [config]
+
+
 def test_a_val_split_is_what_is_held_out(tmp_path: Path) -> None:
     config = write_project(tmp_path, validation=True)
     assert next(sweep("r", ["nms.tiou=0.3"], config=config)).startswith("r: 1 videos, 1 instances: split val")

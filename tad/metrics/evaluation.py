@@ -47,6 +47,7 @@ class Evaluation:
         ap: (H, K). recall: (H, R) mean over classes of the recall at depth `recall_at` (R,).
         instances: per class (K,), after duplicates and too short ones were dropped.
         duplicates, too_short: instances that were dropped.
+        points: instances that count and have no length; only a detection of the same single time finds one.
         videos: videos with ground truth entry, whether they hold instances or not.
         missing: those of them without an entry in the detections; their instances count as missed.
         outside: videos of the detections without ground truth entry; they do not count.
@@ -64,6 +65,7 @@ class Evaluation:
     instances: tuple[int, ...]
     duplicates: int
     too_short: int
+    points: int
     videos: int
     missing: tuple[str, ...]
     outside: tuple[str, ...]
@@ -139,13 +141,7 @@ def evaluate(
             f"ground truth: {len(ids)} videos without a single instance, so there is no mAP; is this the right split?"
         )
     columns, given = in_videos(detections, ids)
-    outside = sorted(given - set(ids))
-    if len(outside) == len(given):
-        example = f", for example '{outside[0]}' is not" if outside else ""
-        raise TadError(
-            f"detections: none of {len(given)} videos is among the {len(ids)} of the ground truth{example}; "
-            "are split and video ids right?"
-        )
+    outside = _outside(ids, given)
     seen = detection_rows(columns, ids, names)
     counts = np.bincount(true.label, minlength=len(names))
     scored = np.flatnonzero(counts)
@@ -161,6 +157,7 @@ def evaluate(
         instances=tuple(int(counts[k]) for k in scored),
         duplicates=copies,
         too_short=short,
+        points=int((true.segments[:, 0] == true.segments[:, 1]).sum()),
         videos=len(ids),
         missing=tuple(video_id for video_id in ids if video_id not in given),
         outside=tuple(outside),
@@ -169,6 +166,22 @@ def evaluate(
         matches=matches,
         detail=detail,
     )
+
+
+def _outside(ids: Sequence[str], given: set[str]) -> list[str]:
+    """The videos of the detections (`given`) that have no ground truth.
+
+    Raises:
+        TadError: none has.
+    """
+    outside = sorted(given - set(ids))
+    if len(outside) == len(given):
+        example = f", for example '{outside[0]}' is not" if outside else ""
+        raise TadError(
+            f"detections: none of {len(given)} videos is among the {len(ids)} of the ground truth{example}; "
+            "are split and video ids right?"
+        )
+    return outside
 
 
 def _class_table(

@@ -12,10 +12,10 @@ from tad.compiled import compiled
 
 @compiled
 def tiou_of(a: Any, b: Any) -> Any:
-    """tIoU of two segments; 0 for two points (their union has no length)."""
+    """tIoU of two segments; of two points, whose union has no length, 1 if they are the same and 0 if not."""
     inter = min(a[1], b[1]) - max(a[0], b[0])
     if inter <= 0.0:
-        return 0.0
+        return 1.0 if inter == 0.0 and a[0] == b[0] and a[1] == b[1] else 0.0
     return inter / ((a[1] - a[0]) + (b[1] - b[0]) - inter)
 
 

@@ -7,9 +7,9 @@ Scored = tuple[float, str, float, float]
 
 
 def tiou(a: Segment, b: Segment) -> float:
-    """Intersection over union of two segments; 0 for two points."""
+    """Intersection over union of two segments; of two points 1 if they are the same, else 0."""
     inter = min(a[1], b[1]) - max(a[0], b[0])
-    return inter / ((a[1] - a[0]) + (b[1] - b[0]) - inter) if inter > 0 else 0.0
+    return inter / ((a[1] - a[0]) + (b[1] - b[0]) - inter) if inter > 0 else float(a[0] == a[1] and a == b)
 
 
 def in_order(detections: Sequence[Scored]) -> list[Scored]:

@@ -252,6 +252,7 @@ def _write(score: _Score, figure: Path | None, diagnosis: Path | None) -> Path:
         "excluded": {**excluded, **{v: why for v, why in found.excluded.items() if v in table.split(spec.split)}},
         "instances": sum(result.instances),
         "instances_per_class": dict(zip(result.labels, result.instances, strict=True)),
+        "instances_without_length": result.points,
         "instances_dropped": _dropped(result, table, spec.split),
         "detections": {
             "scored": result.detections,
