@@ -153,7 +153,8 @@ class Config:
         row: FeatureRow = self._row("features", name)
         where = f"features.{name}"
         if row.source:
-            own = {key: getattr(row, key) for key in ("source", "dim", "dtype", "prefix", "layout", "tolerance")}
+            names = ("source", "dim", "dtype", "prefix", "layout", "tolerance", "every")
+            own = {key: getattr(row, key) for key in names}
             given = Resolved({"settings": own, "clip": row.clip})
             given.origin = {f"{s}.{key}": f"{self.source} {where}" for s in given.sections for key in given.sections[s]}
             return given
@@ -260,7 +261,7 @@ class Config:
 
     def _convert(self, _run: str, dataset: str, features: str) -> Settings:
         row: FeatureRow = self._row("features", features)
-        own = {key: getattr(row, key) for key in ("clip", "dim", "dtype", "prefix", "layout", "tolerance")}
+        own = {key: getattr(row, key) for key in ("clip", "dim", "dtype", "prefix", "layout", "tolerance", "every")}
         users = [r for r in self.file.runs.values() if (r.dataset, r.features) == (dataset, features)]
         may_miss = sorted({video_id for user in users for video_id in user.exclude})
         return {"dataset": dataset, "features": features, **own, "may_miss": may_miss}

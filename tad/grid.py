@@ -56,6 +56,10 @@ class Grid:
             raise ValueError(f"window [{first}, {last}) does not lie in [0, {self.length})")
         return Grid(self.start + first * self.step, self.step, last - first, self.duration)
 
+    def thinned(self, every: int) -> "Grid":
+        """The grid of snippets 0, `every`, 2·`every`, … alone."""
+        return Grid(self.start, self.step * every, -(-self.length // every), self.duration)
+
     def resized(self, length: int) -> "Grid":
         """The grid after linear interpolation of the sequence to `length` snippets (cell borders kept, as
         `align_corners=False` does): snippet t of the new grid lies at (t + ½)·scale − ½ of the old one."""

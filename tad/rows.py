@@ -41,6 +41,7 @@ class FeatureRow(Spec):
     prefix: str = Field(default="", description="with source: what names begin with before the video's id")
     layout: Literal["TC", "CT"] = Field(default="TC", description="with source: (snippets, channels) or its transpose")
     tolerance: float = Field(default=0.05, ge=0, lt=1, description="with source: by which numbers of rows may differ")
+    every: int = Field(default=1, ge=1, description="with source: the first of every so many rows is taken")
     published: str = Field(default="", description="with source: where it is published, for who does not have it")
 
     @model_validator(mode="after")
@@ -51,7 +52,7 @@ class FeatureRow(Spec):
             )
         if self.recipe and self.weights == "pretrain":
             raise ValueError("a `recipe` needs `weights`: the published file, or the folder that holds it")
-        own = {"prefix", "layout", "tolerance", "dim", "published"} & self.model_fields_set
+        own = {"prefix", "layout", "tolerance", "every", "dim", "published"} & self.model_fields_set
         foreign = {"on_damaged", "weights", "pretrain", "network"} & self.model_fields_set
         wrong, kind = (foreign, "backbone") if self.source else (own, "source")
         if wrong:

@@ -215,6 +215,7 @@ class ConvertSpec(Spec):
     tolerance: float = Field(
         default=0.05, ge=0, lt=1, description="share by which numbers of rows may differ from what the clips give"
     )
+    every: Count = Field(default=1, description="rows are thinned to the first of every so many")
     may_miss: tuple[str, ...] = Field(default=(), description="videos that runs exclude: they need no features")
 
 
@@ -227,6 +228,12 @@ class TrainSpec(Spec):
     lr: Positive
     eta_min: float = Field(ge=0)
     weight_decay: float = Field(ge=0)
+    optimizer: Literal["adamw", "adam"] = Field(
+        default="adamw", description="adam: weight decay is added to the gradient, as the older papers have it"
+    )
+    milestones: tuple[int, ...] = Field(
+        default=(), description="epochs after which the learning rate falls to a tenth, in place of the cosine"
+    )
     clip_grad: float = Field(ge=0, description="L2 norm; 0: no clipping")
     ema_decay: float = Field(ge=0, lt=1)
     max_length: Count = Field(description="snippets of a training window")
@@ -235,6 +242,12 @@ class TrainSpec(Spec):
     crop_ratio: tuple[Fraction, Fraction] = Field(description="random crop of shorter videos, share of their length")
     trunc_margin: float = Field(
         ge=0, description="half clips added to the window when overlaps are measured (ActionFormer: 1)"
+    )
+    window_stride: int = Field(
+        default=0, ge=0, description="snippets between windows that slide over a video; 0: a random one per epoch"
+    )
+    window_rule: Literal["part", "whole"] = Field(
+        default="part", description="windows that slide are used if they hold an instance, whole or by trunc_threshold"
     )
     class_agnostic: bool = Field(description="all labels become one: proposals")
     selection: Literal["last", "held-out", "test"] = Field(
@@ -264,6 +277,9 @@ class DetectSpec(Spec):
     topk: Count = Field(description="candidates kept per level")
     min_length: float = Field(ge=0, description="grid cells; shorter candidates are dropped")
     batch_size: Count = 1
+    window_stride: int = Field(
+        default=0, ge=0, description="snippets between windows of train.max_length that a video is cut into; 0: whole"
+    )
 
 
 class DetectStageSpec(Spec):

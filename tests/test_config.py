@@ -192,6 +192,7 @@ def test_no_yaml_holds_a_null() -> None:
         ("tridet", {"kernel": 4}, {}, "runs.one.detector.kernel: 4: must be odd"),
         ("tridet", {"face": "fixed"}, {}, "runs.one.detector.face: 'fixed': choose parity or corrected"),
         ("mse", {"corrections": ["live"]}, {}, "corrections: 'live': choose masked or living or detached"),
+        ("afsd", {"strides": [1.0]}, {}, "strides: [1.0]: needs one entry per level of regression_ranges (6)"),
         ("mse", {}, {"max_length": 100}, "runs.one.train.max_length: 100: must be a multiple of 32 (last_stride)"),
         (
             "actionformer",

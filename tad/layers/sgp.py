@@ -127,17 +127,3 @@ class GranularBlock(nn.Module):
         normed_BCT = group_norm(x_BCT, mask_B1T, self.gn, masked=self.masked)
         x_BCT = self.drop_path_mlp.add(x_BCT, self.mlp(normed_BCT))
         return (zero_outside(x_BCT, mask_B1T) if self.masked else x_BCT), mask_B1T
-
-
-def corrections_of(face: str, corrections: Sequence[str]) -> frozenset[str]:
-    """What is repaired: nothing with face parity, else `corrections`, each one of `CORRECTIONS`.
-
-    Raises:
-        TadError: a face or a correction that does not exist.
-    """
-    if face not in ("parity", "corrected"):
-        raise TadError(f"settings.face: '{face}': write parity (the published function) or corrected")
-    for name in corrections:
-        if name not in CORRECTIONS:
-            raise TadError(f"settings.corrections: '{name}': choose among {', '.join(CORRECTIONS)}")
-    return frozenset(corrections if face == "corrected" else ())

@@ -10,9 +10,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from tad.layers.detector import Chosen, Outputs, PointDetector
+from tad.layers.faces import corrections_of
 from tad.layers.heads import ClassHead, OffsetHead, join, trident_offsets
 from tad.layers.pyramid import LevelNorms, Pyramid
-from tad.layers.sgp import GranularBlock, corrections_of
+from tad.layers.sgp import CORRECTIONS, GranularBlock
 
 
 class TridentDetector(PointDetector):
@@ -59,7 +60,7 @@ class TridentDetector(PointDetector):
         buffer_factor: float,
     ) -> None:
         levels = len(regression_ranges)
-        repaired = corrections_of(face, corrections)
+        repaired = corrections_of(face, corrections, known=CORRECTIONS)
         super().__init__(
             feature_dim=feature_dim,
             num_classes=num_classes,

@@ -14,10 +14,12 @@ class Targets:
     Attributes:
         segments_N2: float32 (start, end) on the window's snippet grid.
         labels_N: int64 class ids.
+        shortest: snippets of the video's shortest instance as its windows cut it; infinite without any, 0 unknown.
     """
 
     segments_N2: Tensor
     labels_N: Tensor
+    shortest: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

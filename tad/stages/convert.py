@@ -201,7 +201,7 @@ def convert(source: Path, annotations: Path, out: Path, *, spec: ConvertSpec) ->
     keys = {str(path.relative_to(source)): content_key(path) for path in files.files}
     inputs = {"annotations": str(table_stamp["identity"]), "source": digest(keys, 16)}
     # what the rows are does not depend on the dataset, so that a detector knows its features in another one
-    recipe = spec.model_dump(mode="json", include={"features", "clip", "dim", "dtype"})
+    recipe = spec.model_dump(mode="json", include={"features", "clip", "dim", "dtype", "every"})
     made = stamp("convert", spec.model_dump(mode="json"), inputs, recipe=recipe, weights="")
     misfits: list[Misfit] = []
     with ShardWriter(out, made) as writer:
@@ -212,8 +212,9 @@ def convert(source: Path, annotations: Path, out: Path, *, spec: ConvertSpec) ->
             if isinstance(placed, Misfit):
                 misfits.append(placed)
                 continue
-            facts = {**placed.facts, "source": files.places[video_id].name}
-            writer.add(video_id, feats_TC, grid=placed.grid, attrs=facts)
+            thinned = {"stride": placed.facts["stride"] * spec.every, "source": files.places[video_id].name}
+            grid = placed.grid.thinned(spec.every)
+            writer.add(video_id, feats_TC[:: spec.every], grid=grid, attrs=placed.facts | thinned)
         if misfits:
             raise _misfits_error(files.source, misfits, len(video_ids), spec)
         without = files.export.excluded if files.export else {}

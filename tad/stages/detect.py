@@ -11,7 +11,7 @@ Settings: `tad.specs.DetectStageSpec`.
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from tad.specs import DetectStageSpec
 from tad.training import checkpoint
 from tad.training.features import resize
 from tad.training.inputs import UNKNOWN_RECIPE, check_ends, check_lengths, read_inputs, recipe_of, select
+from tad.training.places import window_starts
 
 log = logging.getLogger(__name__)
 
@@ -104,18 +105,40 @@ def _candidates(
     reader: FeatureReader, video_ids: list[str], model: Model, spec: DetectStageSpec, device: torch.device
 ) -> list[Candidates]:
     feats = [resize(reader.read(v), spec.resize) if spec.resize else reader.read(v) for v in video_ids]
-    feats_BTC = torch.zeros(len(feats), max(len(f) for f in feats), feats[0].shape[1])
-    for row, feats_TC in enumerate(feats):
-        feats_BTC[row, : len(feats_TC)] = torch.from_numpy(feats_TC)
-    lengths_B = torch.tensor([len(f) for f in feats])
-    settings = spec.detect.model_dump(exclude={"batch_size"})
     try:
-        found: list[Candidates] = model.detector.candidates(feats_BTC.to(device), lengths_B.to(device), **settings)
+        if not spec.detect.window_stride:
+            return _seen(feats, model, spec, device)
+        return [_of_windows(feats_TC, model, spec, device) for feats_TC in feats]
     except torch.OutOfMemoryError:
         raise TadError(f"out of memory on {device} with detect.batch_size {spec.detect.batch_size}; lower it") from None
     except TadError as error:
         raise TadError(f"{reader.path}: videos {', '.join(video_ids)}: {error}") from None
+
+
+def _seen(feats: list[np.ndarray], model: Model, spec: DetectStageSpec, device: torch.device) -> list[Candidates]:
+    """Candidates of sequences (T, C) that are seen at once."""
+    feats_BTC = torch.zeros(len(feats), max(len(f) for f in feats), feats[0].shape[1])
+    for row, feats_TC in enumerate(feats):
+        feats_BTC[row, : len(feats_TC)] = torch.from_numpy(feats_TC)
+    lengths_B = torch.tensor([len(f) for f in feats])
+    settings = spec.detect.model_dump(exclude={"batch_size", "window_stride"})
+    found: list[Candidates] = model.detector.candidates(feats_BTC.to(device), lengths_B.to(device), **settings)
     return found
+
+
+def _of_windows(feats_TC: np.ndarray, model: Model, spec: DetectStageSpec, device: torch.device) -> Candidates:
+    """Candidates of all windows of a video, `detect.batch_size` of them at once."""
+    starts = window_starts(len(feats_TC), model.max_length, spec.detect.window_stride)
+    parts: list[Candidates] = []
+    for k in range(0, len(starts), spec.detect.batch_size):
+        chosen = starts[k : k + spec.detect.batch_size]
+        seen = _seen([feats_TC[first : first + model.max_length] for first in chosen], model, spec, device)
+        parts += [replace(c, segments_N2=c.segments_N2 + first) for c, first in zip(seen, chosen, strict=True)]
+    return Candidates(
+        segments_N2=torch.cat([c.segments_N2 for c in parts]),
+        scores_N=torch.cat([c.scores_N for c in parts]),
+        labels_N=torch.cat([c.labels_N for c in parts]),
+    )
 
 
 def _write(
@@ -178,7 +201,9 @@ def detect(
             raise TadError(f"{model}: its classes are not those of {annotations}; run train again")
         grids = {v: reader.grid(v).spread(spec.resize) if spec.resize else reader.grid(v) for v in usable}
         lengths = {v: grid.length for v, grid in grids.items()}
-        check_lengths(loaded.detector, lengths, source=Path(features), split=spec.split)
+        limit = loaded.max_length if spec.detect.window_stride else max(lengths.values())
+        seen = {v: min(length, limit) for v, length in lengths.items()}
+        check_lengths(loaded.detector, seen, source=Path(features), split=spec.split)
         found: dict[str, Candidates] = {}
         batches = list(_batches(lengths, max_length=loaded.max_length, size=spec.detect.batch_size))
         for video_ids in track(batches, "detect"):

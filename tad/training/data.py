@@ -9,7 +9,7 @@ not depend on what was drawn before it: threads, evaluation and resuming cannot 
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -24,10 +24,10 @@ from tad.layers.types import Part, Targets
 from tad.specs import TrainSpec
 from tad.training.features import Features
 from tad.training.inputs import select
+from tad.training.places import Place, cut_to, sliding, truncate
 
 log = logging.getLogger(__name__)
 Made = TypeVar("Made")
-TRIES = 200
 SAME_SECONDS = 1e-3
 ORDER, WINDOW, MODEL, HELD_OUT = range(4)
 
@@ -85,7 +85,10 @@ class Batch:
         for row in range(0, len(self.feats_BTC), size):
             feats_BTC = self.feats_BTC[row : row + size].to(device)
             rows = slice(self.first + row, self.first + row + len(feats_BTC))
-            targets = [Targets(t.segments_N2.to(device), t.labels_N.to(device)) for t in self.targets[rows]]
+            targets = [
+                replace(t, segments_N2=t.segments_N2.to(device), labels_N=t.labels_N.to(device))
+                for t in self.targets[rows]
+            ]
             yield feats_BTC, self.lengths_B[rows], targets, Part(len(self.video_ids), rows.start, longest)
 
 
@@ -155,41 +158,6 @@ def read_items(
     return items
 
 
-def truncate(
-    segments_N2: np.ndarray,
-    *,
-    length: int,
-    max_length: int,
-    crop_ratio: tuple[float, float],
-    threshold: float,
-    margin: float,
-    rng: np.random.Generator,
-) -> tuple[int, int, np.ndarray, np.ndarray]:
-    """A random window of a video: (first, last, segments (M, 2) in the window's snippets, which instances they are).
-
-    Videos longer than `max_length` give windows of that length; shorter ones lose up to 1 − crop_ratio[0] of theirs.
-    An instance counts if at least `threshold` of it lies in the window, widened by `margin` snippets on both sides.
-    Windows are drawn until one has an instance, 200 times at most; the last is then used as background.
-    """
-    everything = np.arange(len(segments_N2))
-    if length > max_length:
-        width = max_length
-    else:
-        low, high = max(round(crop_ratio[0] * length), 1), min(round(crop_ratio[1] * length), length)
-        width = int(rng.integers(min(low, high), max(low, high) + 1))
-        if width >= length:
-            return 0, length, segments_N2, everything
-    first, kept, cut_N2 = 0, everything[:0], segments_N2[:0]
-    for _ in range(TRIES if len(segments_N2) else 1):
-        first = int(rng.integers(0, length - width + 1))
-        cut_N2 = np.clip(segments_N2, first - margin, first + width + margin)
-        share_N = (cut_N2[:, 1] - cut_N2[:, 0]) / (segments_N2[:, 1] - segments_N2[:, 0])
-        kept = np.flatnonzero(share_N >= threshold)
-        if len(kept):
-            break
-    return first, first + width, cut_N2[kept] - first, kept
-
-
 class Windows:
     """Training batches of a list of videos; batch `k` of epoch `e` is a function of (seed, e, k) alone.
 
@@ -197,56 +165,96 @@ class Windows:
     """
 
     def __init__(self, items: Sequence[Item], features: Features, *, spec: TrainSpec, seed: int, dim: int) -> None:
+        """Raises:
+        TadError: windows slide, and none of them holds an instance.
+        """
         self.items, self.features, self.spec, self.seed, self.dim = list(items), features, spec, seed, dim
+        # of each video: its shortest instance, as windows cut it
+        self.shortest = [float((i.segments_N2[:, 1] - i.segments_N2[:, 0]).min(initial=np.inf)) for i in self.items]
+        self.places = self._sliding() if spec.window_stride else [Place(video) for video in range(len(self.items))]
+
+    def _sliding(self) -> list[Place]:
+        spec, places = self.spec, []
+        for video, item in enumerate(self.items):
+            windows = sliding(
+                item.segments_N2,
+                length=item.grid.length,
+                width=min(spec.max_length, item.grid.length),
+                stride=spec.window_stride,
+                threshold=spec.trunc_threshold,
+                margin=spec.trunc_margin * item.half_clip,
+                rule=spec.window_rule,
+            )
+            for first, segments_N2, _ in windows:
+                places.append(Place(video, first))
+                shortest = (segments_N2[:, 1] - segments_N2[:, 0]).min(initial=np.inf)
+                self.shortest[video] = min(self.shortest[video], float(shortest))
+        if not places:
+            raise TadError(
+                f"no window of {spec.max_length} snippets holds an instance ({spec.window_rule}); raise"
+                " train.max_length or lower train.trunc_threshold"
+            )
+        log.info("%d windows of %d videos hold instances", len(places), len(self.items))
+        return places
 
     def __len__(self) -> int:
         """Batches per epoch; a last incomplete one is dropped unless it is the only one."""
-        return max(len(self.items) // self.spec.batch_size, 1)
+        return max(len(self.places) // self.spec.batch_size, 1)
 
     @property
     def size(self) -> int:
-        """Videos of a training batch."""
-        return min(self.spec.batch_size, len(self.items))
+        """Windows of a training batch."""
+        return min(self.spec.batch_size, len(self.places))
 
     def training_batch(self, epoch: int, k: int, share: Callable[[int], range] = range) -> Batch:
-        """Batch `k` of an epoch: shuffled videos, randomly truncated.
+        """Batch `k` of an epoch: shuffled windows, random ones of each video or those that slide over it.
 
         `share(videos)`: the rows whose features are wanted.
         """
-        order = generator(self.seed, ORDER, epoch).permutation(len(self.items))
+        order = generator(self.seed, ORDER, epoch).permutation(len(self.places))
         chosen = order[k * self.size : (k + 1) * self.size]
         return self._collate(chosen, epoch, crop_ratio=self.spec.crop_ratio, rows=share(len(chosen)))
 
     def fixed_batches(self) -> Iterator[Batch]:
-        """All videos in order, without cropping; of a long video always the same window. For held-out videos."""
+        """All places in order, without cropping; of a long video always the same windows. For held-out videos."""
         size = self.spec.batch_size
-        for first in range(0, len(self.items), size):
-            chosen = np.arange(first, min(first + size, len(self.items)))
+        for first in range(0, len(self.places), size):
+            chosen = np.arange(first, min(first + size, len(self.places)))
             yield self._collate(chosen, 0, crop_ratio=(1.0, 1.0), rows=range(len(chosen)))
 
+    def _window(
+        self, place: Place, epoch: int, crop_ratio: tuple[float, float]
+    ) -> tuple[int, int, np.ndarray, np.ndarray]:
+        """First and last snippet, segments in the window, and which instances they are."""
+        spec, item = self.spec, self.items[place.video]
+        common = {"threshold": spec.trunc_threshold, "margin": spec.trunc_margin * item.half_clip}
+        if place.first is not None:
+            width = min(spec.max_length, item.grid.length)
+            return place.first, place.first + width, *cut_to(item.segments_N2, place.first, width, **common)
+        return truncate(
+            item.segments_N2,
+            length=item.grid.length,
+            max_length=spec.max_length,
+            crop_ratio=crop_ratio,
+            rng=generator(self.seed, WINDOW, epoch, place.video),
+            **common,
+        )
+
     def _collate(self, chosen: np.ndarray, epoch: int, *, crop_ratio: tuple[float, float], rows: range) -> Batch:
-        spec = self.spec
-        feats_BTC = self.features.room(len(rows), spec.max_length, self.dim)
+        feats_BTC = self.features.room(len(rows), self.spec.max_length, self.dim)
         lengths, targets = [], []
-        for row, index in enumerate(chosen.tolist()):
-            item = self.items[index]
-            first, last, segments_N2, kept = truncate(
-                item.segments_N2,
-                length=item.grid.length,
-                max_length=spec.max_length,
-                crop_ratio=crop_ratio,
-                threshold=spec.trunc_threshold,
-                margin=spec.trunc_margin * item.half_clip,
-                rng=generator(self.seed, WINDOW, epoch, index),
-            )
+        places = [self.places[index] for index in chosen.tolist()]
+        for row, place in enumerate(places):
+            item = self.items[place.video]
+            first, last, segments_N2, kept = self._window(place, epoch, crop_ratio)
             lengths.append(last - first)
             segments = torch.from_numpy(segments_N2.astype(np.float32))
-            targets.append(Targets(segments, torch.from_numpy(item.labels_N[kept])))
+            targets.append(Targets(segments, torch.from_numpy(item.labels_N[kept]), self.shortest[place.video]))
             if row in rows:
                 row_TC = feats_BTC[row - rows.start]
                 self.features.read_into(row_TC[: last - first], item.video_id, first)
                 row_TC[last - first :] = 0.0
-        video_ids = [self.items[i].video_id for i in chosen.tolist()]
+        video_ids = [self.items[place.video].video_id for place in places]
         return Batch(video_ids, torch.tensor(lengths), targets, feats_BTC, rows.start)
 
 

@@ -71,7 +71,7 @@ class Engine:
         if spec.compile:
             for part in self.detector.children():  # the networks; labelling depends on data and stays as it is
                 part.compile()  # in place: names of parameters stay
-        self.optimizer = adamw(self.detector, lr=spec.lr, weight_decay=spec.weight_decay)
+        self.optimizer = adamw(self.detector, lr=spec.lr, weight_decay=spec.weight_decay, method=spec.optimizer)
         self.ema = Ema(self.detector, spec.ema_decay)
         self.total = self.epochs * len(windows)
         self.gradients = Gradients(
@@ -84,7 +84,10 @@ class Engine:
 
     def _rate(self, step: int) -> float:
         warmup = self.spec.warmup_epochs * len(self.windows)
-        return learning_rate(step, base=self.spec.lr, eta_min=self.spec.eta_min, warmup=warmup, total=self.total)
+        marks = [epoch * len(self.windows) for epoch in self.spec.milestones]
+        return learning_rate(
+            step, base=self.spec.lr, eta_min=self.spec.eta_min, warmup=warmup, total=self.total, milestones=marks
+        )
 
     def _train_step(self, batch: Batch, positives: int) -> dict[str, float]:
         """One update; the loss parts, gradient norm and learning rate.

@@ -1,14 +1,16 @@
 """A detector's parameters → AdamW, its learning rate at every step, clipped gradients and averaged weights (EMA)."""
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 
-def learning_rate(step: int, *, base: float, eta_min: float, warmup: int, total: int) -> float:
+def learning_rate(
+    step: int, *, base: float, eta_min: float, warmup: int, total: int, milestones: Sequence[int] = ()
+) -> float:
     """The learning rate of step `step` (from 0): linear from 0 to `base`, then a cosine towards `eta_min`.
 
     The schedule of ActionFormer, TriDet and MSE, stepped per iteration: base·i/(W−1) for i < W, so that the very first
@@ -18,20 +20,29 @@ def learning_rate(step: int, *, base: float, eta_min: float, warmup: int, total:
         step: iteration, 0 ≤ step < total.
         warmup: W, warm-up iterations; 0: none.
         total: M, all iterations including the warm-up.
+        milestones: with any there is no cosine: from each of these steps on, a tenth of the rate before.
     """
     if step < warmup:
         return base * step / max(warmup - 1, 1)
+    if milestones:
+        return base * 0.1 ** sum(step >= milestone for milestone in milestones)
     return eta_min + 0.5 * (base - eta_min) * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
 
 
-def adamw(detector: Any, *, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW (β 0.9, 0.999; ε 1e-8) over the detector's groups, every trainable parameter in exactly one of them."""
+def adamw(
+    detector: Any, *, lr: float, weight_decay: float, method: Literal["adamw", "adam"] = "adamw"
+) -> torch.optim.Adam:
+    """AdamW (β 0.9, 0.999; ε 1e-8) over the detector's groups, every trainable parameter in exactly one of them.
+
+    With `method` adam weight decay is part of the gradient.
+    """
     groups = detector.parameter_groups(weight_decay)
     seen = [id(p) for group in groups for p in group["params"]]
     wanted = {id(p) for p in detector.parameters() if p.requires_grad}
     assert len(seen) == len(set(seen)), "a parameter is in two groups"
     assert wanted <= set(seen), "a trainable parameter is in no group"
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), eps=1e-8)
+    make = torch.optim.AdamW if method == "adamw" else torch.optim.Adam
+    return make(groups, lr=lr, betas=(0.9, 0.999), eps=1e-8)
 
 
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
