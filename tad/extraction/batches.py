@@ -48,11 +48,9 @@ class Rows:
 
 @dataclass
 class Stream:
-    """One video on its way: what prepares its frames, its clips cut so far, the rows that came back, and whether its
-    frames have ended."""
+    """One video on its way: its clips cut so far, the rows that came back, and whether its frames have ended."""
 
     video_id: str
-    steps: Callable[[Tensor], Tensor]
     buffer: ClipBuffer[Tensor]
     rows: Rows
     ended_at: int | None = None  # number of batches run when it ended
@@ -78,8 +76,28 @@ class _Flying:
         return self.rows_BC.numpy()[: len(self.streams)]
 
 
+class Preparer:
+    """One video's frames, in order → the steps that clips are cut from: on the device, shrunk, with their flow."""
+
+    def __init__(self, backbone: Any, device: torch.device) -> None:
+        stream, shrink = getattr(backbone, "stream", None), getattr(backbone, "shrink", None)
+        self._steps: Callable[[Tensor], Tensor] = stream() if stream else shrink or (lambda frames: frames)
+        self._holds, self._device = stream is not None, device
+
+    def __call__(self, frames_NHWC: np.ndarray) -> Tensor:
+        """The steps of frames (N, H, W, 3) uint8, which may change afterwards; each frame is prepared once."""
+        given = torch.from_numpy(frames_NHWC)
+        frames = given
+        if self._device.type == "cuda":
+            frames = frames.pin_memory().to(self._device, non_blocking=True)
+        elif self._holds:  # it may hold on to a frame until the next one comes
+            frames = frames.clone()
+        steps = self._steps(frames)
+        return steps.clone() if steps.untyped_storage().data_ptr() == given.untyped_storage().data_ptr() else steps
+
+
 class Encoder:
-    """Frames of any number of videos, each in order → their features."""
+    """Prepared frames of any number of videos, each in order → their features."""
 
     def __init__(self, backbone: Any, *, spec: ExtractSpec, device: torch.device, batch: int = 0) -> None:
         """`batch`: clips computed at once; 0: what suits the device."""
@@ -97,23 +115,12 @@ class Encoder:
         clip = self.spec.clip
         timing: dict[str, Any] = {"length": clip.length, "stride": clip.stride, "tail": clip.tail}
         rows = Rows(expected=count_clips(frames, **timing), dtype=self.dtype)
-        stream, shrink = getattr(self.backbone, "stream", None), getattr(self.backbone, "shrink", None)
-        steps = stream() if stream else shrink or (lambda frames: frames)
-        self._streams[video_id] = Stream(video_id, steps, ClipBuffer(**timing), rows)
+        self._streams[video_id] = Stream(video_id, ClipBuffer(**timing), rows)
 
-    def push(self, video_id: str, frames_NHWC: np.ndarray) -> None:
-        """Take the next frames (N, H, W, 3) uint8, which may change afterwards; each is moved to the device and
-        prepared (shrunk, its flow) once."""
+    def push(self, video_id: str, steps_NHWC: Tensor) -> None:
+        """Take the next prepared frames of a video."""
         stream = self._streams[video_id]
-        frames = torch.from_numpy(frames_NHWC)
-        if self.device.type == "cuda":
-            frames = frames.pin_memory().to(self.device, non_blocking=True)
-        elif hasattr(self.backbone, "stream"):  # it may hold on to a frame until the next one comes
-            frames = frames.clone()
-        steps = stream.steps(frames)
-        if steps.untyped_storage().data_ptr() == torch.from_numpy(frames_NHWC).untyped_storage().data_ptr():
-            steps = steps.clone()
-        for step in steps:
+        for step in steps_NHWC:
             self._take(stream, stream.buffer.push(step))
 
     def end(self, video_id: str) -> None:

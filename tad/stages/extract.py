@@ -12,10 +12,9 @@ once; finished videos are kept in a folder of their own and taken from there.
 # T snippets, C channels
 
 import logging
-import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -28,18 +27,18 @@ from tad.backbones._weights import load_weights, weights_identity
 from tad.cache import FeatureReader, ShardWriter, key_of
 from tad.device import leased, name_of, reproducible
 from tad.errors import TadError
-from tad.extraction.batches import Encoder, Stream
+from tad.extraction.batches import Stream
 from tad.extraction.engines import prepare, version
+from tad.extraction.pipeline import encode, reading
 from tad.files import digest, read_json
 from tad.grid import Grid
 from tad.progress import track
 from tad.provenance import expect, stamp
 from tad.specs import ExtractSpec
-from tad.video.feed import Chunk, Ended, Feed, Limits
+from tad.video.feed import Ended
 from tad.video.ring import Job
 
 log = logging.getLogger(__name__)
-MOST_READERS = 8
 NAME_BYTES = 180  # of a video's part, without the endings that it has and gets while it is written
 NOT_IN_ROWS = {"dataset", "on_damaged", "stall_seconds", "reader_mb"}  # settings that decide which videos there are
 
@@ -154,28 +153,6 @@ def _built(spec: ExtractSpec, weights: Path | None, backbone: Backbone | None, d
     return prepare(model.to(device).eval(), spec.network, name=spec.backbone.name, device=device)
 
 
-def _encode(
-    jobs: list[Job], model: nn.Module, spec: ExtractSpec, device: torch.device, workers: int
-) -> Iterator[Stream | Ended]:
-    """Each video as it is finished: its rows, or (`Ended`) why there are none."""
-    frames = {job.video_id: math.ceil(job.frames * (job.rate or job.native_rate) / job.native_rate) for job in jobs}
-    encoder = Encoder(model, spec=spec, device=device)
-    feed = Feed(jobs, workers=workers, limits=Limits(spec.stall_seconds, spec.reader_mb << 20))
-    with torch.inference_mode(), closing(iter(feed)) as items:
-        for item in items:
-            if item.video_id in frames:
-                encoder.begin(item.video_id, frames=frames.pop(item.video_id))
-            if isinstance(item, Chunk):
-                encoder.push(item.video_id, item.frames)
-            elif item.cause:
-                encoder.drop(item.video_id)
-                yield item
-            else:
-                encoder.end(item.video_id)
-            yield from encoder.finished()
-        yield from encoder.finished(last=True)
-
-
 def _assemble(out: Path, stamped: dict[str, Any], sources: dict[str, Path], excluded: dict[str, str]) -> None:
     """Write the shard from kept rows, in the order of ids."""
     with ShardWriter(out, stamped) as shard:
@@ -251,10 +228,11 @@ def extract(
     jobs = _jobs(usable, [video_id for video_id in usable if video_id not in sources], videos, spec)
     log.info("%d videos to extract, %d kept, %d excluded", len(jobs), len(sources), len(excluded))
     if jobs:
-        with leased(device) as target, reproducible(target):
+        with leased(device) as target, reproducible(target), closing(reading(jobs, spec, workers)) as feed:
+            feed.start()  # they decode while the network is built
             model = _built(spec, weights, backbone, target)
             made_on = {"device": name_of(target), "engine": version(spec.network)}
-            done = _encode(jobs, model, spec, target, workers or min(torch.get_num_threads(), MOST_READERS))
+            done = encode(jobs, feed, model, spec, target)
             for item in track(done, f"extract {spec.dataset}", len(jobs)):
                 if isinstance(item, Ended):
                     excluded[item.video_id] = _given_up(item, spec)

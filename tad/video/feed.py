@@ -133,6 +133,7 @@ class Feed:
         self._limits = limits or Limits()
         self._context = multiprocessing.get_context("spawn")
         self._workers: list[_Worker] = []
+        self._stopped = False
 
     def _busy(self) -> dict[Any, _Worker]:
         return {worker.connection: worker for worker in self._workers if worker.job is not None}
@@ -177,12 +178,28 @@ class Feed:
         except (EOFError, ConnectionResetError, BrokenPipeError):
             yield self._lost(worker, worker.cause_of_death())
 
+    def start(self) -> None:
+        """Start the reading processes, which decode until their rings are full; iterating does it otherwise."""
+        while len(self._workers) < self._count and self._waiting:
+            self._next()
+
+    def stop(self) -> None:
+        """Have the iteration end soon, from whatever thread."""
+        self._stopped = True
+
+    def close(self) -> None:
+        """End the reading processes."""
+        for worker in self._workers:  # all are told before the first is waited for
+            worker.connection.close()
+        for worker in self._workers:
+            worker.end()
+        self._workers.clear()
+
     def __iter__(self) -> Generator[Chunk | Ended]:
         try:
-            for _ in range(self._count):
-                self._next()
+            self.start()
             looked = time.monotonic()
-            while busy := self._busy():
+            while not self._stopped and (busy := self._busy()):
                 ready = wait(list(busy), timeout=POLL_SECONDS)
                 if ready:
                     yield from self._receive(min((busy[c] for c in ready), key=lambda worker: worker.rank))
@@ -196,7 +213,4 @@ class Feed:
                         reader = worker.job.reader if worker.job else ""
                         yield self._lost(worker, f"{reader} stood still for {seconds:g} s after frame {frames}")
         finally:
-            for worker in self._workers:  # all are told before the first is waited for
-                worker.connection.close()
-            for worker in self._workers:
-                worker.end()
+            self.close()

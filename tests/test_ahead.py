@@ -1,0 +1,57 @@
+"""Items made ahead in a thread: the same ones in order, errors where they happen, and nothing left behind."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tad.extraction.ahead import ahead
+
+
+def counting(made: list[int], *, fails_at: int = -1) -> Iterator[int]:
+    try:
+        for number in range(100):
+            if number == fails_at:
+                raise ValueError("seven")
+            made.append(number)
+            yield number
+    finally:
+        made.append(-1)
+
+
+def test_items_come_in_order_from_another_thread() -> None:
+    made: list[int] = []
+    where = []
+
+    def make() -> Iterator[int]:
+        where.append(threading.current_thread())
+        return counting(made)
+
+    assert list(ahead(make)) == list(range(100))
+    assert made[-1] == -1
+    assert where[0] is not threading.current_thread()
+    assert not where[0].is_alive()
+
+
+def test_no_more_are_made_than_may_wait() -> None:
+    made: list[int] = []
+    items = ahead(lambda: counting(made), depth=3)
+    assert next(items) == 0
+    deadline = time.monotonic() + 60
+    while len(made) < 5 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert made == [0, 1, 2, 3, 4]  # one taken, three waiting, one that waits for room
+    items.close()
+    assert made[-1] == -1  # whoever takes no more lets the maker clean up
+    assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
+
+
+def test_an_error_comes_after_the_items_before_it() -> None:
+    made: list[int] = []
+    items = ahead(lambda: counting(made, fails_at=7))
+    assert [next(items) for _ in range(7)] == [0, 1, 2, 3, 4, 5, 6]
+    with pytest.raises(ValueError, match="seven"):
+        next(items)
+    assert made[-1] == -1
