@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tad.extraction.ahead import ahead
+from tad.ahead import ahead
 
 
 def counting(made: list[int], *, fails_at: int = -1) -> Iterator[int]:

@@ -11,8 +11,8 @@ import torch
 from tad import plugins
 from tad.files import read_json
 from tad.specs import Plugin, PretrainSpec
-from tad.stages.pretrain import decode
 from tad.training import tsp, tsp_clips
+from tad.training.tsp_store import decode
 
 SCRIPT = Path(__file__).parents[1] / "workflow_scripts" / "render_demo.py"
 VIDEOS, EPOCHS = 15, 8

@@ -25,6 +25,7 @@ SETTINGS = {
 }  # fmt: skip
 CLIP = {"length": 8, "stride": 4, "policy": "resample", "rate": 10.0}
 RATE, SECONDS = 20, 12
+SEGMENTS_IN_ALL = 15  # of three videos: two actions each, and three gaps
 SEGMENTS = [[1.0, 4.0, "right"], [6.0, 9.0, "down"]]
 
 
@@ -67,7 +68,10 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         write_video(path, draw(k))
         split = "train" if k < 3 else "test"
         videos[f"v{k}"] = {"split": split, "duration": SECONDS, "instances": SEGMENTS, "ambiguous": []}
-        probed[f"v{k}"] = {"path": path.name, "sha256": sha256(path), "reader": "pyav", "rate": RATE, "status": "ok"}
+        probed[f"v{k}"] = {
+            "path": path.name, "sha256": sha256(path), "reader": "pyav", "rate": RATE, "status": "ok",
+            "frames": RATE * SECONDS,
+        }  # fmt: skip
     spec = {"dataset": "squares"}
     stamps = {stage: {"stage": stage, "identity": stage, "spec": spec} for stage in ("annotate", "probe")}
     table = {"stamp": stamps["annotate"], "dataset": "squares", "labels": ["down", "right"], "videos": videos}
@@ -170,6 +174,50 @@ def test_equal_runs_give_equal_bytes(dataset: dict[str, Any], trained: dict[str,
     pretrain(**dataset, out=out, spec=make_spec(), kept=tmp_path / "kept", device="cpu")
     assert sha256(out) == published
     assert (tmp_path / "kept" / "epochs.json").stat().st_mtime_ns == before  # nothing was trained again
+
+
+def test_clips_decoded_on_demand_are_those_that_are_kept(
+    dataset: dict[str, Any], trained: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """To the last byte of the encoder that they train."""
+    caplog.set_level("INFO")
+    out, kept = tmp_path / "b.safetensors", tmp_path / "kept"
+    pretrain(**dataset, out=out, spec=make_spec(), kept=kept, device="cpu", most_kept=0)
+    assert "clips are decoded on demand" in caplog.text
+    assert out.read_bytes() == trained["out"].read_bytes()
+
+
+class Killed(BaseException):
+    """Ends a training as a signal does."""
+
+
+@pytest.mark.parametrize("stops", [(1, 5), (9, 2, 11, 20)])
+def test_a_training_goes_on_where_it_was_killed(
+    dataset: dict[str, Any], trained: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    stops: tuple[int, ...],
+) -> None:  # fmt: skip
+    """After so many steps each time, within epochs and across their ends; no step is made twice."""
+    step, made, left = tsp.Trainer._step, [0], [0]
+
+    def counted(*arguments: Any) -> float:
+        if not left[0]:
+            raise Killed
+        made[0], left[0] = made[0] + 1, left[0] - 1
+        return step(*arguments)
+
+    def run() -> Path:
+        out, kept = tmp_path / "b.safetensors", tmp_path / "kept"
+        return pretrain(**dataset, out=out, spec=make_spec(), kept=kept, device="cpu", every_seconds=0)
+
+    monkeypatch.setattr(tsp.Trainer, "_step", counted)
+    for stop in stops:
+        left[0] = stop
+        with pytest.raises(Killed):
+            run()
+    left[0] = 10**6
+    assert run().read_bytes() == trained["out"].read_bytes()
+    assert made[0] == 4 * math.ceil(SEGMENTS_IN_ALL * 6 / 8)
+    assert not (tmp_path / "kept/state.safetensors").exists()
 
 
 def test_an_epoch_is_selected_on_videos_held_out(dataset: dict[str, Any], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from contextlib import closing
 import torch
 from torch import nn
 
-from tad.extraction.ahead import ahead
+from tad.ahead import ahead
 from tad.extraction.batches import Encoder, Preparer, Stream
 from tad.specs import ExtractSpec
 from tad.video.feed import Chunk, Ended, Feed, Limits

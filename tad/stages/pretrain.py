@@ -7,30 +7,28 @@ Settings: `PretrainSpec`.
 
 import logging
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from tad import plugins
 from tad.backbones._weights import load_weights, weights_identity
 from tad.device import leased, name_of, reproducible
 from tad.errors import TadError
 from tad.files import canonical, digest, publish, read_json, sha256, write_json
-from tad.progress import track
 from tad.provenance import expect, stamp
-from tad.specs import ClipSpec, Plugin, PretrainSpec
-from tad.training import tsp, tsp_clips
-from tad.video.reader import open_video
-from tad.video.sampling import sampled
+from tad.specs import Plugin, PretrainSpec
+from tad.training import checkpoint, tsp, tsp_clips
+from tad.training.tsp_store import frames_of
 
 log = logging.getLogger(__name__)
-FRAMES_AT_ONCE = 64
 TRAINABLE = ("frame_size", "crop_size", "shrink", "encode", "stem")
 
 
@@ -49,57 +47,6 @@ def _train_videos(annotations: Mapping[str, Any], manifests: list[Path]) -> dict
         left = sorted(set(wanted) - set(usable))
         log.warning("%d train videos are missing or damaged and left out: %s", len(left), ", ".join(left[:5]))
     return usable
-
-
-def sampled_frames(path: Path, entry: Mapping[str, Any], clip: ClipSpec) -> Iterator[np.ndarray]:
-    """The frames (H, W, 3) uint8 of a video that the clip's rate policy picks, in order."""
-    with open_video(path, reader=entry["reader"]) as video:
-        yield from sampled(
-            video, policy=clip.policy, rate=clip.rate, native_rate=float(entry["rate"]), reader=entry["reader"]
-        )
-
-
-def _shrunk(frames: Iterator[np.ndarray], backbone: Any) -> Iterator[np.ndarray]:
-    """The frames at the backbone's size, a few at a time."""
-    waiting: list[np.ndarray] = []
-    for frame in frames:
-        waiting.append(frame)
-        if len(waiting) == FRAMES_AT_ONCE:
-            yield _levels(backbone.shrink(torch.from_numpy(np.stack(waiting))))
-            waiting.clear()
-    if waiting:
-        yield _levels(backbone.shrink(torch.from_numpy(np.stack(waiting))))
-
-
-def _levels(frames_NHWC: torch.Tensor) -> np.ndarray:
-    """Frames as uint8: a backbone may resize to fractions of a level, which training does not need."""
-    levels = frames_NHWC.round().to(torch.uint8) if frames_NHWC.is_floating_point() else frames_NHWC
-    return np.ascontiguousarray(levels.numpy())
-
-
-def decode(
-    videos: Mapping[str, tuple[Any, Any]], folder: Path, *, backbone: Any, clip: ClipSpec, scratch: Path
-) -> tsp_clips.Frames:
-    """Decode every video once, in order, to uint8 frames of the backbone's size.
-
-    They go to a nameless temporary file in `scratch` that is mapped into memory, so that memory stays bounded by what
-    the system can spare, and the file goes away with the process.
-    """
-    first, count, rates, total = [], [], [], 0
-    with tempfile.TemporaryFile(dir=scratch) as file:
-        for _, entry in track(videos.values(), "decode", len(videos)):
-            frames = 0
-            for chunk in _shrunk(sampled_frames(folder / entry["path"], entry, clip), backbone):
-                file.write(chunk.tobytes())
-                frames += len(chunk)
-            first.append(total)
-            count.append(frames)
-            rates.append(clip.rate or float(entry["rate"]))
-            total += frames
-        file.flush()
-        shape = (total, *backbone.frame_size, 3)
-        store = np.memmap(file, dtype=np.uint8, mode="r", shape=shape) if total else np.zeros(shape, np.uint8)
-    return tsp_clips.Frames(store, first, count, rates)
 
 
 def _save(backbone: nn.Module, path: Path, stamped: Mapping[str, Any]) -> None:
@@ -132,24 +79,67 @@ def _checked_backbone(spec: PretrainSpec, weights: Path | None) -> Any:
     return load_weights(weights, backbone, spec.backbone) if weights else backbone
 
 
-def _fit(trainer: tsp.Trainer, tables: list[tsp_clips.SegmentTable], kept: Path, stamped: dict[str, Any]) -> None:
-    """Train all epochs; the best epoch's weights lie in `kept` at the end: of those held out, else the last one's."""
-    spec = trainer.spec.model_dump(mode="json")
-    epochs: list[dict[str, Any]] = []
-    best: dict[str, Any] = {}
-    for epoch in range(trainer.spec.epochs):
-        loss = trainer.epoch(epoch, tables[0])
+@dataclass
+class _Course:
+    """How far a training is, as it is kept beside its weights: what is over, the best epoch, and the epoch at work."""
+
+    path: Path
+    made: str
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=dict)
+    done: tsp.Done | None = None
+    saved: float = field(default_factory=time.monotonic)
+
+    def read(self) -> dict[str, Tensor]:
+        """Go on from where a training that read the same was ended; its tensors, none where there is no such."""
+        if not self.path.is_file():
+            return {}
+        try:
+            tensors, metadata = checkpoint.read_tensors(self.path)
+            course = checkpoint.read_json_field(self.path, metadata, "course", dict)
+        except TadError as error:
+            log.warning("%s; starting anew", error)
+            return {}
+        if course["made"] != self.made:
+            return {}
+        self.epochs, self.best = course["epochs"], course["best"]
+        self.done = tsp.Done(*course["done"]) if course["done"] else None
+        steps = f" and {self.done.steps} steps" if self.done else ""
+        log.info("going on after %d epochs%s", len(self.epochs), steps)
+        return tensors
+
+    def write(self, trainer: tsp.Trainer, done: tsp.Done | None) -> None:
+        """Keep the state of this moment."""
+        course = {"made": self.made, "epochs": self.epochs, "best": self.best, "done": done}
+        checkpoint.write_tensors(self.path, trainer.state(), {"course": course})
+        self.done, self.saved = None, time.monotonic()
+
+
+def _fit(
+    trainer: tsp.Trainer, tables: list[tsp_clips.SegmentTable], course: _Course, stamped: dict[str, Any], every: float
+) -> None:
+    """Train all epochs that are left; the best one's weights lie beside `course.path` at the end: of those held out,
+    else the last one's."""
+    spec, kept = trainer.spec.model_dump(mode="json"), course.path.parent
+
+    def save(done: tsp.Done) -> None:
+        if time.monotonic() - course.saved >= every:
+            course.write(trainer, done)
+
+    for epoch in range(len(course.epochs), trainer.spec.epochs):
+        loss = trainer.epoch(epoch, tables[0], course.done, save)
         if not np.isfinite(loss):
-            stays = f"the weights of epoch {best['epoch']} stay in {kept}" if best else "no epoch was finished"
+            stays = f"the weights of epoch {course.best['epoch']} stay in {kept}" if course.best else "no epoch ended"
             raise TadError(f"pretrain: loss {loss} in epoch {epoch + 1}: lower lr_backbone or lr_heads; {stays}")
         score = trainer.score(tables[1])
         facts = {"epoch": epoch + 1, "loss": round(loss, 6), "action": score.action, "region": score.region}
-        epochs.append(facts)
+        course.epochs.append(facts)
         log.info("epoch %d: loss %.4f%s", epoch + 1, loss, _held_out(score))
-        if not best or not len(tables[1]) or score.mean > best["mean"]:
-            best = {**facts, "mean": score.mean}
-            _save(trainer.backbone, kept / "backbone.safetensors", stamp("pretrain", spec, **stamped, **best))
-        write_json(kept / "epochs.json", epochs)
+        if not course.best or not len(tables[1]) or score.mean > course.best["mean"]:
+            course.best = {**facts, "mean": score.mean}
+            _save(trainer.backbone, kept / "backbone.safetensors", stamp("pretrain", spec, **stamped, **course.best))
+        write_json(kept / "epochs.json", course.epochs)
+        course.write(trainer, None)
 
 
 def _held_out(score: tsp.Score) -> str:
@@ -159,19 +149,33 @@ def _held_out(score: tsp.Score) -> str:
 
 
 def pretrain(
-    annotations: Path, manifests: list[Path], videos_folder: Path, out: Path, *, spec: PretrainSpec, kept: Path,
-    device: str = "auto", weights: Path | None = None,
+    annotations: Path,
+    manifests: list[Path],
+    videos_folder: Path,
+    out: Path,
+    *,
+    spec: PretrainSpec,
+    kept: Path,
+    device: str = "auto",
+    weights: Path | None = None,
+    most_kept: int | None = None,
+    every_seconds: float = 600.0,
 ) -> Path:
     """Train a clip encoder on the train split and write its weights to `out` (.safetensors).
+
+    A training that was ended goes on from its last state, and ends in the bytes that it would have had at once.
 
     Args:
         annotations: what `annotate` wrote.
         manifests: all shards that `probe` wrote.
         videos_folder: where the manifest's paths start.
         spec: the settings.
-        kept: folder of the best weights so far and of `epochs.json`; they stay when the training fails.
+        kept: folder of the best weights so far, of `epochs.json` and of the state; they stay when the training fails.
         device: see `tad.device.leased`.
         weights: encoder to start from; from scratch without.
+        most_kept: bytes of decoded frames that may be kept on disk while training, beyond which clips are decoded on
+            demand; None: half of what is free.
+        every_seconds: time between states within an epoch; there is one at the end of each.
 
     Raises:
         TadError: no usable clip, a backbone that cannot be trained, or a loss that is not finite.
@@ -192,10 +196,18 @@ def pretrain(
         with leased(device) as target, reproducible(target):
             torch.manual_seed(spec.seed)  # inside `reproducible`, which puts the generator back
             backbone = _checked_backbone(spec, weights)
-            frames = decode(videos, videos_folder, backbone=backbone, clip=spec.clip, scratch=kept)
+            frames = frames_of(videos, videos_folder, backbone=backbone, clip=spec.clip, scratch=kept, most=most_kept)
             tables = _split(_segments(videos, frames, labels, spec), len(videos), spec)
-            trainer = tsp.Trainer(backbone, frames, num_classes=len(labels), spec=spec, device=target)
-            _fit(trainer, tables, kept, {"inputs": inputs, "labels": labels, "device": name_of(target)})
+            course = _Course(kept / "state.safetensors", digest([made, name_of(target)], 32))
+            state = course.read()
+            trainer = tsp.Trainer(
+                backbone, frames, num_classes=len(labels), spec=spec, device=target, global_VC=state.get("global")
+            )
+            if state:
+                trainer.load_state(state)
+            stamped = {"inputs": inputs, "labels": labels, "device": name_of(target)}
+            _fit(trainer, tables, course, stamped, every_seconds)
+        course.path.unlink(missing_ok=True)
         write_json(kept / "finished.json", {"identity": made, "sha256": sha256(kept / "backbone.safetensors")})
     with publish(out) as partial:
         shutil.copyfile(kept / "backbone.safetensors", partial)
@@ -222,7 +234,7 @@ def _finished(kept: Path, identity: str) -> bool:
 
 
 def _segments(
-    videos: Mapping[str, tuple[Any, Any]], frames: tsp_clips.Frames, labels: list[str], spec: PretrainSpec
+    videos: Mapping[str, tuple[Any, Any]], frames: tsp_clips.Clips, labels: list[str], spec: PretrainSpec
 ) -> tsp_clips.SegmentTable:
     """The segments of all videos, on the durations that were decoded."""
     table = tsp_clips.segment_table(

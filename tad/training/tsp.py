@@ -4,19 +4,25 @@ After "TSP: Temporally-Sensitive Pretraining of Video Encoders for Localization 
 Shapes: V videos, B clips, T frames, H rows, W columns, C channels, K classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tad.ahead import ahead
 from tad.specs import PretrainSpec
-from tad.training.tsp_clips import BACKGROUND, Augment, Frames, SegmentTable, even_clips, random_clips
+from tad.training import checkpoint
+from tad.training.tsp_clips import BACKGROUND, Augment, Clips, SegmentTable, even_clips, random_clips
 
 ACTION_REGION, BACKGROUND_REGION = 0, 1
+MOST_THREADS = 8  # that read clips
 
 
 class Heads(nn.Module):
@@ -69,16 +75,36 @@ class Score:
         return sum(known) / len(known) if known else 0.0
 
 
+class Done(NamedTuple):
+    """What of an epoch is done: steps, the sum of their losses, and the state of the generator that augments."""
+
+    steps: int
+    loss: float
+    rng: Any
+
+
+Save = Callable[[Done], None]
+
+
 class Trainer:
     """One TSP training: encoder, heads, optimiser and the clips they see."""
 
     def __init__(
-        self, backbone: Any, frames: Frames, *, num_classes: int, spec: PretrainSpec, device: torch.device
+        self,
+        backbone: Any,
+        frames: Clips,
+        *,
+        num_classes: int,
+        spec: PretrainSpec,
+        device: torch.device,
+        global_VC: Tensor | None = None,
     ) -> None:
+        """`global_VC`: the videos' global features, where they were computed before."""
         self.spec, self.device, self.frames = spec, device, frames
         self.backbone = backbone.to(self.device)
         self.augment = Augment(tuple(backbone.crop_size), spec.flip, spec.shift)
-        self.global_VC = self._global_features(spec.global_feature)
+        known = self._global_features(spec.global_feature) if global_VC is None else global_VC
+        self.global_VC = known.to(self.device)
         heads = Heads(dim=backbone.dim, global_dim=self.global_VC.shape[1], num_classes=num_classes)
         self.heads = heads.to(self.device)
         self.groups = self._groups()
@@ -98,55 +124,91 @@ class Trainer:
     @torch.no_grad()  # not inference_mode: the backward pass of the region head needs these tensors
     def _global_features(self, pooling: Literal["max", "mean", "none"]) -> Tensor:
         """(V, C) pooled features of the encoder as it is before training; (V, 0) without."""
-        videos = len(self.frames.first)
+        videos = len(self.frames.count)
         if pooling == "none":
             return torch.zeros(videos, 0, device=self.device)
         self.backbone.eval()
         length = self.spec.clip.length
+        length, size = self.spec.clip.length, self.spec.batch_size
         rows = []
-        size = self.spec.batch_size
         for video in range(videos):
             count = max(self.frames.count[video] // length, 1)
             clips = [(video, k * length / self.frames.rates[video]) for k in range(count)]
             parts = [clips[k : k + size] for k in range(0, count, size)]
-            feats = torch.cat([self.backbone.encode(self._clips(part, None)) for part in parts])
+            read = ahead(partial(self._in_order, parts))
+            feats = torch.cat([self.backbone.encode(self._tensor(some, None)) for some in read])
             rows.append(feats.amax(dim=0) if pooling == "max" else feats.mean(dim=0))
         return torch.stack(rows)
 
-    def _clips(self, where: list[tuple[int, float]], rng: np.random.Generator | None) -> Tensor:
-        length = self.spec.clip.length
-        clips = [self.augment(self.frames.clip(video, start, length), rng) for video, start in where]
-        return torch.from_numpy(np.stack(clips)).to(self.device)
+    def _in_order(self, parts: list[list[tuple[int, float]]]) -> Iterator[list[np.ndarray]]:
+        for part in parts:
+            yield [self._clip(*place) for place in part]
 
-    def _batch(
+    def _clip(self, video: int, start: float) -> np.ndarray:
+        return self.frames.clip(video, start, self.spec.clip.length)
+
+    def _tensor(self, clips: Sequence[np.ndarray], rng: np.random.Generator | None) -> Tensor:
+        return torch.from_numpy(np.stack([self.augment(clip, rng) for clip in clips])).to(self.device)
+
+    def _batches(
         self, table: SegmentTable, rows: np.ndarray, starts: np.ndarray, rng: np.random.Generator | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        videos = table.videos_S[rows]
-        clips = self._clips(list(zip(videos.tolist(), starts.tolist(), strict=True)), rng)
-        labels = torch.from_numpy(table.labels_S[rows]).to(self.device)
-        return clips, self.global_VC[torch.from_numpy(videos).to(self.device)], labels
+    ) -> Generator[tuple[Tensor, Tensor, Tensor]]:
+        """Clips, their videos' features and labels, batch by batch; the next one is read while one is used."""
+        videos, size = table.videos_S[rows].tolist(), self.spec.batch_size
+        seconds = starts.tolist()
+        parts = [slice(k, k + size) for k in range(0, len(rows), size)]
+        with ThreadPoolExecutor(max(1, min(torch.get_num_threads(), MOST_THREADS))) as pool:
+            read = ahead(lambda: (list(pool.map(self._clip, videos[part], seconds[part])) for part in parts), depth=1)
+            with closing(read):
+                for part, clips in zip(parts, read, strict=True):
+                    labels = torch.from_numpy(table.labels_S[rows[part]]).to(self.device)
+                    yield self._tensor(clips, rng), self.global_VC[torch.tensor(videos[part])], labels
 
-    def epoch(self, epoch: int, table: SegmentTable) -> float:
+    def epoch(self, epoch: int, table: SegmentTable, done: Done | None = None, save: Save | None = None) -> float:
         """One pass over random clips of the segments; the mean loss, or NaN (at once) where something is not finite.
 
-        The clips depend on (seed, epoch) alone.
+        The clips, and whatever the network draws at random, depend on (seed, epoch, step) alone.
+
+        Args:
+            done: what of this epoch was done before; the weights must be those of that moment.
+            save: called after every step with what is done by then.
         """
         rng = np.random.default_rng([self.spec.seed, epoch])
         rows, starts = random_clips(table, self.spec.clips_per_segment, rng)
         steps = -(-len(rows) // self.spec.batch_size)
+        if done is not None:
+            rng.bit_generator.state = done.rng
+        first, total = (done.steps, done.loss) if done else (0, 0.0)
         self.backbone.train()
-        total = 0.0
-        for step in range(steps):
-            part = slice(step * self.spec.batch_size, (step + 1) * self.spec.batch_size)
-            self._set_rates(epoch * steps + step, steps)
-            clips, global_BC, labels_B = self._batch(table, rows[part], starts[part], rng)
-            loss = self._step(clips, global_BC, labels_B)
-            if not np.isfinite(loss):
-                return loss
-            total += loss
+        left = slice(first * self.spec.batch_size, None)
+        with closing(self._batches(table, rows[left], starts[left], rng)) as batches:
+            for step, (clips, global_BC, labels_B) in enumerate(batches, first):
+                self._set_rates(epoch * steps + step, steps)
+                torch.manual_seed((self.spec.seed * 1009 + epoch) * 1_000_003 + step)
+                loss = self._step(clips, global_BC, labels_B)
+                if not np.isfinite(loss):
+                    return loss
+                total += loss
+                if save is not None:
+                    save(Done(step + 1, total, rng.bit_generator.state))
         # a finite loss may still have led to a step out of bounds, and the last step has no successor that would tell
         finite = all(bool(value.isfinite().all()) for value in self.backbone.state_dict().values())
         return total / steps if finite else float("nan")
+
+    def state(self) -> dict[str, Tensor]:
+        """All that steps change, and the global features, which are of the encoder as it was at first."""
+        return {
+            **checkpoint.prefixed("backbone", self.backbone.state_dict()),
+            **checkpoint.prefixed("heads", self.heads.state_dict()),
+            **checkpoint.prefixed("optimiser", checkpoint.optimizer_tensors(self.optimiser)),
+            "global": self.global_VC,
+        }
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what `state` gave."""
+        self.backbone.load_state_dict(checkpoint.under("backbone", tensors))
+        self.heads.load_state_dict(checkpoint.under("heads", tensors))
+        checkpoint.load_optimizer(self.optimiser, checkpoint.under("optimiser", tensors))
 
     def _set_rates(self, step: int, steps: int) -> None:
         spec = self.spec
@@ -173,9 +235,7 @@ class Trainer:
         rows, starts = even_clips(table, self.spec.clips_per_segment)
         action: list[bool] = []
         region: list[bool] = []
-        for k in range(0, len(rows), self.spec.batch_size):
-            part = slice(k, k + self.spec.batch_size)
-            clips, global_BC, labels_B = self._batch(table, rows[part], starts[part], None)
+        for clips, global_BC, labels_B in self._batches(table, rows, starts, None):
             action_BK, region_B2 = self.heads(self.backbone.encode(clips), global_BC)
             is_action = labels_B != BACKGROUND
             action += (action_BK.argmax(1) == labels_B)[is_action].tolist()

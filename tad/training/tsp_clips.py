@@ -6,7 +6,7 @@ Shapes: S segments, T frames of a clip, H rows, W columns, C channels, N frames 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -121,9 +121,37 @@ def even_clips(table: SegmentTable, per_segment: int) -> tuple[np.ndarray, np.nd
     return np.repeat(np.arange(len(table)), per_segment), starts.reshape(-1)
 
 
+class Clips(Protocol):
+    """Where the frames of all training videos are, sampled and shrunk.
+
+    Attributes:
+        count: number of each video's frames.
+        rates: frames per second of each video.
+    """
+
+    count: list[int]
+    rates: list[float]
+
+    def clip(self, video: int, start: float, length: int) -> np.ndarray:
+        """(T, H, W, C) uint8 from `start` seconds; moved into the video, a shorter one's last frame repeated."""
+        ...
+
+
+def placed(frame: float, count: int, length: int) -> tuple[int, int]:
+    """First frame of a clip that should begin at `frame` of a video of `count`, and how many frames it has there."""
+    index = min(max(round(frame), 0), max(count - length, 0))
+    return index, min(index + length, count) - index
+
+
+def padded(clip_THWC: np.ndarray, length: int) -> np.ndarray:
+    """The clip with its last frame repeated up to `length`."""
+    missing = length - len(clip_THWC)
+    return np.concatenate([clip_THWC, np.repeat(clip_THWC[-1:], missing, axis=0)]) if missing else clip_THWC
+
+
 @dataclass
 class Frames:
-    """The sampled, shrunk frames of all training videos.
+    """Clips from frames that are all there.
 
     Attributes:
         store_NHWC: uint8 frames, one video after the other (usually a memory-mapped temporary file).
@@ -137,13 +165,10 @@ class Frames:
     rates: list[float]
 
     def clip(self, video: int, start: float, length: int) -> np.ndarray:
-        """(T, H, W, C) uint8 from `start` seconds; moved into the video, a shorter video's last frame repeated."""
-        count = self.count[video]
-        index = min(max(round(start * self.rates[video]), 0), max(count - length, 0))
-        clip = self.store_NHWC[self.first[video] + index : self.first[video] + min(index + length, count)]
-        if len(clip) < length:
-            clip = np.concatenate([clip, np.repeat(clip[-1:], length - len(clip), axis=0)])
-        return clip
+        """See `Clips`."""
+        index, there = placed(start * self.rates[video], self.count[video], length)
+        begin = self.first[video] + index
+        return padded(self.store_NHWC[begin : begin + there], length)
 
 
 @dataclass(frozen=True)

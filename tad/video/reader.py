@@ -48,6 +48,15 @@ class Frame(NamedTuple):
     start: float = 0.0
 
 
+class Opening(NamedTuple):
+    """A video's first frame: its time as stored (seconds), size before it is turned upright, and degrees to turn."""
+
+    time: float
+    width: int
+    height: int
+    rotation: int
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """What the container claims, before anything is decoded; counts and rates may be wrong or absent (0)."""
@@ -83,6 +92,7 @@ class PyavReader(_Closing):
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self.rotation = 0  # degrees counterclockwise that turn the stored picture upright; known from the first frame
+        self.opening: Opening | None = None  # of a pass, once its first frame is decoded; None without times
         try:
             # tags in old AVI files are not UTF-8 text
             self._container = av.open(str(path), metadata_errors="replace")
@@ -113,26 +123,38 @@ class PyavReader(_Closing):
             codec.pix_fmt or "", audio,
         )  # fmt: skip
 
+    def enter(self, seconds: float, opening: Opening) -> Iterator[Frame]:
+        """Frames from the key frame at or before `seconds` on (a later one, where the file's index is wrong), with the
+        times that a whole pass gives them; `opening` is that pass's. They are numbered from 0."""
+        try:
+            at = math.floor((seconds + opening.time) / self._stream.time_base)
+            self._container.seek(at, stream=self._stream)
+        except (av.error.FFmpegError, OSError) as error:
+            raise VideoError(self.path, f"seeking fails ({_reason(error)})") from None
+        return self._frames(opening)
+
     def __iter__(self) -> Iterator[Frame]:
+        return self._frames(None)
+
+    def _frames(self, opening: Opening | None) -> Iterator[Frame]:
         rate = self.header.rate or 25.0  # only for files without any time
         # AVI stores no times, just a rate; FFmpeg guesses them from packets, and wrongly where there are B-frames
         timed = self._container.format.name != "avi"
-        first: float | None = None
         latest, start = 0.0, 0.0
-        size = (0, 0)
         converter = av.video.reformatter.VideoReformatter()  # one for all: a frame's own is set up for it alone
         try:
             for index, frame in enumerate(self._container.decode(self._stream)):
                 has_time = timed and frame.pts is not None
                 time = float(frame.pts * frame.time_base) if has_time else index / rate
-                if first is None:
-                    first, size = time, (frame.width, frame.height)
+                if opening is None:
+                    opening = Opening(time, frame.width, frame.height, round(frame.rotation) % 360)
                     start = float(frame.pts * frame.time_base - self._begin(frame.time_base)) if has_time else 0.0
-                    self.rotation = round(frame.rotation) % 360
-                image = converter.reformat(frame, width=size[0], height=size[1], format="rgb24").to_ndarray()
-                if self.rotation:
-                    image = np.ascontiguousarray(np.rot90(image, self.rotation // 90))
-                latest = max(latest, time - first)
+                    self.opening, self.rotation = opening if has_time else None, opening.rotation
+                image = converter.reformat(frame, width=opening.width, height=opening.height, format="rgb24")
+                image = image.to_ndarray()
+                if opening.rotation:
+                    image = np.ascontiguousarray(np.rot90(image, opening.rotation // 90))
+                latest = max(latest, time - opening.time)
                 duration = float(frame.duration * frame.time_base) if has_time else 1 / rate
                 yield Frame(index, latest, image, duration, start)
         except (av.error.FFmpegError, OSError, ValueError) as error:
