@@ -25,6 +25,7 @@ from tad.training.gradients import Gradients, exhausted
 from tad.training.optim import Ema, adamw, clip_gradients, learning_rate
 from tad.training.parallel import Ranks
 from tad.training.selection import RULES, Judge
+from tad.training.strategy import Strategy
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class Engine:
         saving: Saving,
         judged: Windows | None = None,
         ranks: Ranks | None = None,
+        strategy: Strategy | None = None,
     ) -> None:
         """`judged`: the videos whose loss selects the epoch; None: the last epoch is taken."""
         self.spec, self.seed, self.device, self.saving = spec, seed, device, saving
@@ -75,7 +77,13 @@ class Engine:
         self.ema = Ema(self.detector, spec.ema_decay)
         self.total = self.epochs * len(windows)
         self.gradients = Gradients(
-            self.detector, spec=spec, seed=seed, device=device, ranks=self.ranks, windows=windows
+            self.detector,
+            spec=spec,
+            seed=seed,
+            device=device,
+            ranks=self.ranks,
+            windows=windows,
+            strategy=strategy or Strategy(),
         )
         self.step = 0
         self._saved = time.monotonic()

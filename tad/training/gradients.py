@@ -17,6 +17,7 @@ from tad.errors import TadError
 from tad.specs import TrainSpec
 from tad.training.data import MODEL, Batch, Windows, generator
 from tad.training.parallel import Ranks
+from tad.training.strategy import Strategy
 
 log = logging.getLogger(__name__)
 SIGNS = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -37,11 +38,20 @@ class Gradients:
     """
 
     def __init__(
-        self, detector: Any, *, spec: TrainSpec, seed: int, device: torch.device, ranks: Ranks, windows: Windows
+        self,
+        detector: Any,
+        *,
+        spec: TrainSpec,
+        seed: int,
+        device: torch.device,
+        ranks: Ranks,
+        windows: Windows,
+        strategy: Strategy,
     ) -> None:
-        """`windows`: where batches are from."""
+        """`windows`: where batches are from; `strategy`: what is minimised."""
         self.detector, self.spec, self.seed, self.device, self.ranks = detector, spec, seed, device, ranks
-        self.windows, self.at_once = windows, math.ceil(windows.size / ranks.count)
+        self.strategy, self.windows = strategy, windows
+        self.at_once = math.ceil(windows.size / ranks.count)
 
     def add_up(self, batch: Batch, positives: int, *, step: int) -> dict[str, Tensor]:
         """Give the detector's parameters the gradient of the whole batch; returns this process's share of its losses.
@@ -99,7 +109,7 @@ class Gradients:
         for part in batch.parts(size, self.device):
             torch.manual_seed(seed)
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.spec.precision == "bfloat16"):
-                yield detector.loss(*part)
+                yield self.strategy.loss(detector, *part)
 
     def _of_parts(self, batch: Batch, step: int) -> dict[str, Tensor] | None:
         """Add the gradients of this process's videos to the parameters; None where memory did not suffice."""
