@@ -1,6 +1,7 @@
 """Shared fixtures: where the oracles lie, and seeds."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,3 +17,14 @@ def shared() -> Path:
     if not (folder / "golden").is_dir():
         pytest.skip("the shared oracles are not beside this checkout")
     return folder
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch on one thread: bits are equal for equal numbers of threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -13,6 +13,20 @@ PLAIN: dict[str, Any] = {
 }  # fmt: skip
 
 
+def published_rule(published: dict[str, Any]) -> dict[str, Any]:
+    """A golden case's settings under our names."""
+    return {
+        "method": "gaussian" if published["use_soft_nms"] else "hard",
+        "sigma": published["sigma"],
+        "tiou": published["iou_threshold"],
+        "min_score": published["min_score"],
+        "per_class": published["multiclass"],
+        "topk": published["max_seg_num"],
+        "voting": 0 if published["multiclass"] else published["voting_thresh"],  # published: no voting per class
+        "voting_weight": "score*tiou",
+    }
+
+
 def random_set(rng: np.random.Generator, most: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Several videos with ties, duplicates, zero-length segments, and videos with 0 or 1 candidates."""
     counts = rng.integers(0, most, rng.integers(1, 5))

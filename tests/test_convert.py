@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from harm import Harm
 from training_tools import train_spec, use_tiny
 
 from tad import plugins
@@ -206,16 +207,6 @@ def test_two_files_of_one_video_and_foreign_sources(tmp_path: Path) -> None:
     for video_id in ("a", "b"):
         with pytest.raises(TadError, match="not a dataset of its own file"):
             FeatureFiles(tmp_path / "y.h5").read(video_id)
-
-
-class Harm:
-    """Calls a function when it is unpickled."""
-
-    def __init__(self, function: Any, *arguments: Any) -> None:
-        self.call = (function, arguments)
-
-    def __reduce__(self) -> Any:
-        return self.call
 
 
 def hostile(mark: Path) -> dict[str, Any]:

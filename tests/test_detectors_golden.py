@@ -1,6 +1,5 @@
 """The detectors are the published functions: outputs, losses, gradients and 24 optimiser steps on golden weights."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +9,7 @@ from golden_tools import CASES, Golden, gradient_errors, relative, unmatched
 
 from tad.training.optim import Ema, adamw, clip_gradients, learning_rate
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", params=CASES)

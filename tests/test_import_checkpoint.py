@@ -15,8 +15,8 @@ import pytest
 import torch
 import yaml
 from golden_tools import Golden
+from harm import Harm
 from safetensors.torch import load_file
-from test_convert import Harm
 from torch import Tensor
 from training_tools import detect_spec, run, train_spec, use_tiny, videos_of, write_inputs
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nms_tools import METHODS, PLAIN, assert_equal, crowd, random_set, random_settings
+from nms_tools import METHODS, PLAIN, assert_equal, crowd, published_rule, random_set, random_settings
 
 from tad.errors import TadError
 from tad.nms import suppress_segments
@@ -26,14 +26,7 @@ def test_published_outputs(shared: Path, engine: Any) -> None:
             arrays[f"{case}/in_segments"],
             arrays[f"{case}/in_scores"],
             arrays[f"{case}/in_labels"],
-            method="gaussian" if published["use_soft_nms"] else "hard",
-            sigma=published["sigma"],
-            tiou=published["iou_threshold"],
-            min_score=published["min_score"],
-            per_class=published["multiclass"],
-            topk=published["max_seg_num"],
-            voting=0 if published["multiclass"] else published["voting_thresh"],  # published: no voting per class
-            voting_weight="score*tiou",
+            **published_rule(published),
             engine=engine,
         )
         assert np.array_equal(kept.labels, arrays[f"{case}/labels"]), case

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nms_tools import METHODS, PLAIN, assert_equal, crowd, random_set, random_settings
+from nms_tools import METHODS, PLAIN, assert_equal, crowd, published_rule, random_set, random_settings
 
 from tad.nms import Kept, suppress_segments
 
@@ -113,14 +113,7 @@ def test_published_outputs(shared: Path, device: str) -> None:
         columns = [arrays[f"{case}/in_{name}"] for name in ("segments", "scores", "labels")]
         kept = suppress_segments(
             *columns,
-            method="gaussian" if published["use_soft_nms"] else "hard",
-            sigma=published["sigma"],
-            tiou=published["iou_threshold"],
-            min_score=published["min_score"],
-            per_class=published["multiclass"],
-            topk=published["max_seg_num"],
-            voting=0 if published["multiclass"] else published["voting_thresh"],
-            voting_weight="score*tiou",
+            **published_rule(published),
             engine="triton",
             device=device,
         )

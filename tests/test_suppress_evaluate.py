@@ -1,7 +1,7 @@
 """From candidates.h5 over detections.json to map.json, its picture and the table of all runs."""
 
-import importlib.util
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -307,13 +307,9 @@ def test_published_detections_through_the_stages_and_the_table(shared: Path, tmp
 
 def test_the_table_refuses_other_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = Path(__file__).parents[1] / "workflow_scripts/results_table.py"
-    spec = importlib.util.spec_from_file_location("results_table", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    main = runpy.run_path(str(path))["main"]
     write_json(tmp_path / "map.json", {"average_mAP": 1})
-    assert module.main([str(tmp_path / "map.json"), "--out", str(tmp_path / "table.md")]) == 1
+    assert main([str(tmp_path / "map.json"), "--out", str(tmp_path / "table.md")]) == 1
     assert "not a map.json" in capsys.readouterr().err
     assert not (tmp_path / "table.md").exists()
 

@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,15 +32,7 @@ from tad.training.parallel import Ranks, launch
 
 CASES = [("actionformer", ""), ("mse", "corrected"), ("tridet", "parity")]
 STEPS = 3
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As the processes have: bits are equal for equal numbers of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")  # as the processes have
 
 
 @pytest.fixture

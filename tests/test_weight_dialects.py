@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from harm import Harm
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -216,16 +217,6 @@ def test_a_file_of_another_depth_is_named(tmp_path: Path) -> None:
 
 
 # ── files made to harm ──
-
-
-class Harm:
-    """Calls a function when it is unpickled."""
-
-    def __init__(self, function: Any, *arguments: Any) -> None:
-        self.call = (function, arguments)
-
-    def __reduce__(self) -> Any:
-        return self.call
 
 
 class State:

@@ -6,7 +6,8 @@ Zhang, Wu, Li: ActionFormer: Localizing Moments of Actions with Transformers, EC
 # B videos, T snippets, C channels, N chosen points
 
 from collections.abc import Sequence
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -109,41 +110,23 @@ class Detector(PointDetector):
             masked=False,
         )
 
-        def block(level: int, *, halves: bool) -> TransformerBlock:
-            return TransformerBlock(
-                embed_dim,
-                heads=num_heads,
-                window=windows[level],
-                mlp_dim=mlp_dim,
-                dropout=dropout,
-                droppath=droppath,
-                halves=halves,
-            )
-
+        sizes: dict[str, Any] = {"heads": num_heads, "mlp_dim": mlp_dim, "dropout": dropout, "droppath": droppath}
+        block = partial(TransformerBlock, embed_dim, **sizes)
         self.backbone = Pyramid(
             feature_dim,
             embed_dim,
             kernel=embed_kernel,
             layers=embed_layers,
-            stem=[block(0, halves=False) for _ in range(stem_layers)],
-            branch=[block(level, halves=True) for level in range(1, levels)],
+            stem=[block(window=windows[0], halves=False) for _ in range(stem_layers)],
+            branch=[block(window=window, halves=True) for window in windows[1:]],
             max_length=max_length if use_position else 0,
             masked=False,
         )
         self.neck = LevelNorms(embed_dim, levels=levels, masked=False)
         self.gap = head_kernel // 2
-        self.cls_head = ClassHead(
-            embed_dim,
-            head_dim,
-            classes=num_classes,
-            kernel=head_kernel,
-            layers=head_layers,
-            prior=class_prior,
-            masked=False,
-        )
-        self.reg_head = OffsetHead(
-            embed_dim, head_dim, outputs=2, kernel=head_kernel, layers=head_layers, levels=levels, masked=False
-        )
+        towers: dict[str, Any] = {"kernel": head_kernel, "layers": head_layers, "masked": False}
+        self.cls_head = ClassHead(embed_dim, head_dim, classes=num_classes, prior=class_prior, **towers)
+        self.reg_head = OffsetHead(embed_dim, head_dim, outputs=2, levels=levels, **towers)
 
     def heads(self, features: list[Tensor], masks: list[Tensor]) -> Outputs:
         """Class logits and distances."""
