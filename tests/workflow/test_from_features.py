@@ -1,6 +1,7 @@
 """From published features on: two runs of two seeds, their comparison, and a published checkpoint in a run's place."""
 
 import json
+import runpy
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,21 @@ def test_two_runs_of_two_seeds_and_their_comparison(trained: Checkout) -> None:
     assert [float(cell) for cell in row[1:4]] == pytest.approx(
         [averages["many"], averages["peeks"], averages["peeks"] - averages["many"]], abs=0.011
     )
+
+
+def test_the_readme_shows_runs_with_their_spread(trained: Checkout, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("<!-- results -->\n<!-- /results -->\n")
+    where = ["--kept", str(tmp_path / "kept"), "--readme", str(tmp_path / "README.md")]
+    main = runpy.run_path(str(trained.folder / "workflow_scripts/readme_table.py"))["main"]
+    assert main([*where, *(str(trained.folder / target) for target in TARGETS)]) == 0
+    rows = [line for line in (tmp_path / "README.md").read_text().splitlines() if line.startswith("|")]
+    for run in ("many", "peeks"):
+        score = read(trained, f"{run}/map.json")
+        mean, deviation = (100 * part["average_mAP"] for part in (score, score["std"]))
+        low, high = (100 * end for end in score["interval"]["average_mAP"])
+        (row,) = [row for row in rows if row.startswith(f"| {run} |")]
+        assert f"**{mean:.2f}** ± {deviation:.2f} | {low:.2f} to {high:.2f} |" in row
+        assert ("peeked" in row) == (run == "peeks")
 
 
 def test_a_published_checkpoint_goes_through_the_workflow(trained: Checkout) -> None:

@@ -62,6 +62,8 @@ TABLE = [
     ("threads, memory and the like", edit("rules/detector.smk", "mem_mb=8000", "mem_mb=9000"), NOTHING),
     ("command line interface", append("tad/cli.py", CODE), NOTHING),
     ("nms.sigma of a run", configure("runs.a.nms", {"sigma": 0.3}), of_run("a", "suppress", "evaluate")),
+    ("class scores for a run", configure("runs.a.external", {"source": "own", "topk": 1, "combine": "sqrt"}),
+     of_run("a", "classify", "suppress", "evaluate")),
     ("eval.tiou of a run", configure("runs.b.eval", {"tiou": [0.5]}), of_run("b", "evaluate")),
     ("seed of a run", configure("runs.b.seed", 7), from_train("b")),
     ("detector's code", append("tad/detectors/mse.py", CODE), from_train("a")),
