@@ -2,6 +2,7 @@
 
 # D detections, V videos, K labels
 
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,7 +84,8 @@ class Collector:
     def __init__(self) -> None:
         self._videos: dict[str, int] = {}
         self._labels: dict[str, int] = {}
-        self._parts: list[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]] = []
+        # they grow in place: of millions of detections nothing is held twice
+        self._video, self._label, self._segments, self._scores = array("i"), array("i"), array("d"), array("d")
 
     def add(self, video_id: str, entries: Any) -> None:
         """Take the detections of one more video.
@@ -111,23 +113,21 @@ class Collector:
                 raise TadError(f"detections of {video_id}: label {name!r:.40} is not text; write the label's name")
             labels.setdefault(name, len(labels))
         if names:
-            label = np.array([labels[name] for name in names], np.int32)
-            video = np.full(len(names), row, np.int32)
-            self._parts.append((video, label, np.array(numbers, np.float64)))
+            rows = np.array(numbers, np.float64)
+            self._video.extend([row] * len(names))
+            self._label.extend([labels[name] for name in names])
+            self._segments.frombytes(rows[:, :2].tobytes())
+            self._scores.frombytes(rows[:, 2].tobytes())
 
     def columns(self) -> Columns:
-        """Everything taken so far."""
-        none = (np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 3)))
-        parts = self._parts or [none]
-        video, label = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
-        numbers = np.concatenate([part[2] for part in parts])
+        """Everything taken; the end of the collection."""
         return Columns(
             tuple(self._videos),
             tuple(self._labels),
-            video,
-            label,
-            np.ascontiguousarray(numbers[:, :2]),
-            np.ascontiguousarray(numbers[:, 2]),
+            np.asarray(self._video, np.int32),
+            np.asarray(self._label, np.int32),
+            np.asarray(self._segments, np.float64).reshape(-1, 2),
+            np.asarray(self._scores, np.float64),
         )
 
 
