@@ -75,11 +75,13 @@ def decoding(folder: Path) -> str:
         return distances
 
     mask, video_N = torch.ones(1, 1, LENGTH, dtype=torch.bool), torch.zeros_like(point_N)
-    centre_BJT = centre_TJ.T.contiguous()[None]
+    # each side's own memory: ours has the channels innermost
+    centre_BJT = centre_TJ[None].transpose(1, 2)
+    start_BKT, end_BKT = (x.T.contiguous().T[None] for x in (start_KT, end_KT))
 
     def ours() -> torch.Tensor:
         triple = (video_N, point_N, class_N)
-        return trident_offsets(start_KT[None], end_KT[None], centre_BJT, mask, triple, bins=BINS, masked=False)
+        return trident_offsets(start_BKT, end_BKT, centre_BJT, mask, triple, bins=BINS, masked=False)
 
     error = float((published() - ours()).abs().max())
     if error > 1e-5:

@@ -24,6 +24,7 @@ from tad.grid import Grid
 
 GRID_ATTRS = ("start", "step", "duration")
 ROWS_AT_ONCE = 4096
+OPEN_AT_ONCE = 512  # videos; following a link from an index to its shard takes longer than reading a short window
 
 
 def key_of(video_id: str) -> str:
@@ -115,6 +116,8 @@ class FeatureReader:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
+        self._open: dict[str, h5py.Dataset] = {}
+        self._finite: dict[str, tuple[int, int]] = {}  # snippets that were looked at
 
     def __enter__(self) -> Self:
         self._context = open_h5(self.path)
@@ -131,6 +134,7 @@ class FeatureReader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._open.clear()
         self._context.__exit__(kind, error, trace)
 
     def _group(self, video_id: str) -> h5py.Group:
@@ -144,6 +148,14 @@ class FeatureReader:
             raise TadError(
                 f"{self.path}: no features of video '{video_id}'; extract it or exclude it with a reason"
             ) from None
+
+    def _feats(self, video_id: str) -> h5py.Dataset:
+        """The features of a video, which stay open."""
+        if video_id not in self._open:
+            if len(self._open) == OPEN_AT_ONCE:
+                self._open.clear()
+            self._open[video_id] = self._group(video_id)["feats"]
+        return self._open[video_id]
 
     @property
     def dim(self) -> int:
@@ -174,7 +186,7 @@ class FeatureReader:
 
     def read(self, video_id: str, first: int = 0, last: int | None = None) -> np.ndarray:
         """Features (T, C) of snippets [first, last) as float32."""
-        length, width = self._group(video_id)["feats"].shape
+        length, width = self._feats(video_id).shape
         first, last, _ = slice(first, last).indices(length)
         feats_TC = np.empty((max(last - first, 0), width), np.float32)
         self.read_into(feats_TC, video_id, first)
@@ -182,7 +194,7 @@ class FeatureReader:
 
     def read_into(self, out_TC: np.ndarray, video_id: str, first: int) -> None:
         """Fill a contiguous float32 array with the snippets from `first` on: what is stored so is read in place."""
-        feats = self._group(video_id)["feats"]
+        feats = self._feats(video_id)
         if feats.shape[1] != out_TC.shape[1]:
             raise TadError(
                 f"{self.path}: features of '{video_id}': {feats.shape[1]} wide, others {out_TC.shape[1]}; extract again"
@@ -193,8 +205,19 @@ class FeatureReader:
             feats.read_direct(out_TC, np.s_[first : first + len(out_TC)])
         else:  # NumPy converts faster than HDF5
             np.copyto(out_TC, feats[first : first + len(out_TC)])
+        self._look_at(video_id, out_TC, first)
+
+    def _look_at(self, video_id: str, feats_TC: np.ndarray, first: int) -> None:
+        """Refuse snippets from `first` on that are not finite; what was looked at before is not looked at again."""
+        last = first + len(feats_TC)
+        known_first, known_last = self._finite.get(video_id, (first, first))
+        if known_first <= first and last <= known_last:
+            return
         # a sum is faster than a look at each value; where large values overflow it, each is looked at
-        if not np.isfinite(out_TC.sum()) and not np.isfinite(out_TC).all():
+        if not np.isfinite(feats_TC.sum()) and not np.isfinite(feats_TC).all():
             raise TadError(
                 f"{self.path}: features of '{video_id}' hold NaN or infinity; remove the shard and extract again"
             )
+        if first <= known_last and known_first <= last:
+            first, last = min(first, known_first), max(last, known_last)
+        self._finite[video_id] = first, last

@@ -4,8 +4,11 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
+import torch.utils.deterministic
 
 from tad.errors import TadError
 from tad.leases import lease
@@ -71,6 +74,24 @@ def name_of(device: torch.device) -> str:
     return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else "cpu"
 
 
+def kept_folder(kind: str) -> Path | None:
+    """Where compiled networks of a kind are kept: a folder of `$XDG_CACHE_HOME/tad`; None: it cannot be written."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tad" / kind
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        log.info("%s: compiled networks are not kept (%s)", folder, error.strerror)
+        return None
+    return folder
+
+
+def keep_graphs() -> None:
+    """Have torch.compile keep its graphs for later processes: in `$TORCHINDUCTOR_CACHE_DIR`, else in `kept_folder`."""
+    folder = kept_folder("inductor")
+    if folder is not None:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+
+
 @contextmanager
 def reproducible(device: torch.device) -> Iterator[None]:
     """Deterministic kernels inside the block; torch's settings and random generators are as before after it.
@@ -79,13 +100,15 @@ def reproducible(device: torch.device) -> Iterator[None]:
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts; torch asks for it
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    benchmark = torch.backends.cudnn.benchmark
+    memory: Any = torch.utils.deterministic
+    benchmark, fills = torch.backends.cudnn.benchmark, memory.fill_uninitialized_memory
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
         torch.backends.cudnn.benchmark = False
+        memory.fill_uninitialized_memory = False  # with NaN, which costs time and shows only reads of what nobody wrote
         try:
             yield
         finally:
             torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-            torch.backends.cudnn.benchmark = benchmark
+            torch.backends.cudnn.benchmark, memory.fill_uninitialized_memory = benchmark, fills

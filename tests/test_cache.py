@@ -82,6 +82,26 @@ def test_nan_that_came_later_is_refused_on_reading(tmp_path: Path) -> None:
         reader.read("../odd id/%")
 
 
+def test_snippets_are_looked_at_once_and_none_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    feats_TC = np.arange(400, dtype=np.float32).reshape(100, 4)
+    path = write(tmp_path / "a.h5", feats_TC)
+    raw = bytearray(path.read_bytes())
+    at = raw.find(feats_TC[60].tobytes())
+    raw[at : at + 4] = np.float32("nan").tobytes()
+    path.write_bytes(raw)
+    looks = []
+    isfinite = np.isfinite
+    monkeypatch.setattr(np, "isfinite", lambda x: looks.append(1) or isfinite(x))
+    with FeatureReader(path) as reader:
+        for first, last, looked in [(10, 30, 1), (12, 30, 0), (20, 50, 1), (10, 50, 0), (70, 90, 1), (75, 90, 0)]:
+            looks.clear()
+            np.testing.assert_array_equal(reader.read("../odd id/%", first, last), feats_TC[first:last])
+            assert len(looks) == looked, (first, last)
+        for first, last in [(50, 61), (40, 80), (60, 61)]:
+            with pytest.raises(TadError, match="NaN"):
+                reader.read("../odd id/%", first, last)
+
+
 def test_a_missing_shard_and_a_missing_video(tmp_path: Path) -> None:
     write(tmp_path / "shard.h5")
     with h5py.File(tmp_path / "index.h5", "w") as file:

@@ -201,6 +201,26 @@ def test_batches_depend_on_nothing_but_their_place(folder: Path) -> None:
             assert late.feats_BTC[row, length - 1].abs().sum() > 0
 
 
+def test_memory_of_batches_is_used_again_when_nothing_refers_to_it(folder: Path) -> None:
+    with FeatureReader(folder / "f.h5") as reader:
+        features = Features(reader, memory=0)
+        held = features.room(2, 16, 6)
+        view, place = held[1, 3:], held.data_ptr()
+        assert features.room(2, 16, 6).data_ptr() != place
+        del held
+        assert features.room(2, 16, 6).data_ptr() != place
+        del view
+        assert features.room(2, 16, 6).data_ptr() == place
+        weight = torch.ones(6, requires_grad=True)
+        used = features.room(2, 16, 6).fill_(2.0)
+        loss, place = (used * weight).sum(), used.data_ptr()
+        del used
+        features.room(2, 16, 6).fill_(0.0)
+        loss.backward()
+        assert weight.grad is not None
+        assert weight.grad.tolist() == [64.0] * 6  # what backward needs was still there
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_features_on_the_gpu_give_the_same_batches(folder: Path) -> None:

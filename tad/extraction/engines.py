@@ -7,14 +7,13 @@ with torch, so that they are the same under every engine.
 
 import importlib
 import logging
-import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tad.device import keep_graphs, kept_folder
 from tad.errors import TadError
 from tad.specs import NetworkSpec
 
@@ -70,7 +69,10 @@ def _torch(module: nn.Module, network: NetworkSpec, device: torch.device) -> Fea
         for part in module.modules():
             if isinstance(part, nn.Conv3d):
                 part.weight.data = part.weight.data.contiguous(memory_format=layout)
-    run = torch.compile(features, dynamic=False) if network.compile else features
+    run = features
+    if network.compile:
+        keep_graphs()
+        run = torch.compile(features, dynamic=False)
 
     def computed(x_BCTHW: Tensor) -> Tensor:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=network.precision == "bfloat16"):
@@ -149,7 +151,9 @@ class OpenVino:
                 raise TadError(
                     f"backbone {self.name}: OpenVINO cannot convert it ({reason}); set network.engine: torch"
                 ) from None
-            compiled = self._core.compile_model(model, "CPU", self._settings | _cache())
+            folder = kept_folder("openvino")
+            kept = {"CACHE_DIR": str(folder)} if folder else {}
+            compiled = self._core.compile_model(model, "CPU", self._settings | kept)
             self._check(compiled, torch.randn(shape, generator=torch.Generator().manual_seed(0)))
         return compiled
 
@@ -170,14 +174,3 @@ class OpenVino:
             self._compiled[shape] = self._compile(shape)
         found = self._compiled[shape]([x_BCTHW.numpy()], share_inputs=True)[0]
         return torch.from_numpy(found.copy())  # the array is used again for the next input
-
-
-def _cache() -> dict[str, str]:
-    """Where compiled networks are kept between runs; nowhere if that folder cannot be written."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tad" / "openvino"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        log.info("%s: compiled networks are not kept (%s)", folder, error.strerror)
-        return {}
-    return {"CACHE_DIR": str(folder)}

@@ -96,6 +96,7 @@ class PointDetector(PerVideo):
         self.label_smoothing, self.loss_weight = label_smoothing, loss_weight
         self.input_noise, self.iou_weight_power = input_noise, iou_weight_power
         self.buffer_factor, self.masked, self.detach_quality = buffer_factor, masked, detach_quality
+        self.whole_windows = False  # compiled graphs want batches of one length, also where padding changes nothing
         self.backbone: nn.Module
         self.neck: nn.Module
         self.register_buffer("loss_norm", torch.tensor(float(init_loss_norm)), persistent=False)
@@ -186,7 +187,8 @@ class PointDetector(PerVideo):
         longest = part.longest if part else int(lengths_B.max())
         if longest > self.max_length:
             raise TadError(f"features: {longest} snippets: a training window has at most {self.max_length}")
-        padded = self.padded(longest) if self.masked else self.max_length
+        shorter = self.masked and not self.whole_windows
+        padded = self.padded(longest) if shorter else self.max_length
         x_BCT, mask_B1T = self.batch(feats_BTC, lengths_B, padded)
         if self.training and self.input_noise > 0:
             x_BCT = x_BCT + self.input_noise * self.normal(x_BCT, *x_BCT.shape[1:])

@@ -143,15 +143,20 @@ def trident_offsets(
     outside = NOWHERE if masked else 0.0
     if masked:
         start_BKT, end_BKT = (x.masked_fill(~mask_B1T, NOWHERE) for x in (start_BKT, end_BKT))
-    start_BKT = F.pad(start_BKT, (bins, 0), value=outside)
-    end_BKT = F.pad(end_BKT, (0, bins), value=outside)
-    steps_J = torch.arange(bins + 1, device=point_N.device)
-    at = (video_N[:, None], class_N[:, None], point_N[:, None] + steps_J)
-    centre_N2J = centre_BJT.transpose(1, 2)[video_N, point_N].view(-1, 2, bins + 1)
-    left_NJ = torch.softmax(at_least_float32(start_BKT[at]) + at_least_float32(centre_N2J[:, 0]), dim=1)
-    right_NJ = torch.softmax(at_least_float32(end_BKT[at]) + at_least_float32(centre_N2J[:, 1]), dim=1)
-    left_N = left_NJ @ (bins - steps_J).to(left_NJ.dtype)
-    right_N = right_NJ @ steps_J.to(right_NJ.dtype)
+    length, classes = start_BKT.shape[2], start_BKT.shape[1]
+    # both in one row, what lies outside at its ends, so that one number (of 32 bits: less memory) says where a value
+    # is; an index for each axis takes several times as long. Bins outermost: a softmax over many points at once
+    outside_BJK = start_BKT.new_full((len(start_BKT), bins, classes), outside)
+    row_BPK = torch.cat([outside_BJK, start_BKT.transpose(1, 2), end_BKT.transpose(1, 2), outside_BJK], dim=1)
+    first_N = ((video_N * row_BPK.shape[1] + point_N) * classes + class_N).int()
+    steps_J = torch.arange(bins + 1, device=point_N.device, dtype=torch.int32)
+    at_2JN = first_N + torch.stack([steps_J, steps_J + bins + length])[:, :, None] * classes
+    boundary_2JN = at_least_float32(row_BPK.flatten().index_select(0, at_2JN.flatten()).view_as(at_2JN))
+    centre_NZ = centre_BJT.transpose(1, 2).flatten(0, 1).index_select(0, video_N * length + point_N)
+    boundary_2JN += at_least_float32(centre_NZ).t().view_as(at_2JN)
+    left_JN, right_JN = torch.softmax(boundary_2JN, dim=1)
+    left_N = (bins - steps_J).to(left_JN.dtype) @ left_JN
+    right_N = steps_J.to(right_JN.dtype) @ right_JN
     # the published guard looks at the right side for both
     left_N = left_N.masked_fill(torch.isnan(left_N if masked else right_N), 0.0)
     right_N = right_N.masked_fill(torch.isnan(right_N), 0.0)

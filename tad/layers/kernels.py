@@ -41,7 +41,7 @@ def convolve(x_BCT: Tensor, weight: Tensor, bias: Tensor | None, *, stride: int 
         scale_C1 = weight[:, :, 0]
         return x_BCT * scale_C1 if bias is None else torch.addcmul(bias[:, None], x_BCT, scale_C1)
     wide = groups > 1 and kernel > 3
-    dense = groups == 1 and x_BCT.dtype == torch.float32
+    dense = groups == 1 and x_BCT.dtype in (torch.float32, torch.float64)
     if eager_cpu(x_BCT) and stride == 1 and (wide or dense) and weight.requires_grad and torch.is_grad_enabled():
         y_BOT: Tensor = _Convolution.apply(x_BCT, weight, groups)  # type: ignore[no-untyped-call]
         return y_BOT if bias is None else y_BOT + bias[:, None]

@@ -20,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tad.errors import TadError
 from tad.specs import TrainSpec
 from tad.training import checkpoint
+from tad.training.compiled import compile_networks
 from tad.training.data import Batch, Windows, ahead
 from tad.training.gradients import Gradients, exhausted
 from tad.training.optim import Ema, adamw, clip_gradients, learning_rate
@@ -71,8 +72,7 @@ class Engine:
         self.epochs = spec.warmup_epochs + spec.epochs
         self.judge = Judge(self.detector, judged, epochs=self.epochs) if judged else None
         if spec.compile:
-            for part in self.detector.children():  # the networks; labelling depends on data and stays as it is
-                part.compile()  # in place: names of parameters stay
+            compile_networks(self.detector, device)
         self.optimizer = adamw(self.detector, lr=spec.lr, weight_decay=spec.weight_decay, method=spec.optimizer)
         self.ema = Ema(self.detector, spec.ema_decay)
         self.total = self.epochs * len(windows)

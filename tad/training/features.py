@@ -3,6 +3,7 @@
 # T snippets, C channels
 
 import os
+import weakref
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ class Features:
         self.device = device
         self._reader, self._resize = reader, resize_to
         self._kept: dict[str, Tensor] = {}
+        self._spare: dict[tuple[int, ...], list[np.ndarray]] = {}  # memory of batches that nothing uses any more
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         self._left = {CPU: free // 2 if memory is None else memory}
         if device.type == "cuda":
@@ -56,11 +58,20 @@ class Features:
         return torch.from_numpy(resize(feats_TC, self._resize) if self._resize else feats_TC)
 
     def room(self, *shape: int) -> Tensor:
-        """Memory for a batch, its values not set."""
-        if self.device.type == "cpu":
-            # NumPy asks the system for large pages, which are there in half the time of torch's small ones
-            return torch.from_numpy(np.empty(shape, np.float32))
-        return torch.empty(shape, device=self.device)
+        """Memory for a batch, its values not set; used again when no tensor refers to it any more.
+
+        What the system gives anew it clears page by page, which takes as long as reading the features.
+        """
+        if self.device.type != "cpu":
+            return torch.empty(shape, device=self.device)
+        spare = self._spare.setdefault(shape, [])
+        try:
+            memory = spare.pop()
+        except IndexError:
+            memory = np.empty(shape, np.float32)  # NumPy asks the system for large pages, torch does not
+        lent = memory.view()
+        weakref.finalize(lent, spare.append, memory).atexit = False
+        return torch.from_numpy(lent)
 
     @property
     def _streams(self) -> bool:
