@@ -1,15 +1,17 @@
 """Trident decoding and the reading of training windows beside the published code → Markdown.
 
-    OMP_NUM_THREADS=1 python benchmarks/bench_windows.py --tridet FOLDER --actionformer FOLDER
+    OMP_NUM_THREADS=1 python benchmarks/bench_windows.py --tridet FOLDER --actionformer FOLDER --mse FOLDER
 
-The folders are checkouts of github.com/dingfengshi/TriDet and github.com/happyharrycn/actionformer_release.
+The folders are checkouts, see published_detectors.py.
 Decoding: one level of 2304 points, 20 classes and 16 bins, its 2000 best candidates; both sides must give the same
-distances. Reading: batches of two windows from files of THUMOS14's size, from the file to the padded batch, in the same
-order; warm in the page cache. Sides take turns in one process; times are process CPU time of one thread, median of the
-repeats.
+distances. Reading: batches of two windows from files of THUMOS14's size, from the file to the padded batch, warm in the
+page cache: theirs by their data set and their model's padding, ours through an index of the cache as training reads
+it, in the first epoch (which looks for values that are not finite) and later. Sides take turns in one process; times
+are process CPU time of one thread, median of the repeats.
 """
 
 import argparse
+import json
 import random
 import statistics
 import sys
@@ -20,20 +22,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import h5py
 import numpy as np
 import torch
-from bench_detectors import CHANNELS, CLASSES, LENGTH, import_libs
+from published_detectors import CHANNELS, CLASSES, LENGTH, import_libs
 from torch.nn import functional as F
 
 from tad import plugins
-from tad.cache import FeatureReader, ShardWriter
+from tad.cache import FeatureReader, H5Writer, ShardWriter
 from tad.grid import Grid
 from tad.layers.heads import trident_offsets
 from tad.specs import TrainSpec
 from tad.training.data import Item, Windows
 from tad.training.features import Features
 
-BINS, TOPK, VIDEOS, REPEATS = 16, 2000, 12, 9
+BINS, TOPK, VIDEOS, REPEATS = 16, 2000, 12, 21
 
 
 def seconds(function: Callable[[], Any]) -> float:
@@ -43,10 +46,10 @@ def seconds(function: Callable[[], Any]) -> float:
     return time.process_time() - start
 
 
-def row(name: str, published: Callable[[], Any], ours: Callable[[], Any], target: float) -> str:
+def row(name: str, published: Callable[[], Any], ours: Callable[[], Any], target: float, repeats: int) -> str:
     """A line of the table; one call each before is not kept."""
     taken: dict[str, list[float]] = {"published": [], "ours": []}
-    for repeat in range(REPEATS + 1):
+    for repeat in range(repeats + 1):
         for side, function in (("published", published), ("ours", ours)):
             value = seconds(function)
             if repeat:
@@ -86,61 +89,78 @@ def decoding(folder: Path) -> str:
     error = float((published() - ours()).abs().max())
     if error > 1e-5:
         raise SystemExit(f"the sides decode differently: {error:g} strides")
-    return row(f"trident decoding, {LENGTH} points, {TOPK} candidates, ms", published, ours, 10)
+    return row(f"trident decoding, {LENGTH} points, {TOPK} candidates, ms", published, ours, 10, REPEATS)
 
 
-def reading(folder: Path, scratch: Path) -> str:
-    """Batches of two from files: theirs by their data set and its padding, ours from the cache, nothing kept."""
+def write_both(scratch: Path) -> list[Item]:
+    """The same videos as a cache of a shard and an index, and as the published loaders want them."""
     rng = np.random.default_rng(0)
-    truncate_feats = import_data(folder)
-    items, published_items = [], []
-    with ShardWriter(scratch / "features.h5", {"stage": "bench"}) as shard:
+    items, database = [], {}
+    with ShardWriter(scratch / "shard.h5", {"stage": "bench"}) as shard:
         for k, length in enumerate(rng.integers(1000, 4000, VIDEOS).tolist()):
             feats_TC = rng.standard_normal((length, CHANNELS), dtype=np.float32)
             segments = np.sort(rng.random((10, 2)) * length, axis=1)
             segments[:, 1] = np.minimum(segments[:, 0] + 40, length)
             labels = rng.integers(0, CLASSES, 10)
+            labels[0] = k  # so that every class is there, which the loaders insist on
+            labels[1] = (k + VIDEOS) % CLASSES
             grid = Grid(0.5, 1.0, length, float(length))
             shard.add(f"v{k:02}", feats_TC, grid=grid, attrs={})
             items.append(Item(f"v{k:02}", grid, segments, labels, ""))
             np.save(scratch / f"v{k:02}.npy", feats_TC)
-            published_items.append((scratch / f"v{k:02}.npy", segments.astype(np.float32), labels))
-    document = plugins.document("detectors", "actionformer")
-    spec = TrainSpec.model_validate(document["train"])
-    with FeatureReader(scratch / "features.h5") as reader:
-        windows = Windows(items, Features(reader, memory=0), spec=spec, seed=0, dim=CHANNELS)
-        turns = {"published": 0, "ours": 0}
-
-        def published() -> torch.Tensor:
-            turns["published"] += 1
-            first = 2 * (turns["published"] % (VIDEOS // 2))
-            batch = torch.zeros(2, CHANNELS, spec.max_length)
-            for place, (path, segments, labels) in enumerate(published_items[first : first + 2]):
-                feats_TC = np.load(path).astype(np.float32)
-                feats = torch.from_numpy(np.ascontiguousarray(feats_TC.transpose()))
-                item = {"feats": feats, "segments": torch.from_numpy(segments), "labels": torch.from_numpy(labels)}
-                cut = truncate_feats(item, spec.max_length, spec.trunc_threshold, 0.5, spec.crop_ratio)["feats"]
-                batch[place, :, : cut.shape[1]].copy_(cut)
-            return batch
-
-        def ours() -> torch.Tensor:
-            turns["ours"] += 1
-            return windows.training_batch(0, turns["ours"] % (VIDEOS // 2)).feats_BTC
-
-        random.seed(0)
-        return row(f"reading a batch of 2 windows of {spec.max_length} x {CHANNELS}, ms", published, ours, 10)
+            annotations = [
+                {"label": f"c{label}", "label_id": label, "segment": segment}
+                for label, segment in zip(labels.tolist(), segments.tolist(), strict=True)
+            ]
+            database[f"v{k:02}"] = {"subset": "train", "duration": length, "annotations": annotations}
+    (scratch / "annotations.json").write_text(json.dumps({"database": database}))
+    with H5Writer(scratch / "index.h5", {"stage": "bench"}) as index:
+        for item in items:
+            index.file[item.video_id] = h5py.ExternalLink("shard.h5", f"/{item.video_id}")
+    return items
 
 
-def import_data(folder: Path) -> Callable[..., Any]:
-    """Their truncation of a loaded video."""
-    import_libs(folder)
-    sys.path.insert(0, str(folder))
-    try:
-        module = __import__("libs.datasets.data_utils", fromlist=["truncate_feats"])
-    finally:
-        sys.path.remove(str(folder))
-    truncate: Callable[..., Any] = module.truncate_feats
-    return truncate
+def published_loader(folder: Path, scratch: Path, spec: TrainSpec) -> Callable[[int], torch.Tensor]:
+    """Batch k of their data set, padded as their model pads it."""
+    libs = import_libs(folder, "datasets.thumos14", "modeling.meta_archs")
+    dataset = libs["datasets.thumos14"].THUMOS14Dataset(
+        True, ("train",), str(scratch), str(scratch / "annotations.json"), 1, 1, 1, 1, spec.max_length,
+        spec.trunc_threshold, list(spec.crop_ratio), CHANNELS, CLASSES, None, ".npy", False,
+    )  # fmt: skip
+    model = next(v for v in vars(libs["modeling.meta_archs"]).values() if hasattr(v, "preprocessing"))
+    # noise is drawn by ours in the loss, which is not timed here
+    settings = SimpleNamespace(training=True, max_seq_len=spec.max_length, input_noise=0.0, device=torch.device("cpu"))
+
+    def load(k: int) -> torch.Tensor:
+        batch: torch.Tensor = model.preprocessing(settings, [dataset[2 * k], dataset[2 * k + 1]])[0]
+        return batch
+
+    return load
+
+
+def reading(name: str, folder: Path, scratch: Path, items: list[Item]) -> list[str]:
+    """Batches of two from files: theirs by their data set and model, ours from the cache, nothing kept."""
+    spec = TrainSpec.model_validate(plugins.document("detectors", name)["train"])
+    load = published_loader(folder, scratch, spec)
+    what = f"reading a batch of 2 windows of {spec.max_length} x {CHANNELS}, {name}'s loader, ms"
+    rows, batches = [], VIDEOS // 2
+    for epoch, when in ((0, "first epoch"), (1, "later epochs")):
+        with FeatureReader(scratch / "index.h5") as reader:
+            windows = Windows(items, Features(reader, memory=0), spec=spec, seed=0, dim=CHANNELS)
+            for k in range(epoch * batches):
+                windows.training_batch(0, k)
+            places = [iter(range(epoch * batches, 99 * batches)) for _ in range(2)]
+
+            def published() -> torch.Tensor:
+                return load(next(places[0]) % batches)  # noqa: B023  (called in this turn only)
+
+            def ours() -> torch.Tensor:
+                return windows.training_batch(*divmod(next(places[1]), batches)).feats_BTC  # noqa: B023
+
+            random.seed(0)
+            repeats = batches - 1 if epoch == 0 else 4 * batches
+            rows.append(row(f"{what}, {when}", published, ours, 10, repeats))
+    return rows
 
 
 def main() -> None:
@@ -148,10 +168,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tridet", type=Path, required=True, help="checkout of github.com/dingfengshi/TriDet")
     parser.add_argument("--actionformer", type=Path, required=True, help="checkout of actionformer_release")
+    parser.add_argument("--mse", type=Path, required=True, help="checkout of github.com/XinAn9508/MSE_for_TAD")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
-        rows = [decoding(arguments.tridet), reading(arguments.actionformer, Path(scratch))]
+        items = write_both(Path(scratch))
+        rows = [decoding(arguments.tridet)]
+        for name in ("actionformer", "mse"):
+            rows += reading(name, getattr(arguments, name), Path(scratch), items)
     head = ["| part | published | ours | ratio | target |", "| --- | ---: | ---: | ---: | --- |"]
     sys.stdout.write("\n".join(head + rows) + "\n")
 

@@ -255,7 +255,7 @@ class TrainSpec(Spec):
     )
     hold_out: float = Field(ge=0, lt=1, description="share of the train videos kept aside for selection held-out")
     precision: Literal["float32", "bfloat16"]
-    compile: bool
+    compile: bool = Field(description="networks as graphs compiled for the window's shape; pays with bfloat16")
 
 
 class TrainStageSpec(Spec):

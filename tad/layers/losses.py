@@ -20,6 +20,7 @@ def label_points(points_P4: Tensor, targets: Targets, *, classes: int, radius: f
     whose farther border lies in the point's range; instances of equal length add their class (ActionFormer,
     section 3.4). Points without an instance are background: zeros.
     """
+    points_P4 = points_P4.to(torch.promote_types(points_P4.dtype, targets.segments_N2.dtype))
     position_P1, low_P1, high_P1, stride_P1 = points_P4[:, :, None].unbind(1)
     count = targets.segments_N2.shape[0]
     if count == 0:
