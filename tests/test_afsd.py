@@ -38,15 +38,16 @@ def small(face: str = "corrected", **changes: Any) -> Any:
     return detector
 
 
-def test_yaml_is_complete() -> None:
-    document = plugins.document("detectors", "afsd")
+@pytest.mark.parametrize("method", ["afsd", "gaf"])
+def test_yaml_is_complete(method: str) -> None:
+    document = plugins.document("detectors", method)
     for dataset in ["", *document["for"]]:
         for key, spec in {"train": TrainSpec, "detect": DetectSpec, "nms": NmsSpec}.items():
-            section = plugins.override(key, document[key], document["for"].get(dataset, {}).get(key, {}), "afsd")
+            section = plugins.override(key, document[key], document["for"].get(dataset, {}).get(key, {}), method)
             assert set(section) == set(spec.model_fields)
             spec.model_validate(section)
         expected = "parity" if dataset in ("thumos14", "activitynet13") else "corrected"
-        assert settings("afsd", dataset)["face"] == expected
+        assert settings(method, dataset)["face"] == expected
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_published_sizes(dataset: str, dim: int, classes: int, length: int, coun
     assert sum(p.numel() for p in detector.parameters()) == count  # counted in OpenTAD's modules too
     assert len(detector.state_dict()) == 100
     assert sum(detector.grid.counts()) == points
-    assert detector.frames == {64: 256, 96: 768}[length]
+    assert detector.grid.frames == {64: 256, 96: 768}[length]
 
 
 def test_points_lie_in_the_middle_of_their_cells() -> None:
@@ -112,8 +113,9 @@ def test_padding_matters_only_in_parity(face: str) -> None:
     x_BTC, lengths_B = feats(40)
     noisy_BTC = torch.cat([x_BTC, torch.randn(1, 24, SIZES["feature_dim"])], dim=1)
     detector = small(face).train()
+    masks = detector.network.masks(lengths_B, x_BTC.device)
     plain, noisy = (
-        detector.losses_of(detector.outputs(x, lengths_B), lengths_B, [targets((5, 21, 0))])["cls"].item()
+        detector.losses_of(detector.network([x.transpose(1, 2)], masks), masks, [targets((5, 21, 0))])["cls"].item()
         for x in (detector.window(x_BTC, lengths_B), noisy_BTC)
     )
     assert (abs(plain - noisy) < 1e-5) == (face == "corrected")
@@ -164,9 +166,10 @@ def test_the_quality_target_is_detached_in_corrected_only() -> None:
     for face in FACES:
         detector = small(face).train()
         x_BTC, lengths_B = feats(64)
-        outputs = detector.outputs(x_BTC, lengths_B)
-        detector.losses_of(outputs, lengths_B, [targets((5, 21, 0))])["quality"].backward()
-        assert (detector.refine.loc.conv.weight.grad is not None) == (face == "parity")
+        masks = detector.network.masks(lengths_B, x_BTC.device)
+        outputs = detector.network([x_BTC.transpose(1, 2)], masks)
+        detector.losses_of(outputs, masks, [targets((5, 21, 0))])["quality"].backward()
+        assert (detector.network.refine.loc.conv.weight.grad is not None) == (face == "parity")
 
 
 def test_bfloat16_stays_near() -> None:

@@ -215,7 +215,7 @@ def test_out_of_memory_halves_what_is_computed_at_once_and_changes_nothing_else(
     assert memory.failed == 2  # at 4 and at 2 videos at once
     assert equal(values_of(tight), values_of(wanted))
     assert equal(tight.ema.values, wanted.ema.values)
-    moments = [checkpoint.optimizer_tensors(engine.optimizer) for engine in (tight, wanted)]
+    moments = [checkpoint.optimizer_tensors(engine.phases.optimizers["main"]) for engine in (tight, wanted)]
     assert equal(*moments)
     said = [record.getMessage() for record in caplog.records if "out of memory" in record.getMessage()]
     assert ["with 2 of a batch's 4 videos" in said[0], "with 1 of a batch's 4 videos" in said[1]] == [True, True]

@@ -5,7 +5,7 @@ Zhang, Wu, Li: ActionFormer: Localizing Moments of Actions with Transformers, EC
 
 # B videos, T snippets, C channels, N chosen points
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -85,6 +85,8 @@ class Detector(PointDetector):
         init_loss_norm: float,
         input_noise: float,
         buffer_factor: float,
+        gate: str,
+        gate_settings: Mapping[str, Any],
     ) -> None:
         levels = len(regression_ranges)
         if len(windows) != levels:
@@ -107,6 +109,8 @@ class Detector(PointDetector):
             input_noise=input_noise,
             iou_weight_power=0.0,
             buffer_factor=buffer_factor,
+            gate=gate,
+            gate_settings=gate_settings,
             masked=False,
         )
 

@@ -6,9 +6,9 @@ An, Zhao P., Wang, Zhao C., Yang: Multi-granularity semantic enhancement for tem
 
 # B videos, T snippets, C channels
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +101,8 @@ class Detector(TridentDetector):
         iou_weight_power: float,
         input_noise: float,
         buffer_factor: float,
+        gate: str,
+        gate_settings: Mapping[str, Any],
     ) -> None:
         if embed_dim % num_heads:
             raise TadError(f"settings.num_heads: {num_heads}: must divide settings.embed_dim ({embed_dim})")
@@ -135,4 +137,6 @@ class Detector(TridentDetector):
             iou_weight_power=iou_weight_power,
             input_noise=input_noise,
             buffer_factor=buffer_factor,
+            gate=gate,
+            gate_settings=gate_settings,
         )

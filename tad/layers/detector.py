@@ -4,20 +4,21 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tad.errors import TadError
-from tad.layers.chance import PerVideo, of_part
+from tad.layers.chance import of_part
+from tad.layers.gated import GatedDetector
 from tad.layers.losses import distance_iou_loss, focal_loss, label_points, offset_iou
 from tad.layers.masked import zero_outside
 from tad.layers.pyramid import points_of
-from tad.layers.types import Candidates, Part, Targets
+from tad.layers.types import MAIN, Candidates, Part, Targets
 
 Chosen = tuple[Tensor, Tensor, Tensor]
 
@@ -41,7 +42,7 @@ class Outputs:
     ends: list[Tensor] = field(default_factory=list)
 
 
-class PointDetector(PerVideo):
+class PointDetector(GatedDetector):
     """Base of the detectors that classify and regress from every point of a pyramid.
 
     A subclass sets `backbone` and `neck` and defines `heads` and `decode`.
@@ -60,6 +61,8 @@ class PointDetector(PerVideo):
         iou_weight_power: class losses of positives are multiplied by tIoU to this power; 0: not at all.
         buffer_factor: the longest sequence is this times `max_length`; 0: no limit.
         masked: padding changes nothing, so it may be as short as the batch allows.
+        gate: `generative`: features pass an attention first (`GatedDetector`); `none`.
+        gate_settings: of the gate.
         detach_quality: the tIoU that class losses are weighted by has no gradient.
     """
 
@@ -82,9 +85,11 @@ class PointDetector(PerVideo):
         iou_weight_power: float,
         buffer_factor: float,
         masked: bool,
+        gate: str,
+        gate_settings: Mapping[str, Any],
         detach_quality: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(gate, gate_settings)
         self.coarsest: int = 2 ** (len(ranges) - 1)
         if max_length % self.coarsest:
             raise TadError(
@@ -97,6 +102,7 @@ class PointDetector(PerVideo):
         self.input_noise, self.iou_weight_power = input_noise, iou_weight_power
         self.buffer_factor, self.masked, self.detach_quality = buffer_factor, masked, detach_quality
         self.whole_windows = False  # compiled graphs want batches of one length, also where padding changes nothing
+        self.add_gate(feature_dim, length=0, masked=True)
         self.backbone: nn.Module
         self.neck: nn.Module
         self.register_buffer("loss_norm", torch.tensor(float(init_loss_norm)), persistent=False)
@@ -117,6 +123,11 @@ class PointDetector(PerVideo):
 
     def outputs(self, x_BCT: Tensor, mask_B1T: Tensor, spans: list[int]) -> Outputs:
         """Head outputs of a padded batch; `spans` as in `Pyramid.forward`."""
+        gated = self.attend([x_BCT], [mask_B1T])
+        return self._outputs(gated[0].foreground if gated else x_BCT, mask_B1T, spans)
+
+    def _outputs(self, x_BCT: Tensor, mask_B1T: Tensor, spans: list[int]) -> Outputs:
+        """Those of features behind the gate."""
         features, masks = self.encode(x_BCT, mask_B1T, spans)
         return self.heads(self.neck(features, masks), masks)
 
@@ -193,8 +204,28 @@ class PointDetector(PerVideo):
         if self.training and self.input_noise > 0:
             x_BCT = x_BCT + self.input_noise * self.normal(x_BCT, *x_BCT.shape[1:])
             x_BCT = zero_outside(x_BCT, mask_B1T) if self.masked else x_BCT
-        outputs = self.outputs(x_BCT, mask_B1T, lengths_B.tolist())
-        return self._losses(outputs, targets)
+        videos = part.videos if part else len(targets)
+        if self.phase != MAIN.name:
+            vae = self.vae_losses([x_BCT], [mask_B1T]).sum() / videos
+            return {"vae": vae, "total": vae}
+        if not self.gates:
+            return self._losses(self.outputs(x_BCT, mask_B1T, lengths_B.tolist()), targets)
+        return self._gated_losses(x_BCT, mask_B1T, lengths_B.tolist(), targets, videos)
+
+    def _gated_losses(
+        self, x_BCT: Tensor, mask_B1T: Tensor, spans: list[int], targets: list[Targets], videos: int
+    ) -> dict[str, Tensor]:
+        """The losses on the foreground; that the background is none, per point that counts; and the reconstruction."""
+        gated = self.attend([x_BCT], [mask_B1T])
+        losses = self._losses(self._outputs(gated[0].foreground, mask_B1T, spans), targets)
+        behind = self._outputs(gated[0].background, mask_B1T, spans)
+        logits_BPK = torch.cat(behind.logits, dim=2).transpose(1, 2)
+        valid_BP = torch.cat(behind.masks, dim=2)[:, 0]
+        loss_BP = focal_loss(logits_BPK, torch.zeros_like(logits_BPK)).sum(dim=2) * valid_BP
+        background = (loss_BP.sum(dim=1) / valid_BP.sum(dim=1)).sum() / videos
+        reconstruction = self.reconstruction_losses(gated, [x_BCT.detach()], [mask_B1T]).sum() / videos
+        total = losses["total"] + self.gate_losses(background, reconstruction)
+        return losses | {"background": background, "reconstruction": reconstruction, "total": total}
 
     def _losses(self, outputs: Outputs, targets: list[Targets]) -> dict[str, Tensor]:
         lengths = [mask.shape[2] for mask in outputs.masks]
@@ -289,15 +320,17 @@ class PointDetector(PerVideo):
         segments_N2, scores_N, labels_N = (torch.cat(part) for part in zip(*parts, strict=True))
         return Candidates(segments_N2, scores_N, labels_N)
 
-    def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
-        """Parameters for AdamW: convolution weights (and `decayed`) with weight decay, all else without."""
+    def parameter_groups(self, weight_decay: float, phase: str = MAIN.name) -> list[dict[str, Any]]:
+        """Parameters for AdamW: convolution weights (and `decayed`) with weight decay, all else without; of a pass."""
         decay: list[Tensor] = []
         free: list[Tensor] = []
         for module in self.modules():
             for name, parameter in module.named_parameters(recurse=False):
                 kernel = isinstance(module, nn.Conv1d | nn.Linear) and name == "weight"
                 (decay if kernel or name in self.decayed else free).append(parameter)
-        return [{"params": decay, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+        decay_weight = weight_decay if phase == MAIN.name else 0.0
+        groups: list[dict[str, Any]] = [{"params": decay, "weight_decay": decay_weight}]
+        return self.of_phase([*groups, {"params": free, "weight_decay": 0.0}], phase)
 
     def training_state(self) -> dict[str, Tensor]:
         """What training continues from besides the weights: the loss normaliser."""

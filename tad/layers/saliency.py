@@ -55,6 +55,20 @@ class UnitStack(nn.ModuleList):
         return x_BCT
 
 
+class FeatureEmbedding(nn.Module):
+    """A sequence of features (B, C, T) → level 0."""
+
+    def __init__(self, inputs: int, channels: int, *, masked: bool) -> None:
+        super().__init__()
+        self.unit = ConvUnit(inputs, channels, masked=masked)
+
+    def forward(self, maps: list[Tensor], mask_B1T: Mask) -> Tensor:
+        """The only map, embedded."""
+        (x_BCT,) = maps
+        embedded_BCT: Tensor = self.unit(x_BCT, mask_B1T)
+        return embedded_BCT
+
+
 class LevelPyramid(nn.Module):
     """Level 0 → the coarser ones, each half as long, and the features of single frames."""
 

@@ -2,58 +2,35 @@
 
 # B videos, T snippets, C channels, K classes (0: background), P points of all levels, F frames, N instances
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tad.errors import TadError
 from tad.layers import consistency
 from tad.layers.boundaries import boundary_max_pool, frame_regions
-from tad.layers.chance import PerVideo, of_part
+from tad.layers.chance import of_part
 from tad.layers.faces import corrections_of
-from tad.layers.masked import Mask, padding_of
-from tad.layers.saliency import Coarse, CoarseHead, ConvUnit, LevelPyramid, Refined, RefineHead, glorot, narrow
-from tad.layers.saliency_losses import Predicted, assign, border_loss, border_marks, video_losses
+from tad.layers.gated import GatedDetector
+from tad.layers.generative import Gated
+from tad.layers.masked import Mask
+from tad.layers.saliency import FeatureEmbedding
+from tad.layers.saliency_losses import Predicted, assign, border_loss, border_marks, softmax_focal, video_losses
+from tad.layers.saliency_network import Masks, Outputs, SaliencyNetwork
 from tad.layers.saliency_points import FrameGrid, decode
-from tad.layers.types import Candidates, Part, Targets
+from tad.layers.types import MAIN, Candidates, Part, Targets
 
-CORRECTIONS = ("masked", "aligned", "detached", "background", "scaled")
+CORRECTIONS = ("masked", "aligned", "detached", "background", "scaled", "normalised", "target", "averaged")
 BORDER_WEIGHT = 0.1  # of border losses on the branches, beside that on frames
 MAP_WEIGHTS = [1.0, 0.1, 0.1]  # of the consistency of frames and of both branches
 PUBLISHED_SCALE = 4  # snippet positions are frames divided by this for the consistency, whatever the stride
 
 
-@dataclass(frozen=True, slots=True)
-class Outputs:
-    """What both heads say of a batch.
-
-    Attributes:
-        coarse, refined: per level.
-        frames_BCF: frame-level features.
-        masks: per level; None: everything counts.
-    """
-
-    coarse: list[Coarse]
-    refined: list[Refined]
-    frames_BCF: Tensor
-    masks: list[Mask]
-
-    def joined(self) -> dict[str, Tensor]:
-        """The fields of `Predicted` with a first axis of videos, all levels one after another."""
-        return {
-            "distances_P2": torch.cat([level.distances_BT2 for level in self.coarse], dim=1),
-            "logits_PK": torch.cat([level.logits_BTK for level in self.coarse], dim=1),
-            "offsets_P2": torch.cat([level.offsets_BT2 for level in self.refined], dim=1),
-            "refined_PK": torch.cat([level.logits_BTK for level in self.refined], dim=1),
-            "quality_P": torch.cat([level.quality_BT for level in self.refined], dim=1),
-        }
-
-
-class SaliencyDetector(PerVideo):
-    """AFSD behind a sequence of features; the arguments are those of afsd.yaml."""
+class SaliencyDetector(GatedDetector):
+    """AFSD behind a sequence of features, and GAF with a gate; the arguments are those of afsd.yaml."""
 
     def __init__(
         self,
@@ -74,13 +51,14 @@ class SaliencyDetector(PerVideo):
         class_weight: float,
         consistency_weight: float,
         consistency_share: float,
+        gate: str,
+        gate_settings: Mapping[str, Any],
     ) -> None:
-        super().__init__()
+        super().__init__(gate, gate_settings)
         levels = len(regression_ranges)
-        self.coarsest: int = 2 ** (levels - 1)
-        if max_length % self.coarsest:
+        if max_length % 2 ** (levels - 1):
             raise TadError(
-                f"train.max_length: {max_length}: must be a multiple of {self.coarsest}, the stride of the last of"
+                f"train.max_length: {max_length}: must be a multiple of {2 ** (levels - 1)}, the stride of the last of"
                 f" {levels} levels (settings.regression_ranges)"
             )
         if len(strides) != levels:
@@ -90,47 +68,45 @@ class SaliencyDetector(PerVideo):
         self.repaired = corrections_of(face, corrections, known=CORRECTIONS)
         self.masked = "masked" in self.repaired
         self.feature_dim, self.num_classes, self.max_length = feature_dim, num_classes, max_length
-        self.grid = FrameGrid(max_length, upsample, regression_ranges, aligned="aligned" in self.repaired)
-        self.upsample, self.frames, self.ranges = upsample, self.grid.frames, regression_ranges
+        self.grid = self.grid_of(max_length, upsample, regression_ranges, aligned="aligned" in self.repaired)
         self.piou, self.adaptive_piou, self.smooth_l1 = piou, adaptive_piou, smooth_l1
         self.loss_weight, self.class_weight = loss_weight, class_weight
         self.consistency_weight, self.consistency_share = consistency_weight, consistency_share
-        self.embed = ConvUnit(feature_dim, embed_dim, masked=self.masked)
-        self.pyramid = LevelPyramid(embed_dim, levels=levels, upsample=upsample, masked=self.masked)
-        self.coarse = CoarseHead(embed_dim, outputs=num_classes + 1, strides=strides, masked=self.masked)
-        self.refine = RefineHead(embed_dim, outputs=num_classes + 1, masked=self.masked)
-        glorot(self.embed)
-        glorot(self.pyramid)
-        narrow(self.coarse)
-        narrow(self.refine)
+        self.network = SaliencyNetwork(
+            self.embedding(feature_dim, embed_dim),
+            channels=embed_dim,
+            outputs=num_classes + 1,
+            strides=list(strides),
+            grid=self.grid,
+            masked=self.masked,
+        )
 
-    # -- network -------------------------------------------------------------------------------------------------------
+    # -- what a detector on frames does in another way -----------------------------------------------------------------
 
-    def level_zero(self, x_BTC: Tensor, mask_B1T: Mask) -> Tensor:
-        """The features' level 0, (B, C, T)."""
-        embedded_BCT: Tensor = self.embed(x_BTC.transpose(1, 2), mask_B1T)
-        return embedded_BCT
+    def grid_of(self, length: int, upsample: int, ranges: Sequence[Sequence[float]], *, aligned: bool) -> FrameGrid:
+        """Snippets, frames and points of a window."""
+        return FrameGrid(length, upsample, upsample, ranges, aligned=aligned)
 
-    def _masks(self, lengths_B: Tensor, device: torch.device) -> tuple[list[Mask], Mask, Tensor]:
-        """Masks for the pyramid, for the frames, and of the points, all levels joined."""
-        mask_BT = torch.arange(self.max_length, device=device) < lengths_B.to(device)[:, None]
-        masks = [mask_BT[:, None, :: 2**level] for level in range(len(self.ranges))]
-        valid_BP = torch.cat(masks, dim=2)[:, 0]
-        if padding_of(masks[0]) is None:
-            return [None] * len(masks), None, valid_BP
-        return [*masks], masks[0].repeat_interleave(self.upsample, dim=2), valid_BP
+    def embedding(self, inputs: int, channels: int) -> nn.Module:
+        """What makes level 0 of the maps; the gates of these maps are made here too."""
+        normalised = "normalised" in self.repaired
+        self.add_gate(inputs, length=self.max_length, masked=self.masked, normalised=normalised)
+        return FeatureEmbedding(inputs, channels, masked=self.masked)
 
-    def outputs(self, x_BTC: Tensor, lengths_B: Tensor) -> Outputs:
-        """Both heads on a batch of whole windows (B, max_length, …), zero on the padding."""
-        masks, mask_B1F, _ = self._masks(lengths_B, x_BTC.device)
-        # published: padding is zeroed within the pyramid and nowhere else
-        none: list[Mask] = [None] * len(masks)
-        inner, inner_F = (masks, mask_B1F) if self.masked else (none, None)
-        maps = self.pyramid.levels(self.level_zero(x_BTC, masks[0]), masks)
-        frames_BCF = self.pyramid.frame_features(maps[0], inner_F)
-        coarse = [self.coarse(x, mask, level) for level, (x, mask) in enumerate(zip(maps, inner, strict=True))]
-        refined = [self.refine(said, frames_BCF, mask) for said, mask in zip(coarse, inner, strict=True)]
-        return Outputs(coarse, refined, frames_BCF, inner)
+    def maps_of(self, x_BTC: Tensor) -> list[Tensor]:
+        """The feature maps of whole windows, which gates weigh."""
+        return [x_BTC.transpose(1, 2)]
+
+    def map_masks(self, masks: Masks) -> list[Mask]:
+        """What counts of each map where padding is to change nothing."""
+        return [masks.inner[0]]
+
+    # -- windows -------------------------------------------------------------------------------------------------------
+
+    def seen(self, maps: list[Tensor], masks: Masks) -> tuple[list[Tensor], list[Gated]]:
+        """What the network sees of the maps, and all that the gates say of them."""
+        gated = self.attend(maps, self.map_masks(masks))
+        return [g.foreground for g in gated] or maps, gated
 
     def padded(self, length: int) -> int:
         """Snippets of the windows that a sequence is cut into by detect; no length is refused for that."""
@@ -185,22 +161,56 @@ class SaliencyDetector(PerVideo):
         assert len(targets) == feats_BTC.shape[0] == lengths_B.shape[0]
         of_part(self, part, given=len(targets), device=feats_BTC.device)
         x_BTC = self.window(feats_BTC, lengths_B)
-        losses = self.losses_of(self.outputs(x_BTC, lengths_B), lengths_B, targets)
-        if self.training and self.consistency_weight > 0:
-            chance_B4 = self.uniform(x_BTC, 4)
-            losses["consistency"] = self.consistency(x_BTC, lengths_B, targets, chance_B4)
         videos = part.videos if part else len(targets)
+        masks, maps = self.network.masks(lengths_B, x_BTC.device), self.maps_of(x_BTC)
+        if self.phase != MAIN.name:
+            vae = self.vae_losses(maps, self.map_masks(masks)).sum() / videos
+            return {"vae": vae, "total": vae}
+        seen, gated = self.seen(maps, masks)
+        losses = self.losses_of(self.network(seen, masks), masks, targets)
+        cuts: dict[int, list[Tensor]] = {}
+        if self.training and self.consistency_weight > 0:
+            losses["consistency"], cuts = self.consistency(x_BTC, lengths_B, targets, self.uniform(x_BTC, 4))
+        if gated:
+            losses["background"] = self._background_loss(gated, masks, videos)
+            losses["reconstruction"] = self._reconstruction_loss(maps, gated, masks, cuts)
         losses = {name: value / videos for name, value in losses.items()}
         located = losses["loc"] + losses["refined_loc"]
         classed = losses["cls"] + losses["refined_cls"] + losses["quality"]
         total = self.loss_weight * located + self.class_weight * classed + losses["borders"]
-        return losses | {"total": total + self.consistency_weight * losses.get("consistency", 0.0)}
+        total = total + self.consistency_weight * losses.get("consistency", 0.0)
+        if gated:
+            total = total + self.gate_losses(losses["background"], losses["reconstruction"])
+        return losses | {"total": total}
 
-    def losses_of(self, outputs: Outputs, lengths_B: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
+    def _background_loss(self, gated: list[Gated], masks: Masks, videos: int) -> Tensor:
+        """Coarse classes of what the gates call background: all points are to say so. Mean over those that count, as if
+        all did; published: the sum, over a batch's videos as well."""
+        logits_BPK = self.network.class_logits([g.background for g in gated], masks)
+        labels_BP = torch.zeros(logits_BPK.shape[:2], dtype=torch.long, device=logits_BPK.device)
+        loss_BP = softmax_focal(logits_BPK.flatten(0, 1), labels_BP.flatten()).view(labels_BP.shape)
+        loss_BP = self.class_weight * loss_BP
+        if "averaged" not in self.repaired:
+            return loss_BP.sum() * videos  # what divides by the number of videos is not to
+        return ((loss_BP * masks.valid_BP).sum(dim=1) / masks.valid_BP.sum(dim=1) * loss_BP.shape[1]).sum()
+
+    def _reconstruction_loss(
+        self, maps: list[Tensor], gated: list[Gated], masks: Masks, cuts: dict[int, list[Tensor]]
+    ) -> Tensor:
+        """Generated features against the true ones; published: against those of the background or of the augmented
+        window, whichever had overwritten them last."""
+        wanted = [x.detach() for x in maps]
+        if "target" not in self.repaired:
+            wanted = [
+                torch.stack([cuts[row][k] if row in cuts else x for row, x in enumerate(g.background)])
+                for k, g in enumerate(gated)
+            ]
+        return self.reconstruction_losses(gated, wanted, self.map_masks(masks)).sum()
+
+    def losses_of(self, outputs: Outputs, masks: Masks, targets: list[Targets]) -> dict[str, Tensor]:
         """Sums over the videos of their losses."""
-        joined, device = outputs.joined(), outputs.frames_BCF.device
-        points_P3 = self.grid.points(device)
-        valid_BP = self._masks(lengths_B, device)[2] if self.masked else torch.ones_like(joined["quality_P"]).bool()
+        joined, valid_BP = outputs.joined(), masks.valid_BP
+        points_P3 = self.grid.points(outputs.frames_BCF.device)
         sums: dict[str, Tensor] = {}
         for row, target in enumerate(targets):
             segments_N2 = self.grid.to_frames(target.segments_N2)
@@ -213,24 +223,25 @@ class SaliencyDetector(PerVideo):
                 smooth=self.smooth_l1,
                 detach_quality="detached" in self.repaired,
             )
-            found["borders"] = self._border_losses(outputs, row, segments_N2)
+            found["borders"] = self._border_losses(outputs, masks, row, segments_N2)
             for name, value in found.items():
                 sums[name] = sums.get(name, 0) + value
         return sums
 
-    def _border_losses(self, outputs: Outputs, row: int, segments_N2: Tensor) -> Tensor:
-        marks_2F = border_marks(segments_N2, frames=self.frames)
-        mask_B1T, valid_T, valid_F = outputs.masks[0], None, None
-        if mask_B1T is not None:
-            valid_T = mask_B1T[row, 0]
-            valid_F = valid_T.repeat_interleave(self.upsample)
+    def _border_losses(self, outputs: Outputs, masks: Masks, row: int, segments_N2: Tensor) -> Tensor:
+        marks_2F = border_marks(segments_N2, frames=self.grid.frames)
+        near, fine = masks.inner[0], masks.inner_frames
+        valid_T, valid_F = None if near is None else near[row, 0], None if fine is None else fine[row, 0]
         loss = border_loss(outputs.frames_BCF[row], marks_2F, valid_F)
         for near_BCT in (outputs.refined[0].loc_BCT, outputs.refined[0].cls_BCT):
-            loss = loss + BORDER_WEIGHT * border_loss(near_BCT[row], marks_2F[:, :: self.upsample], valid_T)
+            loss = loss + BORDER_WEIGHT * border_loss(near_BCT[row], marks_2F[:, :: self.grid.stretch], valid_T)
         return loss
 
-    def consistency(self, x_BTC: Tensor, lengths_B: Tensor, targets: list[Targets], chance_B4: Tensor) -> Tensor:
-        """Sum over the videos of the triplet loss on their augmented windows; 0 for those that cannot be cut."""
+    def consistency(
+        self, x_BTC: Tensor, lengths_B: Tensor, targets: list[Targets], chance_B4: Tensor
+    ) -> tuple[Tensor, dict[int, list[Tensor]]]:
+        """Sum over the videos of the triplet loss on their augmented windows, and what the network saw of these, by
+        row; 0 and nothing for videos that cannot be cut."""
         cuts = {}
         for row, target in enumerate(targets):
             shortest = target.shortest or min((end - start for start, end in target.segments_N2.tolist()), default=0.0)
@@ -244,33 +255,26 @@ class SaliencyDetector(PerVideo):
             if made is not None:
                 cuts[row] = made
         if not cuts:
-            return x_BTC.new_zeros(())
+            return x_BTC.new_zeros(()), {}
         rows = list(cuts)
         cut_BTC = torch.stack([x_BTC[row][made.source_T] for row, made in cuts.items()])
-        maps = self.border_maps(cut_BTC, lengths_B[rows])
+        masks = self.network.masks(lengths_B[rows], x_BTC.device)
+        seen, _ = self.seen(self.maps_of(cut_BTC), masks)
+        maps = self.network.border_maps(seen, masks)
         loss = x_BTC.new_zeros(())
-        near = self.upsample if "scaled" in self.repaired else PUBLISHED_SCALE
+        near = self.grid.stretch if "scaled" in self.repaired else PUBLISHED_SCALE
         for row, made in enumerate(cuts.values()):
             start_13, end_13 = self.grid.to_frames(made.parts_32).T[:, None]
             regions_134 = frame_regions(start_13, end_13)
             scales = [1, near, near]
             pooled = [boundary_max_pool(m[row][None], regions_134 / s)[0] for m, s in zip(maps, scales, strict=True)]
             loss = loss + consistency.triplet(pooled, MAP_WEIGHTS)
-        return loss
+        return loss, {row: [x[place] for x in seen] for place, row in enumerate(rows)}
 
-    def border_maps(self, x_BTC: Tensor, lengths_B: Tensor) -> list[Tensor]:
-        """Frame-level features and the border features of both branches on level 0."""
-        masks, mask_B1F, _ = self._masks(lengths_B, x_BTC.device)
-        inner, inner_F = (masks[0], mask_B1F) if self.masked else (None, None)
-        zero_BCT = self.level_zero(x_BTC, masks[0])
-        frames_BCF = self.pyramid.frame_features(zero_BCT, inner_F)
-        loc_BCT = self.refine.loc_branch.border(self.coarse.loc_tower(zero_BCT, inner), inner)
-        cls_BCT = self.refine.cls_branch.border(self.coarse.cls_tower(zero_BCT, inner), inner)
-        return [frames_BCF, loc_BCT, cls_BCT]
-
-    def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
-        """All parameters, all with weight decay."""
-        return [{"params": list(self.parameters()), "weight_decay": weight_decay}]
+    def parameter_groups(self, weight_decay: float, phase: str = MAIN.name) -> list[dict[str, Any]]:
+        """The parameters of a pass, all with weight decay; those of the VAE without."""
+        decay = weight_decay if phase == MAIN.name else 0.0
+        return self.of_phase([{"params": list(self.parameters()), "weight_decay": decay}], phase)
 
     # -- candidates ----------------------------------------------------------------------------------------------------
 
@@ -287,15 +291,16 @@ class SaliencyDetector(PerVideo):
             return found
         x_BTC = self.window(feats_BTC[rows], lengths_B[rows])
         raw = self.raw(x_BTC, lengths_B[rows])
-        valid_BP = self._masks(lengths_B[rows], x_BTC.device)[2]
+        valid_BP = self.network.masks(lengths_B[rows], x_BTC.device).valid_BP
         for place, row in enumerate(rows):
             said = Predicted(**{name: value[place] for name, value in raw.items()})
-            valid_P = valid_BP[place] if self.masked else None
             found[row] = decode(
-                said, self.grid, valid_P, score_threshold=score_threshold, topk=topk, min_length=min_length
+                said, self.grid, valid_BP[place], score_threshold=score_threshold, topk=topk, min_length=min_length
             )
         return found
 
     def raw(self, x_BTC: Tensor, lengths_B: Tensor) -> dict[str, Tensor]:
         """The raw outputs of whole windows, fields of `Predicted` with a first axis of videos."""
-        return self.outputs(x_BTC, lengths_B).joined()
+        masks = self.network.masks(lengths_B, x_BTC.device)
+        outputs: Outputs = self.network(self.seen(self.maps_of(x_BTC), masks)[0], masks)
+        return outputs.joined()

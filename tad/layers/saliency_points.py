@@ -18,12 +18,14 @@ class FrameGrid:
 
     Attributes:
         snippets, upsample: of the window; frames per snippet.
+        stretch: frames per position of level 0.
         ranges: per level, (low, high] of the farther border in frames.
         aligned: snippet t is the frames from t·upsample on, its middle half a snippet later than published.
     """
 
     snippets: int
     upsample: int
+    stretch: int
     ranges: Sequence[Sequence[float]]
     aligned: bool
 
@@ -42,7 +44,7 @@ class FrameGrid:
 
     def counts(self) -> list[int]:
         """Points of each level."""
-        return [self.snippets // 2**level for level in range(len(self.ranges))]
+        return [self.frames // self.stretch // 2**level for level in range(len(self.ranges))]
 
     def points(self, device: torch.device) -> Tensor:
         """Position in frames and range (low, high] of the points of all levels, (P, 3)."""

@@ -2,10 +2,10 @@
 
 # B videos, T snippets, C channels, K classes, N chosen points
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -58,6 +58,8 @@ class TridentDetector(PointDetector):
         iou_weight_power: float,
         input_noise: float,
         buffer_factor: float,
+        gate: str,
+        gate_settings: Mapping[str, Any],
     ) -> None:
         levels = len(regression_ranges)
         repaired = corrections_of(face, corrections, known=CORRECTIONS)
@@ -74,6 +76,8 @@ class TridentDetector(PointDetector):
             input_noise=input_noise,
             iou_weight_power=iou_weight_power,
             buffer_factor=buffer_factor,
+            gate=gate,
+            gate_settings=gate_settings,
             masked="masked" in repaired,
             detach_quality="detached" in repaired,
         )

@@ -38,6 +38,27 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Phase:
+    """A pass over the training data; a detector that has several goes through them in order, epoch by epoch.
+
+    It names them in `phases`, gives each its parameters in `parameter_groups(weight_decay, phase)`, and is told by
+    `enter(phase, epoch, epochs)`, epochs counted from 0, which loss to give. Other parameters then stand still.
+
+    Attributes:
+        name: of the phase.
+        lr: its learning rate; 0: the recipe's, with its schedule, optimiser and weight decay.
+        betas: of its Adam, with a learning rate of its own.
+    """
+
+    name: str
+    lr: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+MAIN = Phase("main")
+
+
+@dataclass(frozen=True, slots=True)
 class Candidates:
     """Scored segments of one video before suppression.
 

@@ -18,13 +18,15 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from tad.errors import TadError
+from tad.layers.types import MAIN, Phase
 from tad.specs import TrainSpec
 from tad.training import checkpoint
 from tad.training.compiled import compile_networks
 from tad.training.data import Batch, Windows, ahead
 from tad.training.gradients import Gradients, exhausted
-from tad.training.optim import Ema, adamw, clip_gradients, learning_rate
+from tad.training.optim import Ema, clip_gradients
 from tad.training.parallel import Ranks
+from tad.training.phases import Phases
 from tad.training.selection import RULES, Judge
 from tad.training.strategy import Strategy
 
@@ -69,13 +71,13 @@ class Engine:
         self.spec, self.seed, self.device, self.saving = spec, seed, device, saving
         self.windows, self.ranks = windows, ranks or Ranks()
         self.detector = detector.to(device).train()
-        self.epochs = spec.warmup_epochs + spec.epochs
+        self.phases = Phases(self.detector, spec, iterations=len(windows))
+        self.epochs = self.phases.epochs
         self.judge = Judge(self.detector, judged, epochs=self.epochs) if judged else None
         if spec.compile:
             compile_networks(self.detector, device)
-        self.optimizer = adamw(self.detector, lr=spec.lr, weight_decay=spec.weight_decay, method=spec.optimizer)
         self.ema = Ema(self.detector, spec.ema_decay)
-        self.total = self.epochs * len(windows)
+        self.total = self.phases.total
         self.gradients = Gradients(
             self.detector,
             spec=spec,
@@ -90,22 +92,13 @@ class Engine:
 
     # -- one step ------------------------------------------------------------------------------------------------------
 
-    def _rate(self, step: int) -> float:
-        warmup = self.spec.warmup_epochs * len(self.windows)
-        marks = [epoch * len(self.windows) for epoch in self.spec.milestones]
-        return learning_rate(
-            step, base=self.spec.lr, eta_min=self.spec.eta_min, warmup=warmup, total=self.total, milestones=marks
-        )
-
     def _train_step(self, batch: Batch, positives: int) -> dict[str, float]:
         """One update; the loss parts, gradient norm and learning rate.
 
         Raises:
             TadError: loss or gradient not finite; the weights are then those of the step before.
         """
-        rate = self._rate(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        optimizer = self.phases.enter(self.step)
         losses = self.gradients.add_up(batch, positives, step=self.step)
         norm = clip_gradients(self.detector.parameters(), self.spec.clip_grad)
         names = [*losses, "gradient norm"]
@@ -113,15 +106,16 @@ class Engine:
         values = torch.cat([summed, norm.detach().float().reshape(1)]).tolist()
         if not all(math.isfinite(value) for value in values):
             found = ", ".join(f"{name} {value:g}" for name, value in zip(names, values, strict=True))
-            epoch, videos = self.step // len(self.windows) + 1, ", ".join(batch.video_ids)
+            epoch, videos = self.phases.of(self.step)[0] + 1, ", ".join(batch.video_ids)
             raise TadError(
                 f"training step {self.step} (epoch {epoch}, videos {videos}): not finite: {found};"
                 f" lower train.lr or look at these videos. {self._last_good()}"
             )
-        self.optimizer.step()
-        self.ema.update(self.detector)
+        optimizer.step()
+        if self.phases.of(self.step)[1] == self.phases.all[-1]:  # what stands still would outweigh what moves
+            self.ema.update(self.detector)
         self.step += 1
-        return dict(zip(names, values, strict=True)) | {"learning rate": rate}
+        return dict(zip(names, values, strict=True)) | {"learning rate": optimizer.param_groups[0]["lr"]}
 
     def _last_good(self) -> str:
         path = self.saving.path
@@ -134,7 +128,7 @@ class Engine:
         tensors = {
             **checkpoint.prefixed("model", self.detector.state_dict()),
             **checkpoint.prefixed("ema", self.ema.values),
-            **checkpoint.prefixed("optimizer", checkpoint.optimizer_tensors(self.optimizer)),
+            **self.phases.tensors(),
             **checkpoint.prefixed("normaliser", self.detector.training_state()),
         }
         facts = {"key": self.saving.key, "step": self.step, "at_once": self.gradients.at_once}
@@ -164,7 +158,7 @@ class Engine:
             return
         self.detector.load_state_dict(checkpoint.under("model", tensors))
         self.ema.load(checkpoint.under("ema", tensors))
-        checkpoint.load_optimizer(self.optimizer, checkpoint.under("optimizer", tensors))
+        self.phases.load(tensors)
         self.detector.load_training_state(checkpoint.under("normaliser", tensors))
         if self.judge and "best" in facts:
             self.judge.weights = checkpoint.under("best", tensors)
@@ -205,13 +199,15 @@ class Engine:
             for batch, positives in ahead(self._batch, range(self.step, self.total)):
                 parts.append(self._train_step(batch, positives))
                 self._write(writer, parts[-1])
-                epoch, k = divmod(self.step - 1, iterations)
-                if k == iterations - 1:
+                epoch, phase = self.phases.of(self.step - 1)
+                ends = self.step % iterations == 0
+                if ends:
                     pace = (time.monotonic() - started) / (self.step - first)
-                    self._report(epoch, parts, pace * (self.total - self.step))
-                    self._judge(epoch)
+                    self._report(epoch, phase, parts, pace * (self.total - self.step))
+                    if phase == self.phases.all[-1]:
+                        self._judge(epoch)
                     parts.clear()
-                self._save_if_due(epoch_ends=k == iterations - 1)
+                self._save_if_due(epoch_ends=ends)
         except (RuntimeError, MemoryError) as error:
             if not exhausted(error):
                 raise
@@ -232,7 +228,8 @@ class Engine:
         batch = self.windows.training_batch(*divmod(step, len(self.windows)), self.ranks.share)
         return batch, self.detector.positives(batch.lengths_B, batch.targets)
 
-    def _report(self, epoch: int, parts: list[dict[str, float]], left: float) -> None:
+    def _report(self, epoch: int, phase: Phase, parts: list[dict[str, float]], left: float) -> None:
         mean = {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
         text = ", ".join(f"{name} {value:.4g}" for name, value in mean.items())
-        log.info("epoch %d of %d: %s; about %.0f s left", epoch + 1, self.epochs, text, left)
+        which = f", {phase.name}" if phase != MAIN else ""
+        log.info("epoch %d of %d%s: %s; about %.0f s left", epoch + 1, self.epochs, which, text, left)

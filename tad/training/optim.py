@@ -32,13 +32,19 @@ def learning_rate(
 def adamw(
     detector: Any, *, lr: float, weight_decay: float, method: Literal["adamw", "adam"] = "adamw"
 ) -> torch.optim.Adam:
-    """AdamW (β 0.9, 0.999; ε 1e-8) over the detector's groups, every trainable parameter in exactly one of them.
+    """`adam_over` a detector's groups, every trainable parameter in exactly one of them."""
+    return adam_over(detector.parameter_groups(weight_decay), detector.parameters(), lr=lr, method=method)
+
+
+def adam_over(
+    groups: list[dict[str, Any]], parameters: Iterable[Tensor], *, lr: float, method: Literal["adamw", "adam"]
+) -> torch.optim.Adam:
+    """AdamW (β 0.9, 0.999; ε 1e-8) over groups that hold each trainable one of the parameters once.
 
     With `method` adam weight decay is part of the gradient.
     """
-    groups = detector.parameter_groups(weight_decay)
     seen = [id(p) for group in groups for p in group["params"]]
-    wanted = {id(p) for p in detector.parameters() if p.requires_grad}
+    wanted = {id(p) for p in parameters if p.requires_grad}
     assert len(seen) == len(set(seen)), "a parameter is in two groups"
     assert wanted <= set(seen), "a trainable parameter is in no group"
     make = torch.optim.AdamW if method == "adamw" else torch.optim.Adam

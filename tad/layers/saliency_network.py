@@ -1,0 +1,110 @@
+"""AFSD's whole network: feature maps → level 0 → pyramid → both heads, with what counts of a padded window."""
+
+# B videos, T positions of a level, C channels, K classes (0: background), P points of all levels, F frames
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tad.layers.masked import Mask, padding_of
+from tad.layers.saliency import Coarse, CoarseHead, LevelPyramid, Refined, RefineHead, glorot, narrow
+from tad.layers.saliency_points import FrameGrid
+
+
+@dataclass(frozen=True, slots=True)
+class Masks:
+    """What is real of a batch of windows; None: all.
+
+    Attributes:
+        levels, inner: of the pyramid, and of everything else; published: padding is zeroed in the pyramid alone.
+        inner_frames: of the frame-level features.
+        valid_BP: the points that count.
+    """
+
+    levels: list[Mask]
+    inner: list[Mask]
+    inner_frames: Mask
+    valid_BP: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What both heads say of a batch, per level, and the frame-level features (B, C, F)."""
+
+    coarse: list[Coarse]
+    refined: list[Refined]
+    frames_BCF: Tensor
+
+    def joined(self) -> dict[str, Tensor]:
+        """The fields of `Predicted` with a first axis of videos, all levels one after another."""
+        return {
+            "distances_P2": torch.cat([level.distances_BT2 for level in self.coarse], dim=1),
+            "logits_PK": torch.cat([level.logits_BTK for level in self.coarse], dim=1),
+            "offsets_P2": torch.cat([level.offsets_BT2 for level in self.refined], dim=1),
+            "refined_PK": torch.cat([level.logits_BTK for level in self.refined], dim=1),
+            "quality_P": torch.cat([level.quality_BT for level in self.refined], dim=1),
+        }
+
+
+class SaliencyNetwork(nn.Module):
+    """Feature maps of whole windows → outputs.
+
+    Args:
+        embed: maps and the mask of level 0 → level 0 (B, C, T).
+        channels: C.
+        outputs: K.
+        strides: per level, see `CoarseHead`.
+        grid: of a window.
+        masked: padding changes nothing.
+    """
+
+    def __init__(
+        self, embed: nn.Module, *, channels: int, outputs: int, strides: list[float], grid: FrameGrid, masked: bool
+    ) -> None:
+        super().__init__()
+        self.grid, self.masked = grid, masked
+        self.embed = embed
+        self.pyramid = LevelPyramid(channels, levels=len(strides), upsample=grid.stretch, masked=masked)
+        self.coarse = CoarseHead(channels, outputs=outputs, strides=strides, masked=masked)
+        self.refine = RefineHead(channels, outputs=outputs, masked=masked)
+        glorot(self.embed)
+        glorot(self.pyramid)
+        narrow(self.coarse)
+        narrow(self.refine)
+
+    def masks(self, lengths_B: Tensor, device: torch.device) -> Masks:
+        """Of windows with so many snippets."""
+        count = self.grid.counts()[0]
+        real_B1 = -(-lengths_B.to(device) * self.grid.upsample // self.grid.stretch)[:, None]
+        mask_BT = torch.arange(count, device=device) < real_B1
+        masks = [mask_BT[:, None, :: 2**level] for level in range(len(self.grid.ranges))]
+        valid_BP = torch.cat(masks, dim=2)[:, 0]
+        none: list[Mask] = [None] * len(masks)
+        if padding_of(masks[0]) is None:
+            return Masks(none, none, None, valid_BP)
+        if not self.masked:
+            return Masks([*masks], none, None, torch.ones_like(valid_BP))
+        return Masks([*masks], [*masks], masks[0].repeat_interleave(self.grid.stretch, dim=2), valid_BP)
+
+    def forward(self, maps: list[Tensor], masks: Masks) -> Outputs:
+        """Both heads."""
+        levels = self.pyramid.levels(self.embed(maps, masks.levels[0]), masks.levels)
+        frames_BCF = self.pyramid.frame_features(levels[0], masks.inner_frames)
+        coarse = [self.coarse(x, mask, level) for level, (x, mask) in enumerate(zip(levels, masks.inner, strict=True))]
+        refined = [self.refine(said, frames_BCF, mask) for said, mask in zip(coarse, masks.inner, strict=True)]
+        return Outputs(coarse, refined, frames_BCF)
+
+    def class_logits(self, maps: list[Tensor], masks: Masks) -> Tensor:
+        """Coarse classes (B, P, K) alone."""
+        levels = self.pyramid.levels(self.embed(maps, masks.levels[0]), masks.levels)
+        said = [self.coarse(x, mask, level) for level, (x, mask) in enumerate(zip(levels, masks.inner, strict=True))]
+        return torch.cat([level.logits_BTK for level in said], dim=1)
+
+    def border_maps(self, maps: list[Tensor], masks: Masks) -> list[Tensor]:
+        """Frame-level features and the border features of both branches on level 0."""
+        zero_BCT, inner = self.embed(maps, masks.levels[0]), masks.inner[0]
+        frames_BCF = self.pyramid.frame_features(zero_BCT, masks.inner_frames)
+        loc_BCT = self.refine.loc_branch.border(self.coarse.loc_tower(zero_BCT, inner), inner)
+        cls_BCT = self.refine.cls_branch.border(self.coarse.cls_tower(zero_BCT, inner), inner)
+        return [frames_BCF, loc_BCT, cls_BCT]
