@@ -38,7 +38,7 @@ readme-table: $(READY)
 	@$(BIN)/python workflow_scripts/readme_table.py $(SCORES)
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 clean:
 	rm -rf results .snakemake

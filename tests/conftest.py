@@ -8,6 +8,8 @@ import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts its threads: the cores may be shared
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # each takes its share of the cores, and no more
+    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // workers, 1)))
 
 
 @pytest.fixture(scope="session")

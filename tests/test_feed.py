@@ -78,7 +78,10 @@ def pipe(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_reader_that_stands_still_costs_its_video(videos: Path, pipe: Path) -> None:
+def test_a_reader_that_stands_still_costs_its_video(
+    videos: Path, pipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tad.video.feed.START_SECONDS", 12.0)  # what a process may take to start
     feed = Feed([job(pipe, 5), *jobs(videos)], workers=1, limits=Limits(stall_seconds=2.0))
     ends = {item.video_id: item.cause for item in feed if isinstance(item, Ended)}
     assert ends == {"stuck": "pyav stood still for 2 s after frame 0", "a": "", "b": "", "c": ""}
