@@ -318,6 +318,7 @@ def _import_checkpoint(a: argparse.Namespace) -> Path:
 
 _weights, _features = cli_data.weights, cli_data.features
 _compare, _table, _sweep, _suggest = cli_runs.compare, cli_runs.table, cli_runs.sweep, cli_runs.suggest
+_apply = cli_runs.apply
 
 
 def _show(a: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""The commands about runs that were trained or are to be: `tad compare`, `table`, `sweep` and `suggest`."""
+"""The commands about runs that were trained or are to be: `tad compare`, `table`, `sweep`, `apply` and `suggest`."""
 
 import argparse
 from collections.abc import Callable
@@ -23,6 +23,13 @@ def add(commands: Any, device: Callable[[argparse.ArgumentParser], None]) -> Non
     p.add_argument("change", nargs="+", help="nms.sigma=0.3,0.5,0.7 and the like; several are combined")
     meaning = "split val or what training kept aside; train is optimistic, test peeks: both say so"
     p.add_argument("--on", choices=("held-out", "train", "test"), default="held-out", help=meaning)
+    p.add_argument("--config", type=Path, default=Path("config.yaml"))
+    device(p)
+
+    p = commands.add_parser("apply", help="videos of your own → detections of a trained run")
+    p.add_argument("run", help="name in config.yaml; its model must be there")
+    p.add_argument("videos", type=Path, help="a video, or a folder of them")
+    p.add_argument("--out", type=Path, required=True, help="results file in ActivityNet's format")
     p.add_argument("--config", type=Path, default=Path("config.yaml"))
     device(p)
 
@@ -53,6 +60,14 @@ def sweep(a: argparse.Namespace) -> None:
     from tad.sweep import sweep
 
     for line in sweep(a.run, a.change, config=a.config, on=a.on, device=a.device):
+        print(line)
+
+
+def apply(a: argparse.Namespace) -> None:
+    """`tad apply`."""
+    from tad.apply import apply
+
+    for line in apply(a.run, a.videos, a.out, config=a.config, device=a.device):
         print(line)
 
 

@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[1]
 NOT_STAGES = {"render", "table", "all"}  # about the workflow, not about detection: scripts in workflow_scripts
 # they explain, or bring in what is there
 NOT_RULES = {
-    *("diagnose", "show", "why", "import-checkpoint", "compare", "suggest", "sweep", "table", "weights", "features"),
+    *("diagnose", "show", "why", "import-checkpoint", "compare", "suggest", "sweep", "apply", "table", "weights"),
+    "features",
 }
 
 

@@ -1,0 +1,113 @@
+"""A detector trained on the demo's videos, applied to a real one: from mp4 to detections, by one command."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import video_tools as vt
+import yaml
+
+from tad.cli import main
+from tad.config import Config
+from tad.files import read_json
+from tad.stages.annotate import annotate
+from tad.stages.extract import extract
+from tad.stages.merge import merge
+from tad.stages.pretrain import pretrain
+from tad.stages.probe import probe
+from tad.stages.train import train
+
+SCRIPT = Path(__file__).parents[1] / "workflow_scripts" / "render_demo.py"
+CONFIG = {
+    "device": "cpu",
+    "datasets": {"demo": {"shards": 1}},
+    "features": {
+        "demo_clips": {
+            "backbone": {"name": "r2plus1d_small", "widths": [4, 8, 8, 16], "time_strides": [2, 2, 2]},
+            "pretrain": {"epochs": 1, "clips_per_segment": 1},
+        }
+    },
+    "runs": {
+        "demo": {
+            "dataset": "demo", "features": "demo_clips",
+            "detector": {"name": "mse", "embed_dim": 16, "head_dim": 16, "mlp_dim": 16},
+            "train": {"epochs": 2, "warmup_epochs": 1, "max_length": 288},
+        },
+        "labelled": {
+            "dataset": "demo", "features": "demo_clips", "detector": "mse", "external": {"source": "own"},
+        },
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where a detector has learnt a little from three rendered videos, stage by stage as the workflow does."""
+    folder = tmp_path_factory.mktemp("demo")
+    (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    data, results = folder / "results/data/demo", folder / "results"
+    command = [sys.executable, str(SCRIPT), "--out", str(data), "--videos", "3", "--seed", "0", "--jobs", "1"]
+    subprocess.run(command, check=True, capture_output=True)
+    config, names = Config.read(folder / "config.yaml"), {"dataset": "demo", "features": "demo_clips"}
+    features = results / "features/demo/demo_clips"
+    table = annotate(
+        data / "annotations.json", results / "annotations/demo.json", spec=config.spec("annotate", dataset="demo")
+    )
+    manifest = probe(data / "videos", results / "videos/demo/00-of-01.json", spec=config.spec("probe", dataset="demo"))
+    weights = pretrain(
+        table, [manifest], data / "videos", features / "backbone.safetensors",
+        spec=config.spec("pretrain", **names), kept=folder / "p", device="cpu",
+    )  # fmt: skip
+    shard = extract(
+        manifest, data / "videos", weights, features / "00-of-01.h5",
+        spec=config.spec("extract", **names), kept=folder / "x", device="cpu", workers=1,
+    )  # fmt: skip
+    index = merge([shard], [manifest], results / "features/demo/demo_clips.h5", spec=config.spec("merge", **names))
+    spec = config.spec("train", run="demo")
+    train(index, table, results / "demo/model.safetensors", spec=spec, kept=folder / "t", device="cpu")
+    return folder
+
+
+def applied(demo: Path, videos: Path, out: str, run: str = "demo") -> int:
+    return main(["apply", run, str(videos), "--out", out, "--config", str(demo / "config.yaml"), "--device", "cpu"])
+
+
+def test_a_real_video_goes_from_mp4_to_detections(demo: Path, shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A clip of ActivityNet: 18 seconds, 19.62 frames per second, sound. The labels mean nothing, the way is real."""
+    source = shared / "data" / "videos" / "video_features" / "v_GGSY1Qvo990.mp4"
+    assert applied(demo, source, str(demo / "found.json")) == 0
+    rows = read_json(demo / "found.json")["results"]["v_GGSY1Qvo990"]
+    assert capsys.readouterr().out.startswith(f"v_GGSY1Qvo990: {len(rows)} detections, first ")
+    labels = set(read_json(demo / "results/annotations/demo.json")["labels"])
+    entry = read_json(demo / "results/demo/apply/00-of-01.json")["videos"]["v_GGSY1Qvo990"]
+    assert entry["frames"] == 355
+    assert len(rows) > 10
+    assert {row["label"] for row in rows} <= labels
+    assert all(0 <= row["segment"][0] < row["segment"][1] <= entry["duration"] for row in rows)
+    assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
+
+
+def test_a_folder_of_videos_with_a_damaged_one(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, frames in (("one", 90), ("two", 40)):
+        vt.encode(tmp_path / f"v/{name}.mp4", frames)
+    vt.text(tmp_path / "v/page.mp4")
+    assert applied(demo, tmp_path / "v", str(demo / "found.json")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[0] for line in lines] == ["one", "two", "page"]
+    assert lines[2].startswith("page: left out: text, not a video")
+    assert set(read_json(demo / "found.json")["results"]) == {"one", "two"}
+
+
+def test_what_cannot_be_applied_is_said(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = {
+        "nowhere.mp4: no such video or folder of videos": (Path("nowhere.mp4"), "demo"),
+        "no video can be read (page: text, not a video": (vt.text(tmp_path / "page.mp4"), "demo"),
+        "not a video's name": (vt.text(tmp_path / "page.html"), "demo"),
+        "apply a row without `external`": (tmp_path, "labelled"),
+        "did you mean 'demo'": (tmp_path, "dmo"),
+    }
+    for message, (videos, run) in wrong.items():
+        assert applied(demo, videos, str(tmp_path / "no.json"), run) == 1
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "no.json").exists()
