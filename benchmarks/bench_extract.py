@@ -12,10 +12,11 @@ shares of the network's speed are said, since other work on a machine falls on t
     all     CPU seconds from memory / those of all processes and threads of the extraction. With no core to spare
             (every core computes the network) this is what they leave
 
-`start` is the time until the first frames are there, during which the workflow builds its network.
+All begin when the first frames are there, `start` seconds after the readers; the workflow builds its network meanwhile.
 """
 
 import argparse
+import os
 import resource
 import statistics
 import time
@@ -37,7 +38,7 @@ from tad.specs import ExtractSpec, NetworkSpec, ProbeSpec
 from tad.stages.extract import _jobs
 from tad.stages.probe import probe
 from tad.video.clips import ClipBuffer
-from tad.video.feed import Ended
+from tad.video.feed import Ended, Feed
 from tad.video.ring import Job, read_frames
 
 ENGINES = {
@@ -64,18 +65,30 @@ def total() -> float:
     return sum(u.ru_utime + u.ru_stime for u in used)
 
 
-def case(name: str, engine: str, stride: int) -> tuple[ExtractSpec, torch.nn.Module]:
-    """A backbone with random weights, computed by an engine; I3D by its RGB stream alone, whose flow has no clock."""
+def started(feed: Feed) -> float:
+    """CPU seconds that the reading processes have spent so far: until their first frames, mostly importing."""
+    wait([worker.connection for worker in feed._workers])
+    ticks = 0
+    for worker in feed._workers:
+        fields = Path(f"/proc/{worker.process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def case(
+    name: str, engine: str, stride: int, *, rate: float = 0.0, plain: bool = False
+) -> tuple[ExtractSpec, torch.nn.Module]:
+    """A backbone with random weights, computed by an engine (`plain`: not yet); I3D by its RGB stream alone."""
     document = plugins.document("backbones", name)
     settings, clip = dict(document["settings"]), dict(document["clip"])
     if name == "i3d":
         settings["streams"], clip["length"] = "rgb", settings["stream_length"]
-    clip |= {"policy": "native", "rate": 0.0, "stride": stride or clip["length"]}
+    clip |= {"policy": "resample" if rate else "native", "rate": rate, "stride": stride or clip["length"]}
     values = {"dataset": "bench", "backbone": {"name": name, "settings": settings}, "clip": clip}
     spec = ExtractSpec.model_validate(values | {"network": ENGINES[engine]})
     torch.manual_seed(0)
     model = plugins.load("backbones", name)(**settings).eval()
-    return spec, prepare(model, spec.network, name=name, device=CPU)
+    return spec, model if plain else prepare(model, spec.network, name=name, device=CPU)
 
 
 def clips_of(jobs: list[Job], spec: ExtractSpec, model: torch.nn.Module) -> Iterator[torch.Tensor]:
@@ -103,8 +116,8 @@ def extraction(jobs: list[Job], spec: ExtractSpec, model: torch.nn.Module, worke
     preparing.clear()
     with closing(reading(jobs, spec, workers)) as feed:
         feed.start()
-        wait([worker.connection for worker in feed._workers])
-        clock, before, cpu = time.perf_counter(), total(), time.process_time()
+        begun = started(feed)
+        clock, before, cpu = time.perf_counter(), total() + begun, time.process_time()
         for item in encode(jobs, feed, model, spec, CPU):
             assert not isinstance(item, Ended), item.cause
             rows += item.rows.count
