@@ -103,6 +103,7 @@ def learned_from(what):
         found = said_plainly(getattr(flow, what), wildcards)
         if not said_plainly(flow.imported, wildcards):
             return found
-        return ancient(found) if Path(found).exists() else []
+        paths = [found] if isinstance(found, str) else found
+        return [ancient(path) for path in paths if Path(path).exists()]
 
     return files

@@ -3,6 +3,8 @@ rule train:
     input:
         features=learned_from("features_of"),
         annotations=learned_from("annotations_of"),
+        teachers=learned_from("teachers"),
+        teacher_features=learned_from("teacher_features"),
     output:
         "results/{run}/model.safetensors",
     log:
@@ -20,7 +22,8 @@ rule train:
         spec=spec("train"),
         code=code("train"),
     shell:
-        "tad train {input.features} --annotations {input.annotations} --spec {params.spec:q}"
+        "tad train {input.features} --annotations {input.annotations}"
+        " --teachers {input.teachers} --teacher-features {input.teacher_features} --spec {params.spec:q}"
         " --devices {resources.gpu} --threads {threads} --out {output} 2> {log}"
 
 

@@ -85,6 +85,8 @@ def _add_stages(commands: Any) -> None:
 
     p = _stage(commands, "train", "features and annotations → detector", ("features", "index made by merge or convert"))
     p.add_argument("--annotations", type=Path, required=True, help="table made by annotate")
+    p.add_argument("--teachers", type=Path, nargs="*", default=[], help="models made by train, with `distill`")
+    p.add_argument("--teacher-features", type=Path, nargs="*", default=[], help="the index that each of them reads")
     p.add_argument(
         "--devices", type=int, default=1, help="GPUs that train together (with --device cpu: processes); 0 is 1"
     )
@@ -222,6 +224,7 @@ def _train(a: argparse.Namespace) -> Path:
 
     spec = TrainStageSpec.parse(a.spec)
     where = {"device": a.device, "devices": a.devices, "threads": a.threads}
+    where |= {"teachers": a.teachers, "teacher_features": a.teacher_features}
     return train(a.features, a.annotations, a.out, spec=spec, kept=_kept(a.out), **where)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from tad import plugins, recipes, specs
 from tad.constraints import broken
+from tad.distill import lesson_of
 from tad.errors import TadError
 from tad.resolved import Resolved, parse
 from tad.rows import ConfigFile, DatasetRow, FeatureRow, RunRow
@@ -153,7 +154,7 @@ class Config:
         row: FeatureRow = self._row("features", name)
         where = f"features.{name}"
         if row.source:
-            names = ("source", "dim", "dtype", "prefix", "layout", "tolerance", "every")
+            names = ("source", "dim", "dtype", "prefix", "layout", "tolerance", "every", "channels")
             own = {key: getattr(row, key) for key in names}
             given = Resolved({"settings": own, "clip": row.clip})
             given.origin = {f"{s}.{key}": f"{self.source} {where}" for s in given.sections for key in given.sections[s]}
@@ -261,7 +262,8 @@ class Config:
 
     def _convert(self, _run: str, dataset: str, features: str) -> Settings:
         row: FeatureRow = self._row("features", features)
-        own = {key: getattr(row, key) for key in ("clip", "dim", "dtype", "prefix", "layout", "tolerance", "every")}
+        names = ("clip", "dim", "dtype", "prefix", "layout", "tolerance", "every", "channels")
+        own = {key: getattr(row, key) for key in names}
         users = [r for r in self.file.runs.values() if (r.dataset, r.features) == (dataset, features)]
         may_miss = sorted({video_id for user in users for video_id in user.exclude})
         return {"dataset": dataset, "features": features, **own, "may_miss": may_miss}
@@ -276,7 +278,7 @@ class Config:
         return Plugin(name=name, settings=settings).model_dump()
 
     def _train(self, run: str, dataset: str, features: str) -> Settings:
-        detector, recipe = self._detector(run), self.resolve_run(run).sections["train"]
+        row, detector, recipe = self.run(run), self._detector(run), self.resolve_run(run).sections["train"]
         constraints = plugins.document("detectors", detector["name"]).get("constraints", {})
         if problem := broken(constraints, detector["settings"], max_length=recipe["max_length"]):
             where = "train" if problem.startswith("max_length") else "detector"
@@ -287,8 +289,9 @@ class Config:
             "features": features,
             "detector": detector,
             "train": recipe,
-            "seed": self.run(run).seed,
-            "exclude": self.run(run).exclude,
+            "seed": row.seed,
+            "exclude": row.exclude,
+            "distill": lesson_of(self, run, dataset, recipe) if row.distill else None,
         }
 
     def _detect(self, run: str, dataset: str, features: str) -> Settings:

@@ -18,6 +18,7 @@ from tad.plugins import SYMBOLS
 ROOT = Path(tad.__file__).parent
 # Their whole effect on a result is in the spec (specs, config, plugins), or they have none (the others).
 TRANSPARENT = {
+    *("spec_base", "distill"),
     *("specs", "config", "rows", "plugins", "provenance", "errors", "files", "progress", "leases"),
     *("cli", "cli_data", "cli_runs", "why", "workflow", "__main__"),
     *("weights", "weight_store", "weight_fetch", "download"),
@@ -120,6 +121,8 @@ def stage_roots(stage: str, spec: dict[str, Any]) -> list[str]:
         plugin = spec.get(field)
         if isinstance(plugin, dict):
             roots.append(f"tad.{kind}.{plugin['name']}")
+    lesson = spec.get("distill") or {}
+    roots += sorted(f"tad.detectors.{teacher['detector']['name']}" for teacher in lesson.get("teachers", ()))
     return roots
 
 

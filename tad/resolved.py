@@ -4,7 +4,7 @@ And values from a file as a checked spec, with mistakes named by file and key.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
@@ -40,11 +40,17 @@ def _fields_at(model: type[Spec], path: tuple[Any, ...]) -> list[str]:
     rows: dict[str, type[Spec]] = {"datasets": DatasetRow, "features": FeatureRow, "runs": RunRow}
     if len(path) >= 2 and path[0] in rows and model is ConfigFile:
         model, path = rows[str(path[0])], path[2:]
-    for part in path:  # a group of settings within a row
-        inner = model.model_fields[str(part)].annotation
-        if isinstance(inner, type) and issubclass(inner, Spec):
-            model = inner
+    for part in path:  # a group of settings within a row, or one of a list of groups
+        if str(part) in model.model_fields:
+            model = next(iter(_specs_in(model.model_fields[str(part)].annotation)), model)
     return list(model.model_fields)
+
+
+def _specs_in(annotation: Any) -> list[type[Spec]]:
+    """The specs that a type is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, Spec):
+        return [annotation]
+    return [spec for part in get_args(annotation) for spec in _specs_in(part)]
 
 
 def parse(model: type[AnySpec], value: Any, source: str) -> AnySpec:

@@ -4,6 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from tad.distill import DistillRow
 from tad.specs import NetworkSpec, Settings, Spec
 
 
@@ -42,6 +43,9 @@ class FeatureRow(Spec):
     layout: Literal["TC", "CT"] = Field(default="TC", description="with source: (snippets, channels) or its transpose")
     tolerance: float = Field(default=0.05, ge=0, lt=1, description="with source: by which numbers of rows may differ")
     every: int = Field(default=1, ge=1, description="with source: the first of every so many rows is taken")
+    channels: tuple[int, ...] = Field(
+        default=(), description="with source: first and last (not included) of the channels that are taken; empty: all"
+    )
     published: str = Field(default="", description="with source: where it is published, for who does not have it")
 
     @model_validator(mode="after")
@@ -52,13 +56,15 @@ class FeatureRow(Spec):
             )
         if self.recipe and self.weights == "pretrain":
             raise ValueError("a `recipe` needs `weights`: the published file, or the folder that holds it")
-        own = {"prefix", "layout", "tolerance", "every", "dim", "published"} & self.model_fields_set
+        own = {"prefix", "layout", "tolerance", "every", "channels", "dim", "published"} & self.model_fields_set
         foreign = {"on_damaged", "weights", "pretrain", "network"} & self.model_fields_set
         wrong, kind = (foreign, "backbone") if self.source else (own, "source")
         if wrong:
             raise ValueError(f"{', '.join(sorted(wrong))} goes with `{kind}` only")
         if self.source and not (self.dim and self.clip):
             raise ValueError("a `source` needs `dim` (channels) and `clip` (length, stride, policy, rate)")
+        if self.channels and not (len(self.channels) == 2 and 0 <= self.channels[0] < self.channels[1] <= self.dim):
+            raise ValueError(f"channels {list(self.channels)}: give [first, last], 0 ≤ first < last ≤ dim {self.dim}")
         return self
 
 
@@ -69,6 +75,7 @@ class RunRow(Spec):
     features: str
     detector: str | dict[str, Any]
     train: Settings = {}
+    distill: DistillRow | None = Field(default=None, description="what it learns from other runs, its teachers")
     detect: Settings = {}
     nms: Settings = {}
     external: Settings = Field(default={}, description="class scores of whole videos: source, topk, combine, …")

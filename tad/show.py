@@ -21,6 +21,12 @@ def show(run: str, *, config: Path = Path("config.yaml")) -> Iterator[str]:
     yield f"run {run}: dataset {row.dataset}, features {row.features}, detector {row.detector}, seed {seeds}"
     if row.external:
         yield "external scores: " + ", ".join(f"{key} {value}" for key, value in row.external.items())
+    if row.distill:
+        lesson = row.distill.model_dump(exclude_defaults=True)
+        teachers, terms = lesson.pop("teachers"), lesson.pop("terms")
+        yield "distill: " + ", ".join(f"{key} {value}" for key, value in {**teachers, **lesson}.items())
+        for term in terms:
+            yield "  term: " + ", ".join(f"{key} {value}" for key, value in term.items())
     yield from settings.notes(row.features)
     for title, resolved in parts:
         yield f"\n{title}:"

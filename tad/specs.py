@@ -4,67 +4,19 @@ A stage receives its whole settings as one of these, as JSON text; that text is 
 cannot read a setting whose change would go unnoticed.
 """
 
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from tad.errors import TadError
-from tad.files import canonical
-
-Fraction = Annotated[float, Field(gt=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-Settings = dict[str, Any]
-
-
-class Spec(BaseModel):
-    """A frozen, closed group of settings."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    def json_text(self) -> str:
-        """Canonical JSON: equal settings give equal text."""
-        return canonical(self.model_dump(mode="json"))
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Settings from JSON text, or from the JSON or YAML file that `text` names.
-
-        Raises:
-            TadError: names the key, its value and what is allowed.
-        """
-        import yaml
-
-        from tad.files import read_json
-
-        inline = text.lstrip().startswith("{")
-        source = "--spec" if inline else text
-        try:
-            if text.endswith(".json") and not inline:
-                value = read_json(Path(text))
-            else:
-                value = yaml.safe_load(text if inline else Path(text).read_text(encoding="utf-8"))
-            return cls.model_validate(value)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise TadError(f"{source}: not valid JSON or YAML ({' '.join(str(error).split())[:160]})") from None
-        except ValidationError as error:
-            raise TadError(f"{source}: {explain(error)}") from None
-
-
-def explain(error: ValidationError) -> str:
-    """The first problem of a pydantic error in one line: path, message, value."""
-    problem = error.errors()[0]
-    path = ".".join(str(part) for part in problem["loc"]) or "(top)"
-    value = problem.get("input")
-    return f"{path}: {problem['msg']} (got {value!r:.80})"
-
-
-class Plugin(Spec):
-    """A component by module name with all of its settings resolved (see `tad.plugins`)."""
-
-    name: str
-    settings: Settings = {}
+from tad.distill import DistillSpec as DistillSpec
+from tad.distill import TeacherSpec as TeacherSpec
+from tad.spec_base import Count as Count
+from tad.spec_base import Fraction as Fraction
+from tad.spec_base import Plugin as Plugin
+from tad.spec_base import Positive as Positive
+from tad.spec_base import Settings as Settings
+from tad.spec_base import Spec as Spec
+from tad.spec_base import explain as explain
 
 
 class ClipSpec(Spec):
@@ -216,6 +168,7 @@ class ConvertSpec(Spec):
         default=0.05, ge=0, lt=1, description="share by which numbers of rows may differ from what the clips give"
     )
     every: Count = Field(default=1, description="rows are thinned to the first of every so many")
+    channels: tuple[int, ...] = Field(default=(), description="[first, last) of the channels alone; empty: all of them")
     may_miss: tuple[str, ...] = Field(default=(), description="videos that runs exclude: they need no features")
 
 
@@ -268,6 +221,7 @@ class TrainStageSpec(Spec):
     train: TrainSpec
     seed: int
     exclude: dict[str, str] = {}
+    distill: DistillSpec | None = None
 
 
 class DetectSpec(Spec):

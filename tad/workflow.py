@@ -9,6 +9,8 @@ from typing import Any
 
 from tad import provenance
 from tad.config import Config
+from tad.distill import teachers_of
+from tad.errors import TadError
 from tad.files import HashCache, digest, read_json
 from tad.video.listing import list_videos, shard_of
 from tad.weights import weight_files
@@ -51,12 +53,17 @@ class Workflow:
 
     def ready_runs(self) -> list[str]:
         """The runs whose videos, annotations and weights are all there (or made by the workflow)."""
-        rows = self.config.file.runs
-        missing = {
-            run: self.config.missing(row.dataset, row.features) + self.config.missing_scores(run)
-            for run, row in rows.items()
-        }
-        return [run for run, needs in missing.items() if not needs]
+        return [run for run in self.config.file.runs if not self._missing(run)]
+
+    def _missing(self, run: str) -> list[str]:
+        """What a run still needs, what its teachers learn from included: a trained model needs no teacher any more."""
+        row = self.config.run(run)
+        needs = self.config.missing(row.dataset, row.features) + self.config.missing_scores(run)
+        if all(_model(training).is_file() for training in self.config.trainings(run)):
+            return needs
+        for teacher in sorted(set(teachers_of(self.config, run).values())):
+            needs += self._missing(teacher.partition("/")[0])
+        return list(dict.fromkeys(needs))
 
     def require_targets(self, targets: Iterable[str]) -> None:
         """Raise what is missing for the runs whose files are asked for and are not there, before the DAG is built."""
@@ -64,10 +71,8 @@ class Workflow:
             if not target.startswith("results/"):
                 continue
             run = target.removeprefix("results/").split("/")[0]
-            if run in self.config.file.runs and not Path(target).exists():
-                row = self.config.run(run)
-                self.config.require(row.dataset, row.features)
-                self.config.require_scores(run)
+            if run in self.config.file.runs and not Path(target).exists() and (needs := self._missing(run)):
+                raise TadError("; ".join(needs))
 
     @cached_property
     def device(self) -> str:
@@ -238,8 +243,26 @@ class Workflow:
         Raises:
             TadError: what lies in the model's place was not made by `tad`.
         """
-        model = Path(f"results/{wildcards.run}/model.safetensors")
+        model = _model(wildcards.run)
         return model.is_file() and provenance.read_stamp(model).get("epoch_rule") == IMPORTED
+
+    def _teachers(self, run: str) -> list[str]:
+        """The trainings that a run learns from; none where it is trained and what they learn from is not there."""
+        base, teachers = run.partition("/")[0], list(teachers_of(self.config, run).values())
+        if _model(run).is_file() and any(self._missing(teacher.partition("/")[0]) for teacher in teachers):
+            return []
+        for teacher in teachers:
+            if needs := self._missing(teacher.partition("/")[0]):
+                raise TadError(f"run {base} learns from run {teacher}: {'; '.join(needs)}")
+        return teachers
+
+    def teachers(self, wildcards: Any) -> list[str]:
+        """The models of a run's teachers, which are trained first."""
+        return [str(_model(teacher)) for teacher in self._teachers(wildcards.run)]
+
+    def teacher_features(self, wildcards: Any) -> list[str]:
+        """The feature index that each of them reads."""
+        return [self.features_of(_Wildcards(run=teacher)) for teacher in self._teachers(wildcards.run)]
 
     def video_scores(self, wildcards: Any) -> list[str]:
         """The class scores of whole videos that a run's detections are combined with: none, its own, or a file."""
@@ -265,6 +288,10 @@ class Workflow:
         row = self.config.run(wildcards.run)
         self.config.require(row.dataset, row.features)
         return f"results/annotations/{self.config.run(wildcards.run).dataset}.json"
+
+
+def _model(run: str) -> Path:
+    return Path(f"results/{run}/model.safetensors")
 
 
 class _Wildcards:

@@ -109,7 +109,7 @@ def test_an_empty_split_is_refused(folder: Path) -> None:
 def test_resized_features_use_the_spread_grid(tmp_path: Path) -> None:
     write_inputs(tmp_path, videos_of(np.random.default_rng(0)))
     tools.run(tmp_path, train_spec(epochs=1, resize=16), seconds=1000)
-    with pytest.raises(TadError, match=r"trained with train\.resize 16, detect uses 0"):
+    with pytest.raises(TadError, match=r"trained with train\.resize 16, this uses 0"):
         run(tmp_path, detect_spec())
     grids = arrays(run(tmp_path, detect_spec(resize=16)))["grids"]
     length = len(videos_of(np.random.default_rng(0))["test_7"][1])

@@ -6,7 +6,6 @@ Zhang, Wu, Li: ActionFormer: Localizing Moments of Actions with Transformers, EC
 # B videos, T snippets, C channels, N chosen points
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -14,11 +13,25 @@ from torch import Tensor, nn
 from tad.errors import TadError
 from tad.layers.attention import ConvAttention
 from tad.layers.chance import Dropout
-from tad.layers.detector import Chosen, Outputs, PointDetector
+from tad.layers.conv_block import CONVOLUTIONS, ConvBlock
+from tad.layers.detector import Chosen, PointDetector
+from tad.layers.excitation import ExcitedNorms
+from tad.layers.hallucination import FlowHallucinator
 from tad.layers.heads import ClassHead, OffsetHead, join
 from tad.layers.kernels import at_least_float32
-from tad.layers.masked import ChannelNorm, Mask, Pointwise, ScaledDropPath, halve, max_pool, zero_outside
+from tad.layers.masked import (
+    ChannelNorm,
+    Mask,
+    MaskedConv1d,
+    Pointwise,
+    ScaledDropPath,
+    halve,
+    max_pool,
+    padding_of,
+    zero_outside,
+)
 from tad.layers.pyramid import LevelNorms, Pyramid
+from tad.layers.types import Outputs
 
 
 class TransformerBlock(nn.Module):
@@ -70,6 +83,9 @@ class Detector(PointDetector):
         use_position: bool,
         num_heads: int,
         windows: Sequence[int],
+        encoder: str,
+        temporal_se: str,
+        hallucinate: str,
         stem_layers: int,
         mlp_dim: int,
         dropout: float,
@@ -115,22 +131,39 @@ class Detector(PointDetector):
         )
 
         sizes: dict[str, Any] = {"heads": num_heads, "mlp_dim": mlp_dim, "dropout": dropout, "droppath": droppath}
-        block = partial(TransformerBlock, embed_dim, **sizes)
+        conv = CONVOLUTIONS.get(encoder)
+
+        def block(window: int, *, halves: bool) -> nn.Module:
+            if conv:
+                return ConvBlock(embed_dim, conv=conv, halves=halves)
+            return TransformerBlock(embed_dim, window=window, halves=halves, **sizes)
+
+        self.hallucinates = hallucinate != "none"
+        if self.hallucinates:
+            self.hallucinator = FlowHallucinator(feature_dim, masked=hallucinate == "masked")
         self.backbone = Pyramid(
-            feature_dim,
+            2 * feature_dim if self.hallucinates else feature_dim,
             embed_dim,
             kernel=embed_kernel,
             layers=embed_layers,
-            stem=[block(window=windows[0], halves=False) for _ in range(stem_layers)],
-            branch=[block(window=window, halves=True) for window in windows[1:]],
+            stem=[block(windows[0], halves=False) for _ in range(stem_layers)],
+            branch=[block(window, halves=True) for window in windows[1:]],
             max_length=max_length if use_position else 0,
             masked=False,
+            conv=conv or MaskedConv1d,
         )
         self.neck = LevelNorms(embed_dim, levels=levels, masked=False)
+        if temporal_se != "none":
+            lengths = [max_length // stride for stride in strides]
+            self.neck = ExcitedNorms(embed_dim, lengths=lengths, masked=temporal_se == "masked")
         self.gap = head_kernel // 2
         towers: dict[str, Any] = {"kernel": head_kernel, "layers": head_layers, "masked": False}
         self.cls_head = ClassHead(embed_dim, head_dim, classes=num_classes, prior=class_prior, **towers)
         self.reg_head = OffsetHead(embed_dim, head_dim, outputs=2, levels=levels, **towers)
+
+    def complete(self, x_BCT: Tensor, mask_B1T: Tensor) -> Tensor:
+        """Features of RGB, with flow made up of them where the settings ask for it."""
+        return self.hallucinator(x_BCT, padding_of(mask_B1T)) if self.hallucinates else x_BCT
 
     def heads(self, features: list[Tensor], masks: list[Tensor]) -> Outputs:
         """Class logits and distances."""

@@ -5,7 +5,6 @@
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -15,31 +14,13 @@ from torch.nn import functional as F
 from tad.errors import TadError
 from tad.layers.chance import of_part
 from tad.layers.gated import GatedDetector
+from tad.layers.generative import Gated
 from tad.layers.losses import distance_iou_loss, focal_loss, label_points, offset_iou
 from tad.layers.masked import zero_outside
 from tad.layers.pyramid import points_of
-from tad.layers.types import MAIN, Candidates, Part, Targets
+from tad.layers.types import MAIN, Candidates, Observed, Outputs, Part, Targets
 
 Chosen = tuple[Tensor, Tensor, Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class Outputs:
-    """Raw head outputs per level.
-
-    Attributes:
-        masks: bool (B, 1, T).
-        logits: class logits (B, K, T).
-        offsets: outputs of the offset head (B, J, T).
-        starts: start logits (B, K, T) of a trident head, else empty.
-        ends: end logits likewise.
-    """
-
-    masks: list[Tensor]
-    logits: list[Tensor]
-    offsets: list[Tensor]
-    starts: list[Tensor] = field(default_factory=list)
-    ends: list[Tensor] = field(default_factory=list)
 
 
 class PointDetector(GatedDetector):
@@ -123,13 +104,38 @@ class PointDetector(GatedDetector):
 
     def outputs(self, x_BCT: Tensor, mask_B1T: Tensor, spans: list[int]) -> Outputs:
         """Head outputs of a padded batch; `spans` as in `Pyramid.forward`."""
-        gated = self.attend([x_BCT], [mask_B1T])
-        return self._outputs(gated[0].foreground if gated else x_BCT, mask_B1T, spans)
+        return self._observe(x_BCT, mask_B1T, spans).outputs
 
-    def _outputs(self, x_BCT: Tensor, mask_B1T: Tensor, spans: list[int]) -> Outputs:
-        """Those of features behind the gate."""
+    def _observe(self, x_BCT: Tensor, mask_B1T: Tensor, spans: list[int]) -> Observed:
+        gated = self.attend([x_BCT], [mask_B1T])
+        return self._behind(gated[0].foreground if gated else x_BCT, mask_B1T, spans)
+
+    def _behind(self, x_BCT: Tensor, mask_B1T: Tensor, spans: list[int]) -> Observed:
+        """What is computed of features behind the gate."""
+        x_BCT = self.complete(x_BCT, mask_B1T)
         features, masks = self.encode(x_BCT, mask_B1T, spans)
-        return self.heads(self.neck(features, masks), masks)
+        return Observed(x_BCT, features[0], self.heads(self.neck(features, masks), masks))
+
+    def complete(self, x_BCT: Tensor, mask_B1T: Tensor) -> Tensor:
+        """The features that the encoder sees, of a detector that makes up some of them itself."""
+        return x_BCT
+
+    @torch.no_grad()
+    def observe(self, feats_BTC: Tensor, lengths_B: Tensor, part: Part | None = None) -> Observed:
+        """What a trained detector computes of a batch or a part of one, for others to learn from; as for `loss`."""
+        assert not self.training, "call eval() first"
+        padded = self.padded(part.longest if part else int(lengths_B.max()))
+        x_BCT, mask_B1T = self.batch(feats_BTC, lengths_B, padded)
+        return self._observe(x_BCT, mask_B1T, lengths_B.tolist() if self.masked else [padded] * len(feats_BTC))
+
+    def distances(self, outputs: Outputs, level: int) -> Tensor:
+        """Both distances of every point of a level, and of every class where each has its own: (B, 2 or 2 K, T)."""
+        (batch, _, length), device = outputs.logits[level].shape, outputs.logits[level].device
+        classes = self.num_classes if self.class_offsets else 1
+        places = [torch.arange(count, device=device) for count in (batch, classes, length)]
+        video_N, class_N, point_N = (place.flatten() for place in torch.meshgrid(*places, indexing="ij"))
+        found_N2 = self.decode(outputs, level, (video_N, point_N, class_N))
+        return found_N2.view(batch, classes, length, 2).transpose(2, 3).flatten(1, 2)
 
     def padded(self, length: int) -> int:
         """Snippets to which a sequence is padded for inference.
@@ -176,7 +182,12 @@ class PointDetector(GatedDetector):
         self.loss_norm = 0.9 * self.loss_norm + 0.1 * self.loss_norm.new_tensor(max(positives, 1))
 
     def loss(
-        self, feats_BTC: Tensor, lengths_B: Tensor, targets: list[Targets], part: Part | None = None
+        self,
+        feats_BTC: Tensor,
+        lengths_B: Tensor,
+        targets: list[Targets],
+        part: Part | None = None,
+        seen: list[Observed] | None = None,
     ) -> dict[str, Tensor]:
         """Losses of a training batch: `cls`, `reg` and `total` = cls + loss_weight · reg, scalars.
 
@@ -187,6 +198,7 @@ class PointDetector(GatedDetector):
             part: which part of a batch this is. The losses of its parts, and their gradients, then add up to the
                 batch's, provided `normalise` was called with the batch's `positives`. None: it is the batch, and while
                 training its positives are taken in here.
+            seen: gets what the losses are of, unless it is a pass (`Phase`) that the heads have no part in.
 
         Raises:
             TadError: features of another width or longer than `max_length`.
@@ -208,24 +220,31 @@ class PointDetector(GatedDetector):
         if self.phase != MAIN.name:
             vae = self.vae_losses([x_BCT], [mask_B1T]).sum() / videos
             return {"vae": vae, "total": vae}
-        if not self.gates:
-            return self._losses(self.outputs(x_BCT, mask_B1T, lengths_B.tolist()), targets)
-        return self._gated_losses(x_BCT, mask_B1T, lengths_B.tolist(), targets, videos)
+        spans, gated = lengths_B.tolist(), self.attend([x_BCT], [mask_B1T])
+        observed = self._behind(gated[0].foreground if gated else x_BCT, mask_B1T, spans)
+        if seen is not None:
+            seen.append(observed)
+        losses = self._losses(observed.outputs, targets)
+        return losses | self._gate_losses(gated, losses, x_BCT, mask_B1T, spans, videos) if gated else losses
 
-    def _gated_losses(
-        self, x_BCT: Tensor, mask_B1T: Tensor, spans: list[int], targets: list[Targets], videos: int
+    def _gate_losses(
+        self,
+        gated: list[Gated],
+        losses: dict[str, Tensor],
+        x_BCT: Tensor,
+        mask_B1T: Tensor,
+        spans: list[int],
+        videos: int,
     ) -> dict[str, Tensor]:
-        """The losses on the foreground; that the background is none, per point that counts; and the reconstruction."""
-        gated = self.attend([x_BCT], [mask_B1T])
-        losses = self._losses(self._outputs(gated[0].foreground, mask_B1T, spans), targets)
-        behind = self._outputs(gated[0].background, mask_B1T, spans)
+        """That the background is none, per point that counts; the reconstruction; and the total with both."""
+        behind = self._behind(gated[0].background, mask_B1T, spans).outputs
         logits_BPK = torch.cat(behind.logits, dim=2).transpose(1, 2)
         valid_BP = torch.cat(behind.masks, dim=2)[:, 0]
         loss_BP = focal_loss(logits_BPK, torch.zeros_like(logits_BPK)).sum(dim=2) * valid_BP
         background = (loss_BP.sum(dim=1) / valid_BP.sum(dim=1)).sum() / videos
         reconstruction = self.reconstruction_losses(gated, [x_BCT.detach()], [mask_B1T]).sum() / videos
         total = losses["total"] + self.gate_losses(background, reconstruction)
-        return losses | {"background": background, "reconstruction": reconstruction, "total": total}
+        return {"background": background, "reconstruction": reconstruction, "total": total}
 
     def _losses(self, outputs: Outputs, targets: list[Targets]) -> dict[str, Tensor]:
         lengths = [mask.shape[2] for mask in outputs.masks]

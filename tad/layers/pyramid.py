@@ -2,7 +2,7 @@
 
 # B videos, T snippets of a level, C channels
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -29,6 +29,7 @@ class Pyramid(nn.Module):
         branch: blocks that halve; one level each.
         max_length: snippets of the position table; 0: no position code.
         masked: zero the padding after every step, so that it cannot leak through the next kernel.
+        conv: makes the embedding convolutions.
     """
 
     def __init__(
@@ -42,13 +43,12 @@ class Pyramid(nn.Module):
         branch: Sequence[nn.Module],
         max_length: int,
         masked: bool,
+        conv: Callable[..., nn.Module] = MaskedConv1d,
     ) -> None:
         super().__init__()
         self.masked = masked
         widths = [feature_dim, *[channels] * layers]
-        self.embd = nn.ModuleList(
-            MaskedConv1d(widths[i], widths[i + 1], kernel=kernel, bias=False) for i in range(layers)
-        )
+        self.embd = nn.ModuleList(conv(widths[i], widths[i + 1], kernel=kernel, bias=False) for i in range(layers))
         self.embd_norm = nn.ModuleList(ChannelNorm(channels) for _ in range(layers))
         self.stem = nn.ModuleList(stem)
         self.branch = nn.ModuleList(branch)

@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from tad.layers.detector import Chosen, Outputs, PointDetector
+from tad.layers.detector import Chosen, PointDetector
 from tad.layers.faces import corrections_of
 from tad.layers.heads import ClassHead, OffsetHead, join, trident_offsets
 from tad.layers.pyramid import LevelNorms, Pyramid
 from tad.layers.sgp import CORRECTIONS, GranularBlock
+from tad.layers.types import Outputs
 
 
 class TridentDetector(PointDetector):

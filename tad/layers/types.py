@@ -1,8 +1,8 @@
 """What goes into a detector's loss and what comes out of its decoding."""
 
-# N segments
+# N segments, B videos, T snippets, C channels, K classes, J outputs of the offset head
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -71,3 +71,37 @@ class Candidates:
     segments_N2: Tensor
     scores_N: Tensor
     labels_N: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Raw head outputs per level.
+
+    Attributes:
+        masks: bool (B, 1, T).
+        logits: class logits (B, K, T).
+        offsets: outputs of the offset head (B, J, T).
+        starts: start logits (B, K, T) of a trident head, else empty.
+        ends: end logits likewise.
+    """
+
+    masks: list[Tensor]
+    logits: list[Tensor]
+    offsets: list[Tensor]
+    starts: list[Tensor] = field(default_factory=list)
+    ends: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What a detector computed on its way, for others to learn from.
+
+    Attributes:
+        inputs_BCT: the features as the encoder sees them, those that the detector made up itself included.
+        stem_BCT: the encoder's features at full resolution.
+        outputs: of the heads.
+    """
+
+    inputs_BCT: Tensor
+    stem_BCT: Tensor
+    outputs: Outputs

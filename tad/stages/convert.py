@@ -201,8 +201,9 @@ def convert(source: Path, annotations: Path, out: Path, *, spec: ConvertSpec) ->
     keys = {str(path.relative_to(source)): content_key(path) for path in files.files}
     inputs = {"annotations": str(table_stamp["identity"]), "source": digest(keys, 16)}
     # what the rows are does not depend on the dataset, so that a detector knows its features in another one
-    recipe = spec.model_dump(mode="json", include={"features", "clip", "dim", "dtype", "every"})
+    recipe = spec.model_dump(mode="json", include={"features", "clip", "dim", "dtype", "every", "channels"})
     made = stamp("convert", spec.model_dump(mode="json"), inputs, recipe=recipe, weights="")
+    channels = slice(*spec.channels) if spec.channels else slice(None)
     misfits: list[Misfit] = []
     with ShardWriter(out, made) as writer:
         for video_id in track(video_ids, "convert"):
@@ -214,7 +215,7 @@ def convert(source: Path, annotations: Path, out: Path, *, spec: ConvertSpec) ->
                 continue
             thinned = {"stride": placed.facts["stride"] * spec.every, "source": files.places[video_id].name}
             grid = placed.grid.thinned(spec.every)
-            writer.add(video_id, feats_TC[:: spec.every], grid=grid, attrs=placed.facts | thinned)
+            writer.add(video_id, feats_TC[:: spec.every, channels], grid=grid, attrs=placed.facts | thinned)
         if misfits:
             raise _misfits_error(files.source, misfits, len(video_ids), spec)
         without = files.export.excluded if files.export else {}
@@ -222,5 +223,5 @@ def convert(source: Path, annotations: Path, out: Path, *, spec: ConvertSpec) ->
     unstated = 0 if files.export else sum(table.videos[v].duration is None for v in video_ids)
     if unstated:
         log.warning("%d videos have no duration in the annotations, so their rows could not be checked", unstated)
-    log.info("%s: %d videos, %d channels", out, len(video_ids), spec.dim)
+    log.info("%s: %d videos, %d channels", out, len(video_ids), len(range(spec.dim)[channels]))
     return Path(out)

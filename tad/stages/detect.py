@@ -11,78 +11,27 @@ Settings: `tad.specs.DetectStageSpec`.
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import torch
 
-from tad import plugins
 from tad.cache import FeatureReader, H5Writer
 from tad.device import leased, name_of, reproducible
 from tad.errors import TadError
 from tad.grid import Grid
 from tad.layers.types import Candidates
 from tad.progress import track
-from tad.provenance import expect, stamp
+from tad.provenance import stamp
 from tad.specs import DetectStageSpec
-from tad.training import checkpoint
 from tad.training.features import resize
-from tad.training.inputs import UNKNOWN_RECIPE, check_ends, check_lengths, read_inputs, recipe_of, select
+from tad.training.inputs import check_ends, check_lengths, read_inputs, recipe_of, select
+from tad.training.models import Model, load_model
 from tad.training.places import window_starts
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Model:
-    """A loaded detector in evaluation mode."""
-
-    detector: Any
-    stamp: dict[str, Any]
-    labels: list[str]
-    max_length: int
-
-
-def load_model(path: Path, spec: DetectStageSpec, *, dim: int, recipe: str, device: torch.device) -> Model:
-    """The detector in a file made by train, checked against what it is to be used with.
-
-    Raises:
-        TadError: not made by train; another detector, dataset or feature set than the settings say; other features
-            than it was trained on; weights that do not fit the detector or are not finite.
-    """
-    tensors, metadata = checkpoint.read_tensors(path)
-    checkpoint.read_json_field(path, metadata, "tad_stamp", dict)
-    labels = checkpoint.read_json_field(path, metadata, "labels", list)
-    facts = checkpoint.read_json_field(path, metadata, "detector", dict)
-    named = spec.detector.model_dump(mode="json")
-    made = expect(path, stage="train", dataset=spec.dataset, features=spec.features, detector=named)
-    width, used = metadata.get("feature_dim", ""), made.get("recipe")
-    if width != str(dim):
-        raise TadError(f"{path}: trained on features {width} wide, these are {dim} wide; use those it was trained on")
-    if used == UNKNOWN_RECIPE:
-        log.warning("%s: imported; that these features are those it was trained on cannot be checked", path)
-    elif used != recipe:
-        raise TadError(f"{path}: trained on features of recipe {used}, these are of recipe {recipe}; run train again")
-    resized = made["spec"].get("train", {}).get("resize")
-    if resized != spec.resize:
-        raise TadError(f"{path}: trained with train.resize {resized}, detect uses {spec.resize}; make them equal")
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise TadError(f"{path}: weight '{name}' is not finite; remove the file and run train again")
-    max_length = int(facts.get("max_length", 0))
-    make = plugins.load("detectors", spec.detector.name)
-    detector = make(feature_dim=dim, num_classes=len(labels), max_length=max_length, **spec.detector.settings)
-    try:
-        detector.load_state_dict(tensors)
-    except RuntimeError as error:
-        why = " ".join(str(error).split())[:160]
-        raise TadError(
-            f"{path}: its weights do not fit detector {spec.detector.name} ({why}); run train again"
-        ) from None
-    return Model(detector.to(device).eval(), made, [str(label) for label in labels], max_length)
 
 
 def _batches(lengths: dict[str, int], *, max_length: int, size: int) -> Iterator[list[str]]:
@@ -196,7 +145,16 @@ def detect(
     ):
         check_ends(table, reader, read.annotations)
         usable, excluded = select(table, spec.split, reader, spec.exclude)
-        loaded = load_model(Path(model), spec, dim=reader.dim, recipe=recipe_of(read.features), device=target)
+        loaded = load_model(
+            Path(model),
+            dataset=spec.dataset,
+            features=spec.features,
+            plugin=spec.detector,
+            resize=spec.resize,
+            dim=reader.dim,
+            recipe=recipe_of(read.features),
+            device=target,
+        )
         if len(loaded.labels) > 1 and loaded.labels != list(table.labels):
             raise TadError(f"{model}: its classes are not those of {annotations}; run train again")
         grids = {v: reader.grid(v).spread(spec.resize) if spec.resize else reader.grid(v) for v in usable}

@@ -1,12 +1,14 @@
 """Features and annotations → a trained detector.
 
-Inputs: index of features (merge or convert), annotations (annotate).
+Inputs: index of features (merge or convert), annotations (annotate); with `distill`, models of other runs (train) and
+    the indices that these read.
 Output: `results/<run>/model.safetensors`: averaged (EMA) weights; in the header the stamp, the labels
     and the detector's settings.
 Settings: `tad.specs.TrainStageSpec`.
 """
 
 import logging
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,11 +29,13 @@ from tad.specs import TrainStageSpec
 from tad.training import checkpoint
 from tad.training.data import Item, Windows
 from tad.training.engine import Engine, Saving
-from tad.training.features import Features
+from tad.training.features import Features, SideBySide
 from tad.training.inputs import check_ends, check_lengths, label_names, read_inputs, recipe_of, select
 from tad.training.parallel import Ranks, launch
 from tad.training.priors import absent_classes, silence
 from tad.training.selection import roles_of
+from tad.training.strategy import Strategy
+from tad.training.teachers import TeacherFiles, distiller, examine, teacher_files
 
 log = logging.getLogger(__name__)
 
@@ -49,18 +53,24 @@ def _describe(item: Item) -> list[Any]:
 
 
 def training_key(
-    spec: TrainStageSpec, labels: list[str], roles: dict[str, list[Item]], absent: list[int] | None = None
+    spec: TrainStageSpec,
+    labels: list[str],
+    roles: dict[str, list[Item]],
+    absent: list[int] | None = None,
+    taught: Sequence[dict[str, Any]] = (),
 ) -> str:
     """The digest of all that the weights follow from: settings, code, and the videos that training reads, by content.
 
-    `absent` are the classes that no video of any split shows. The run's name, other splits' videos and how the inputs
-    came about are no part of it.
+    `absent` are the classes that no video of any split shows; `taught` is what teachers are, by content. Names of runs,
+    other splits' videos and how the inputs came about are no part of it.
     """
     settings = {key: value for key, value in spec.model_dump(mode="json").items() if key not in ("run", "exclude")}
+    for teacher in (settings["distill"] or {"teachers": ()})["teachers"]:
+        del teacher["run"]
     videos = {role: [_describe(item) for item in items] for role, items in roles.items()}
     made_by = code("train", spec.model_dump(mode="json"))
     classes = {"labels": labels, "absent": absent or []}
-    return digest({"settings": settings, "code": made_by, "videos": videos, **classes}, 16)
+    return digest({"settings": settings, "code": made_by, "videos": videos, **classes, "taught": list(taught)}, 16)
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,7 @@ class Job:
     threads: int
     seconds: float
     tensorboard: Path
+    teachers: tuple[TeacherFiles, ...] = ()
 
     @property
     def state(self) -> Path:
@@ -90,11 +101,11 @@ class Job:
         return self.kept / f"{self.key}.safetensors"
 
 
-def _engine(job: Job, reader: FeatureReader, ranks: Ranks, device: torch.device) -> Engine:
+def _engine(job: Job, reader: FeatureReader, ranks: Ranks, device: torch.device, held: ExitStack) -> Engine:
     features = Features(reader, resize_to=job.spec.train.resize, device=device)
 
-    def windows(items: list[Item]) -> Windows:
-        return Windows(items, features, spec=job.spec.train, seed=job.spec.seed, dim=reader.dim)
+    def windows(items: list[Item], features: Features | SideBySide) -> Windows:
+        return Windows(items, features, spec=job.spec.train, seed=job.spec.seed, dim=features.dim)
 
     torch.manual_seed(job.spec.seed)
     detector = build(
@@ -104,25 +115,30 @@ def _engine(job: Job, reader: FeatureReader, ranks: Ranks, device: torch.device)
         num_classes=len(job.labels),
         max_length=job.spec.train.max_length,
     )
+    strategy: Strategy | None = None
+    seen: Features | SideBySide = features
+    if job.teachers:
+        strategy, seen = distiller(detector, features, job.teachers, spec=job.spec, device=device, held=held)
     silence(detector, job.absent)
     judged = job.roles["judged"]
     return Engine(
         detector,
-        windows(job.roles["train"]),
+        windows(job.roles["train"], seen),
         spec=job.spec.train,
         seed=job.spec.seed,
         device=device,
         saving=Saving(job.state, job.key, job.seconds),
-        judged=windows(judged) if judged else None,
+        judged=windows(judged, features) if judged else None,
         ranks=ranks,
+        strategy=strategy,
     )
 
 
 def _fit(job: Job, ranks: Ranks) -> None:
     """Train, or continue training; the first process writes the chosen weights and how they came about."""
     device = resolve(f"cuda:{ranks.index}" if job.device == "cuda" else job.device, threads=job.threads)
-    with reproducible(device), FeatureReader(job.features) as reader:
-        engine = _engine(job, reader, ranks, device)
+    with reproducible(device), FeatureReader(job.features) as reader, ExitStack() as held:
+        engine = _engine(job, reader, ranks, device, held)
         engine.resume()
         result = engine.run(job.tensorboard)
     facts = {
@@ -186,6 +202,8 @@ def train(
     devices: int = 1,
     threads: int = 0,
     checkpoint_seconds: float = 120.0,
+    teachers: Sequence[Path] = (),
+    teacher_features: Sequence[Path] = (),
 ) -> Path:
     """Train a detector on the train split, or take up where an earlier call with the same settings was cut off.
 
@@ -200,10 +218,13 @@ def train(
             that share the CPU. Like `threads` it changes the order of additions and nothing else.
         threads: CPU threads; 0: torch's choice. Results on CPU are bit-equal for equal numbers of threads.
         checkpoint_seconds: time between saved states within an epoch; at ends of epochs a sixth of it.
+        teachers: models made by train, in the order of `spec.distill.teachers`.
+        teacher_features: the index that each of them reads.
 
     Raises:
         TadError: inputs of another dataset or feature set, a video without features, an empty split, no instance, a
-            test video that is too long for the detector, features or loss not finite, out of memory.
+            test video that is too long for the detector, features or loss not finite, out of memory; a teacher whose
+            classes, grid or features do not fit.
     """
     target = resolve(device, threads=threads)
     read = read_inputs(features, annotations, dataset=spec.dataset, named=spec.features)
@@ -216,7 +237,9 @@ def train(
         _check_tested(reader, read.table, spec, sizes)
         dim = reader.dim
     roles, absent = {"train": items, "judged": judged}, absent_classes(read.table, labels)
-    key = training_key(spec, labels, roles, absent)
+    taught_by = teacher_files(spec, teachers, teacher_features)
+    taught, identities = examine(taught_by, spec, labels, items)
+    key = training_key(spec, labels, roles, absent, taught)
     count = _processes(device, devices, min(spec.train.batch_size, len(items)))
     job = Job(
         features=Path(features),
@@ -230,6 +253,7 @@ def train(
         threads=max(threads // count, 1) if threads else 0,
         seconds=checkpoint_seconds,
         tensorboard=Path(out).parent / "logs" / "tensorboard",
+        teachers=taught_by,
     )
     if job.finished.is_file():
         log.info("nothing that training reads has changed: weights republished from %s", job.finished)
@@ -242,7 +266,7 @@ def train(
     facts = checkpoint.read_json_field(job.finished, metadata, "facts", dict)
     facts = {**facts, "recipe": recipe_of(read.features), "training": key, "excluded": left_out}
     header = {
-        "tad_stamp": stamp("train", spec.model_dump(mode="json"), read.identities, **facts),
+        "tad_stamp": stamp("train", spec.model_dump(mode="json"), {**read.identities, **identities}, **facts),
         "labels": labels,
         "detector": {**spec.detector.model_dump(mode="json"), **sizes},
         "feature_dim": str(dim),

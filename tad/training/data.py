@@ -22,7 +22,7 @@ from tad.errors import TadError
 from tad.grid import Grid
 from tad.layers.types import Part, Targets
 from tad.specs import TrainSpec
-from tad.training.features import Features
+from tad.training.features import Features, SideBySide
 from tad.training.inputs import select
 from tad.training.places import Place, cut_to, sliding, truncate
 
@@ -164,7 +164,9 @@ class Windows:
     Several processes take rows of it each.
     """
 
-    def __init__(self, items: Sequence[Item], features: Features, *, spec: TrainSpec, seed: int, dim: int) -> None:
+    def __init__(
+        self, items: Sequence[Item], features: Features | SideBySide, *, spec: TrainSpec, seed: int, dim: int
+    ) -> None:
         """Raises:
         TadError: windows slide, and none of them holds an instance.
         """

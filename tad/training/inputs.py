@@ -36,9 +36,18 @@ def read_inputs(features: Path, annotations: Path, *, dataset: str, named: str) 
     Raises:
         TadError: made by other stages, of another dataset or feature set.
     """
-    merged = expect(features, stage=FEATURES, dataset=dataset, features=named)
+    merged = index_stamp(features, dataset=dataset, named=named)
     annotated = expect(annotations, stage="annotate", dataset=dataset)
     return Inputs(read_table(annotations), merged, annotated)
+
+
+def index_stamp(features: Path, *, dataset: str, named: str) -> dict[str, Any]:
+    """What is known of an index of features, checked to be of `dataset` and of the feature set `named`.
+
+    Raises:
+        TadError: made by another stage, of another dataset or feature set.
+    """
+    return expect(features, stage=FEATURES, dataset=dataset, features=named)
 
 
 def recipe_of(merged: dict[str, Any]) -> str:
