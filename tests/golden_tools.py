@@ -82,7 +82,7 @@ class Golden:
             }
             if self.method == "mse":
                 own["num_heads"] = model["n_head"]
-        return common | own
+        return plugins.document("detectors", self.method)["settings"] | common | own  # what came later is off
 
     @property
     def sizes(self) -> dict[str, int]:
