@@ -32,6 +32,8 @@ rule detect:
         features=need("features_of"),
         annotations=need("annotations_of"),
         model="results/{run}/model.safetensors",
+        fused_model=need("fused_models"),
+        fused_features=need("fused_features"),
     output:
         "results/{run}/candidates.h5",
     log:
@@ -50,6 +52,7 @@ rule detect:
         code=code("detect"),
     shell:
         "tad detect {input.features} --model {input.model} --annotations {input.annotations}"
+        " --fused-model {input.fused_model} --fused-features {input.fused_features}"
         " --spec {params.spec:q} --threads {threads} --out {output} 2> {log}"
 
 

@@ -94,6 +94,8 @@ def _add_stages(commands: Any) -> None:
 
     p = _stage(commands, "detect", "features and detector → candidates", ("features", "index made by merge or convert"))
     p.add_argument("--model", type=Path, required=True, help="detector made by train")
+    p.add_argument("--fused-model", type=Path, nargs="*", default=[], help="detector of the run in detect.fuse")
+    p.add_argument("--fused-features", type=Path, nargs="*", default=[], help="the index that it reads")
     p.add_argument("--annotations", type=Path, required=True, help="table made by annotate")
     _device(p)
 
@@ -232,7 +234,9 @@ def _detect(a: argparse.Namespace) -> Path:
     from tad.specs import DetectStageSpec
     from tad.stages.detect import detect
 
-    return detect(a.features, a.model, a.annotations, a.out, spec=DetectStageSpec.parse(a.spec), device=a.device)
+    fused = (a.fused_model[0], a.fused_features[0]) if a.fused_model and a.fused_features else None
+    spec = DetectStageSpec.parse(a.spec)
+    return detect(a.features, a.model, a.annotations, a.out, spec=spec, fused=fused, device=a.device)
 
 
 def _suppress(a: argparse.Namespace) -> Path:

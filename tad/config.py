@@ -13,6 +13,7 @@ from tad import plugins, recipes, specs
 from tad.constraints import broken
 from tad.distill import lesson_of
 from tad.errors import TadError
+from tad.fuse import fused_spec
 from tad.resolved import Resolved, parse
 from tad.rows import ConfigFile, DatasetRow, FeatureRow, RunRow
 from tad.specs import Plugin, Settings, Spec
@@ -304,6 +305,7 @@ class Config:
             "detect": sections["detect"],
             "resize": sections["train"]["resize"],
             "exclude": self.run(run).exclude,
+            "fused": fused_spec(self, run),
         }
 
     def _suppress(self, run: str, _dataset: str, _features: str) -> Settings:

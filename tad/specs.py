@@ -234,6 +234,16 @@ class DetectSpec(Spec):
     window_stride: int = Field(
         default=0, ge=0, description="snippets between windows of train.max_length that a video is cut into; 0: whole"
     )
+    fuse: str = Field(default="", description="another run, whose network's raw outputs are averaged with this one's")
+
+
+class FusedSpec(Spec):
+    """The other run, with `detect.fuse`: what its model is."""
+
+    run: str
+    features: str
+    detector: Plugin
+    resize: int = 0
 
 
 class DetectStageSpec(Spec):
@@ -247,6 +257,7 @@ class DetectStageSpec(Spec):
     split: str = "test"
     resize: int = 0
     exclude: dict[str, str] = {}
+    fused: FusedSpec | None = None
 
 
 class NmsSpec(Spec):

@@ -124,6 +124,8 @@ class Training:
         videos = {v: replace(table.videos[v], split="val") for v in self.chosen.video_ids}
         self.table = Table(table.dataset, table.labels, videos, table.excluded)
         left_out = {v: why for v, why in self.detect.exclude.items() if v in videos}
+        if self.detect.fused:
+            raise TadError(f"{run}: its candidates are fused with another run; sweep each by itself")
         self.detect = self.detect.model_copy(update={"split": "val", "exclude": left_out})
         inputs = {"annotations": str(annotated["identity"]), "videos": digest(self.chosen.video_ids)}
         write_table(self.table, self.annotations, stamp("annotate", annotated["spec"], inputs))

@@ -12,6 +12,7 @@ from tad.config import Config
 from tad.distill import teachers_of
 from tad.errors import TadError
 from tad.files import HashCache, digest, read_json
+from tad.fuse import fused_with
 from tad.video.listing import list_videos, shard_of
 from tad.weights import weight_files
 
@@ -56,13 +57,15 @@ class Workflow:
         return [run for run in self.config.file.runs if not self._missing(run)]
 
     def _missing(self, run: str) -> list[str]:
-        """What a run still needs, what its teachers learn from included: a trained model needs no teacher any more."""
+        """What a run still needs, that of the run it is fused with and what its teachers learn from included: a
+        trained model needs no teacher any more."""
         row = self.config.run(run)
         needs = self.config.missing(row.dataset, row.features) + self.config.missing_scores(run)
-        if all(_model(training).is_file() for training in self.config.trainings(run)):
-            return needs
-        for teacher in sorted(set(teachers_of(self.config, run).values())):
-            needs += self._missing(teacher.partition("/")[0])
+        if other := fused_with(self.config, run):
+            needs += self._missing(other.partition("/")[0])
+        if not all(_model(training).is_file() for training in self.config.trainings(run)):
+            for teacher in sorted(set(teachers_of(self.config, run).values())):
+                needs += self._missing(teacher.partition("/")[0])
         return list(dict.fromkeys(needs))
 
     def require_targets(self, targets: Iterable[str]) -> None:
@@ -236,6 +239,16 @@ class Workflow:
         row = self.config.run(wildcards.run)
         self.config.require(row.dataset, row.features)
         return f"results/features/{row.dataset}/{row.features}.h5"
+
+    def fused_models(self, wildcards: Any) -> list[str]:
+        """The model of the run whose raw outputs are averaged with this one's, if there is one."""
+        other = fused_with(self.config, wildcards.run)
+        return [f"results/{other}/model.safetensors"] if other else []
+
+    def fused_features(self, wildcards: Any) -> list[str]:
+        """The feature index that it reads."""
+        other = fused_with(self.config, wildcards.run)
+        return [self.features_of(_Wildcards(run=other))] if other else []
 
     def imported(self, wildcards: Any) -> bool:
         """Whether the run's model is a published checkpoint: nothing that is newer than it makes it out of date.

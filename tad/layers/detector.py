@@ -18,7 +18,7 @@ from tad.layers.generative import Gated
 from tad.layers.losses import distance_iou_loss, focal_loss, label_points, offset_iou
 from tad.layers.masked import zero_outside
 from tad.layers.pyramid import points_of
-from tad.layers.types import MAIN, Candidates, Observed, Outputs, Part, Targets
+from tad.layers.types import MAIN, Candidates, Observed, Outputs, Part, Raw, Targets
 
 Chosen = tuple[Tensor, Tensor, Tensor]
 
@@ -300,21 +300,37 @@ class PointDetector(GatedDetector):
         Raises:
             TadError: features of another width, or longer than the detector's buffers.
         """
+        raw = self.raw(feats_BTC, lengths_B)
+        return self.found(raw, len(lengths_B), score_threshold=score_threshold, topk=topk, min_length=min_length)
+
+    @torch.no_grad()
+    def raw(self, feats_BTC: Tensor, lengths_B: Tensor) -> list[Raw]:
+        """Head outputs of each group of videos that goes through the network together, as `candidates` takes them."""
         assert not self.training, "call eval() first"
         lengths: list[int] = lengths_B.tolist()
         groups: dict[int, list[int]] = defaultdict(list)
         for index, length in enumerate(lengths):
             if length > 0:
                 groups[0 if self.masked else self.padded(length)].append(index)
-        empty = feats_BTC.new_zeros(0, 2), feats_BTC.new_zeros(0), lengths_B.new_zeros(0)
-        found = [Candidates(*empty) for _ in lengths]
+        raw = []
         for group, members in groups.items():
             padded = group or self.padded(max(lengths[i] for i in members))
             x_BCT, mask_B1T = self.batch(feats_BTC[members], lengths_B[members], padded)
             spans = [lengths[i] if self.masked else padded for i in members]
-            outputs = self.outputs(x_BCT, mask_B1T, spans)
-            for row, index in enumerate(members):
-                found[index] = self._select(outputs, row, score_threshold, topk, min_length)
+            raw.append(Raw(members, lengths_B[members], self.outputs(x_BCT, mask_B1T, spans)))
+        return raw
+
+    @torch.no_grad()
+    def found(
+        self, raw: list[Raw], videos: int, *, score_threshold: float, topk: int, min_length: float
+    ) -> list[Candidates]:
+        """Candidates of a batch of so many videos from what `raw` gives."""
+        device = self.loss_norm.device
+        empty = torch.zeros(0, 2, device=device), torch.zeros(0, device=device), torch.zeros(0, device=device).long()
+        found = [Candidates(*empty) for _ in range(videos)]
+        for part in raw:
+            for row, index in enumerate(part.rows):
+                found[index] = self._select(part.outputs, row, score_threshold, topk, min_length)
         return found
 
     def _select(self, outputs: Outputs, row: int, score_threshold: float, topk: int, min_length: float) -> Candidates:

@@ -21,7 +21,7 @@ from tad.layers.saliency import FeatureEmbedding
 from tad.layers.saliency_losses import Predicted, assign, border_loss, border_marks, softmax_focal, video_losses
 from tad.layers.saliency_network import Masks, Outputs, SaliencyNetwork
 from tad.layers.saliency_points import FrameGrid, decode
-from tad.layers.types import MAIN, Candidates, Part, Targets
+from tad.layers.types import MAIN, Candidates, Part, Raw, Targets
 
 CORRECTIONS = ("masked", "aligned", "detached", "background", "scaled", "normalised", "target", "averaged")
 BORDER_WEIGHT = 0.1  # of border losses on the branches, beside that on frames
@@ -283,24 +283,39 @@ class SaliencyDetector(GatedDetector):
         self, feats_BTC: Tensor, lengths_B: Tensor, *, score_threshold: float, topk: int, min_length: float
     ) -> list[Candidates]:
         """Candidates of each window before suppression, in its snippets; as `PointDetector.candidates`."""
+        raw = self.raw(feats_BTC, lengths_B)
+        return self.found(raw, len(lengths_B), score_threshold=score_threshold, topk=topk, min_length=min_length)
+
+    @torch.no_grad()
+    def raw(self, feats_BTC: Tensor, lengths_B: Tensor) -> list[Raw]:
+        """Fields of `Predicted` with a first axis of videos, of all videos with a snippet."""
         assert not self.training, "call eval() first"
-        empty = Candidates(feats_BTC.new_zeros(0, 2), feats_BTC.new_zeros(0), lengths_B.new_zeros(0))
-        found = [empty] * len(lengths_B)
         rows = torch.nonzero(lengths_B)[:, 0].tolist()
         if not rows:
-            return found
+            return []
         x_BTC = self.window(feats_BTC[rows], lengths_B[rows])
-        raw = self.raw(x_BTC, lengths_B[rows])
-        valid_BP = self.network.masks(lengths_B[rows], x_BTC.device).valid_BP
-        for place, row in enumerate(rows):
-            said = Predicted(**{name: value[place] for name, value in raw.items()})
-            found[row] = decode(
-                said, self.grid, valid_BP[place], score_threshold=score_threshold, topk=topk, min_length=min_length
-            )
-        return found
-
-    def raw(self, x_BTC: Tensor, lengths_B: Tensor) -> dict[str, Tensor]:
-        """The raw outputs of whole windows, fields of `Predicted` with a first axis of videos."""
-        masks = self.network.masks(lengths_B, x_BTC.device)
+        masks = self.network.masks(lengths_B[rows], x_BTC.device)
         outputs: Outputs = self.network(self.seen(self.maps_of(x_BTC), masks)[0], masks)
-        return outputs.joined()
+        return [Raw(rows, lengths_B[rows], outputs.joined())]
+
+    @torch.no_grad()
+    def found(
+        self, raw: list[Raw], videos: int, *, score_threshold: float, topk: int, min_length: float
+    ) -> list[Candidates]:
+        """Candidates of a batch of so many windows from what `raw` gives."""
+        device = next(self.parameters()).device
+        empty = torch.zeros(0, 2, device=device), torch.zeros(0, device=device), torch.zeros(0, device=device).long()
+        found = [Candidates(*empty) for _ in range(videos)]
+        for part in raw:
+            valid_BP = self.network.masks(part.lengths_B, device).valid_BP
+            for place, row in enumerate(part.rows):
+                said = Predicted(**{name: value[place] for name, value in part.outputs.items()})
+                found[row] = decode(
+                    said,
+                    self.grid,
+                    valid_BP[place],
+                    score_threshold=score_threshold,
+                    topk=topk,
+                    min_length=min_length,
+                )
+        return found

@@ -3,6 +3,7 @@
 # N segments, B videos, T snippets, C channels, K classes, J outputs of the offset head
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -56,6 +57,21 @@ class Phase:
 
 
 MAIN = Phase("main")
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """What a network says of some videos of a batch, before it is decoded.
+
+    Attributes:
+        rows: of the batch.
+        lengths_B: snippets of these.
+        outputs: tensors in lists, dicts or dataclasses; of two networks of one kind they can be averaged.
+    """
+
+    rows: list[int]
+    lengths_B: Tensor
+    outputs: Any
 
 
 @dataclass(frozen=True, slots=True)

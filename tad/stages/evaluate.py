@@ -104,6 +104,7 @@ def _made_by(model: dict[str, Any], detections: dict[str, Any], own: dict[str, A
         "features": settings.get("features", "unknown"),
         "detector": detector.get("name", "unknown"),
         "face": detector.get("settings", {}).get("face", ""),
+        "fused_with": detections.get("fused_with", ""),
         "epoch_rule": model.get("epoch_rule", "unknown"),
         "epoch": model.get("epoch", "unknown"),
         "seed": model.get("seed", settings.get("seed", "unknown")),

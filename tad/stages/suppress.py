@@ -210,9 +210,10 @@ def suppress(
     if spec.external is not None and scores is not None:
         kept, names, external = _fused(found, kept, spec.external, scores)
         inputs["scores"] = str(external["identity"])
+    other = (made_by["spec"].get("fused") or {}).get("run", "")
     head = {
         "version": "tad detections 1 (ActivityNet results format)",
-        "stamp": stamp("suppress", spec.model_dump(mode="json"), inputs),
+        "stamp": stamp("suppress", spec.model_dump(mode="json"), inputs, fused_with=other),
         "labels": names,
         "excluded": found.excluded,
         "external_data": external,

@@ -1,0 +1,145 @@
+"""Late fusion: raw outputs of two runs are averaged location by location and decoded once."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import training_tools as tools
+from test_afsd import small as afsd
+from test_config import values
+from test_detectors import DETECT, FACES, feats
+from test_detectors import small as point_detector
+from test_windows_stages import afsd_spec
+from training_tools import videos_of, write_inputs
+
+from tad.config import Config
+from tad.errors import TadError
+from tad.layers.fusion import fused, mean_of
+from tad.provenance import read_stamp
+from tad.specs import DetectStageSpec, FusedSpec
+from tad.stages.detect import detect
+from tad.workflow import Workflow
+
+
+def test_means_of_whatever_detectors_say() -> None:
+    one, other = ({"a": [torch.tensor([x, 2.0])], "m": torch.tensor([True])} for x in (1.0, 3.0))
+    both = mean_of([one, other])
+    assert both["a"][0].tolist() == [2.0, 2.0]
+    assert both["m"].tolist() == [True]
+    with pytest.raises(TadError, match=r"shapes \(2,\) and \(3,\)"):
+        mean_of([torch.zeros(2), torch.zeros(3)])
+    with pytest.raises(TadError, match="1 and 2 levels"):
+        mean_of([[torch.zeros(2)], [torch.zeros(2)] * 2])
+    with pytest.raises(TadError, match="different detectors"):
+        mean_of([one, [torch.zeros(2)]])
+
+
+@pytest.mark.parametrize(("method", "face"), [*FACES, ("afsd", "parity"), ("afsd", "corrected")])
+def test_a_detector_fused_with_itself_changes_nothing(method: str, face: str) -> None:
+    detector = (afsd(face) if method == "afsd" else point_detector(method, face)).eval()
+    lengths = (50, 64, 0) if method == "afsd" else (50, 130, 0)
+    x_BTC, lengths_B = feats(*lengths)
+    raw = detector.raw(x_BTC, lengths_B)
+    twice = detector.found(fused([raw, raw]), 3, **DETECT)
+    for ours, alone in zip(twice, detector.candidates(x_BTC, lengths_B, **DETECT), strict=True):
+        torch.testing.assert_close(ours.segments_N2, alone.segments_N2)
+        torch.testing.assert_close(ours.scores_N, alone.scores_N)
+        assert torch.equal(ours.labels_N, alone.labels_N)
+    assert len(twice[0].scores_N) > 2
+    other = [replace(part, rows=part.rows[::-1]) for part in raw]
+    if any(len(part.rows) > 1 for part in raw):
+        with pytest.raises(TadError, match="pad videos differently"):
+            fused([raw, other])
+
+
+# -- the stage ---------------------------------------------------------------------------------------------------------
+
+
+def fused_spec(**changes: Any) -> DetectStageSpec:
+    spec = tools.detect_spec(window_stride=4, score_threshold=0.01, fuse="other", **changes)
+    other = FusedSpec(run="other", features="f", detector=afsd_spec().detector)
+    return spec.model_copy(update={"detector": afsd_spec().detector, "fused": other})
+
+
+def candidates(path: Path) -> dict[str, np.ndarray]:
+    with h5py.File(path) as file:
+        return {name: file[name][:] for name in ("segments", "scores", "labels")}
+
+
+def test_two_runs_are_detected_as_one(tmp_path: Path) -> None:
+    for name, seed in (("a", 3), ("b", 4)):
+        write_inputs(tmp_path / name, videos_of(np.random.default_rng(0)))
+        spec = afsd_spec(window_stride=8, batch_size=8).model_copy(update={"seed": seed})
+        tools.run(tmp_path / name, spec, seconds=1000)
+
+    def run(first: str, spec: DetectStageSpec, second: str = "") -> Path:
+        other = (tmp_path / second / "out/model.safetensors", tmp_path / second / "f.h5") if second else None
+        inputs = [tmp_path / first / name for name in ("f.h5", "out/model.safetensors", "toy.json")]
+        return detect(*inputs, tmp_path / f"{first}{second}.h5", spec=spec, fused=other)
+
+    spec = fused_spec(batch_size=2)
+    plain = spec.model_copy(update={"fused": None})
+    alone = [candidates(run(name, plain)) for name in "ab"]
+    both, again = candidates(run("a", spec, "b")), candidates(run("b", spec, "a"))
+    assert set(read_stamp(tmp_path / "ab.h5")["inputs"]) >= {"fused model", "fused features"}
+    assert all(np.array_equal(both[key], again[key]) for key in both)
+    itself = candidates(run("a", spec, "a"))
+    assert all(np.array_equal(itself[key], alone[0][key]) for key in itself)
+    assert not np.array_equal(both["scores"][:20], alone[0]["scores"][:20])
+    with pytest.raises(TadError, match=r"detect\.fuse: 'other' with no model to fuse"):
+        run("a", spec)
+    with pytest.raises(TadError, match=r"detect\.fuse.*with a model to fuse"):
+        run("a", plain, "b")
+    shifted = tmp_path / "c"
+    write_inputs(shifted, videos_of(np.random.default_rng(1)))
+    (shifted / "out").mkdir()
+    (shifted / "out/model.safetensors").write_bytes((tmp_path / "b/out/model.safetensors").read_bytes())
+    with pytest.raises(TadError, match=r"video 'test_7' has not the snippets.*same clips"):
+        run("a", spec, "c")
+
+
+# -- config and workflow -----------------------------------------------------------------------------------------------
+
+
+def config(**changes: Any) -> Config:
+    tree = values()
+    tree["runs"]["two"] = {**tree["runs"]["one"]}
+    tree["runs"]["one"] = {**tree["runs"]["one"], "detect": {"fuse": "two"}}
+    for path, value in changes.items():
+        run, _, key = path.partition("_")
+        tree["runs"][run][key] = value
+    return Config(tree)
+
+
+def test_the_settings_and_files_of_the_other_run() -> None:
+    both = config()
+    spec = both.spec("detect", run="one")
+    assert spec.fused is not None
+    assert (spec.fused.run, spec.fused.features) == ("two", both.run("two").features)
+    assert both.spec("detect", run="two").fused is None
+    flow = Workflow.__new__(Workflow)
+    flow.config = both
+    flow.features_of = lambda wildcards: f"features of {wildcards.run}"  # type: ignore[method-assign]
+    asked = SimpleNamespace(run="one")
+    assert flow.fused_models(asked) == ["results/two/model.safetensors"]
+    assert flow.fused_features(asked) == ["features of two"]
+    assert flow.fused_models(SimpleNamespace(run="two")) == []
+
+
+def test_seeds_are_fused_one_by_one() -> None:
+    both = config(one_seeds=2, two_seeds=2)
+    assert both.spec("detect", run="one/seed-1").fused.run == "two/seed-1"
+    assert config(one_seeds=2).spec("detect", run="one/seed-1").fused.run == "two"
+    for changes, said in [
+        ({"two_seeds": 2}, "has 2 seeds; give this run as many"),
+        ({"one_detect": {"fuse": "one"}}, "name another run of"),
+        ({"two_detect": {"fuse": "one"}}, "is fused itself"),
+        ({"one_detect": {"fuse": "three"}}, "runs has no 'three'"),
+    ]:
+        with pytest.raises(TadError, match=said):
+            config(**changes)
