@@ -23,14 +23,16 @@ INDICES = 0xFFFFFFFF  # the lower half of a heap item: INDICES - index, so that 
 def _sink(heap: Any, size: Any, at: Any) -> None:
     item = heap[at]
     child = 2 * at + 1
-    while child < size:
-        if child + 1 < size and heap[child + 1] > heap[child]:
-            child += 1
+    while child + 1 < size:
+        child += np.int64(heap[child + 1] > heap[child])  # added, not branched on: no processor guesses it
         if heap[child] <= item:
             break
         heap[at] = heap[child]
         at = child
         child = 2 * at + 1
+    if child + 1 == size and heap[child] > item:
+        heap[at] = heap[child]
+        at = child
     heap[at] = item
 
 
