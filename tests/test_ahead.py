@@ -38,8 +38,7 @@ def test_no_more_are_made_than_may_wait() -> None:
     made: list[int] = []
     items = ahead(lambda: counting(made), depth=3)
     assert next(items) == 0
-    deadline = time.monotonic() + 60
-    while len(made) < 5 and time.monotonic() < deadline:
+    while len(made) < 5:
         time.sleep(0.01)
     time.sleep(0.05)
     assert made == [0, 1, 2, 3, 4]  # one taken, three waiting, one that waits for room

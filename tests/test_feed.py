@@ -12,7 +12,7 @@ import video_tools as vt
 from tad.errors import TadError
 from tad.video.feed import Chunk, Ended, Feed, Limits
 from tad.video.reader import open_video
-from tad.video.ring import MOST_FRAMES, SLOTS, Job
+from tad.video.ring import MOST_FRAMES, SLOTS, WAITS, Job
 
 FRAMES = {"a": 90, "b": 37, "c": 12}
 
@@ -61,9 +61,10 @@ def test_more_frames_than_the_ring_holds(tmp_path: Path) -> None:
 
 def test_a_slow_consumer_is_at_one_video_at_a_time(videos: Path) -> None:
     seen: list[str] = []
-    for item in Feed(jobs(videos), workers=3):
-        if not seen:
-            time.sleep(3)  # until all three have something
+    feed = Feed(jobs(videos), workers=3)
+    for item in feed:
+        while not seen and not all(worker.ring.progress[WAITS] for worker in feed._workers):
+            time.sleep(0.01)  # until all three have sent all that they have
         if not seen or seen[-1] != item.video_id:
             seen.append(item.video_id)
     assert seen[seen.index("a") :] == ["a", "b", "c"]
@@ -78,19 +79,17 @@ def pipe(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_reader_that_stands_still_costs_its_video(
-    videos: Path, pipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reader_that_stands_still_costs_its_video(videos: Path, pipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tad.video.feed.START_SECONDS", 12.0)  # what a process may take to start
-    feed = Feed([job(pipe, 5), *jobs(videos)], workers=1, limits=Limits(stall_seconds=2.0))
+    feed = Feed([job(pipe, 5), *jobs(videos)], workers=1, limits=Limits(stall_seconds=4.0))
     ends = {item.video_id: item.cause for item in feed if isinstance(item, Ended)}
-    assert ends == {"stuck": "pyav stood still for 2 s after frame 0", "a": "", "b": "", "c": ""}
+    assert ends == {"stuck": "pyav stood still for 4 s after frame 0", "a": "", "b": "", "c": ""}
 
 
 def test_waiting_for_the_consumer_is_no_stall(videos: Path) -> None:
     ends = []
-    for item in Feed(jobs(videos), workers=3, limits=Limits(stall_seconds=1.0)):
-        time.sleep(0.7)
+    for item in Feed(jobs(videos), workers=3, limits=Limits(stall_seconds=3.0)):
+        time.sleep(0.7)  # seven times
         ends += [item.cause] if isinstance(item, Ended) else []
     assert ends == ["", "", ""]
 
