@@ -69,7 +69,7 @@ def enter(folder: Path, *, inside: str = "") -> None:
     sys.path[:0] = [str(folder / inside), str(folder)]
     torchvision().io.read_video = read_video
     module("torchvision.io.video", read_video=read_video)
-    module("omegaconf")
+    module("omegaconf", DictConfig=dict)
     module("scipy", interpolate=None)
     module("omegaconf.dictconfig", DictConfig=dict)
     module("omegaconf.listconfig", ListConfig=list)
