@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tad.errors import TadError
-from tad.video.ring import FRAMES_READ, MEMORY_STATUS, WAITS, Job, Ring, serve
+from tad.video.ring import FRAMES_READ, MEMORY_STATUS, STARTED, WAITS, Job, Ring, serve
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
@@ -63,7 +63,7 @@ class _Worker:
         theirs.close()
         self.job: Job | None = None
         self.rank = 0
-        self._quiet, self._seen, self._before = -START_SECONDS, 0, 0
+        self._quiet, self._seen, self._before = -START_SECONDS, (0, 0), 0
 
     def give(self, job: Job, rank: int) -> None:
         """Have it read a video; the rank is the job's place in the order."""
@@ -77,9 +77,9 @@ class _Worker:
 
     def stands_still(self, seconds: float) -> bool:
         """Whether it has decoded nothing for too long, after another `seconds` in which somebody looked."""
-        read = self.ring.progress[FRAMES_READ]
-        if self.ring.progress[WAITS] or read != self._seen:
-            self._quiet, self._seen = 0.0, read
+        seen = (self.ring.progress[STARTED], self.ring.progress[FRAMES_READ])
+        if self.ring.progress[WAITS] or seen != self._seen:
+            self._quiet, self._seen = 0.0, seen
         else:
             self._quiet += seconds
         return self._quiet > self.limits.stall_seconds

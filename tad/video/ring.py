@@ -31,7 +31,7 @@ MOST_FRAMES = 64  # in one slot
 MEMORY_STATUS = 86  # exit status of a reader that grew beyond its limit
 WATCH_SECONDS = 0.1
 REFERENCE_FRAMES = 32  # decoded frames that a decoder may hold for itself, on top of the limit
-FRAMES_READ, WAITS = 0, 1  # what the reader tells in `Ring.progress`
+FRAMES_READ, WAITS, STARTED = 0, 1, 2  # what the reader tells in `Ring.progress`
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Ring:
     def __init__(self, context: Any, *, largest_frame: int) -> None:
         self.slot_bytes = max(SLOT_BYTES, largest_frame)
         self._memory = context.RawArray(ctypes.c_ubyte, SLOTS * self.slot_bytes)
-        self.progress = context.RawArray(ctypes.c_int64, 2)
+        self.progress = context.RawArray(ctypes.c_int64, 3)
 
     def view(self, slot: int, shape: tuple[int, ...]) -> np.ndarray:
         """The frames (N, H, W, 3) uint8 in a slot, not copied."""
@@ -166,6 +166,7 @@ def serve(connection: Connection, ring: Ring, memory: int) -> None:
     Args:
         memory: bytes that it may take for itself, besides some frames of the video.
     """
+    ring.progress[STARTED] = 1
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends this process
     limit = [memory]
     threading.Thread(target=_watch, args=(limit, os.getppid()), daemon=True).start()
