@@ -18,6 +18,7 @@ from tad.stages.pretrain import pretrain
 from tad.stages.probe import probe
 from tad.stages.train import train
 
+pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[1] / "workflow_scripts" / "render_demo.py"
 CONFIG = {
     "device": "cpu",
