@@ -82,16 +82,15 @@ class Preparer:
     def __init__(self, backbone: Any, device: torch.device) -> None:
         stream, shrink = getattr(backbone, "stream", None), getattr(backbone, "shrink", None)
         self._steps: Callable[[Tensor], Tensor] = stream() if stream else shrink or (lambda frames: frames)
-        self._holds, self._device = stream is not None, device
+        self._device = device
 
     def __call__(self, frames_NHWC: np.ndarray) -> Tensor:
-        """The steps of frames (N, H, W, 3) uint8, which may change afterwards; each frame is prepared once."""
+        """The steps of frames (N, H, W, 3) uint8, each prepared once. The frames' memory is used again afterwards: a
+        backbone's `stream` copies what it keeps of them."""
         given = torch.from_numpy(frames_NHWC)
         frames = given
         if self._device.type == "cuda":
             frames = frames.pin_memory().to(self._device, non_blocking=True)
-        elif self._holds:  # it may hold on to a frame until the next one comes
-            frames = frames.clone()
         steps = self._steps(frames)
         return steps.clone() if steps.untyped_storage().data_ptr() == given.untyped_storage().data_ptr() else steps
 
