@@ -95,13 +95,13 @@ def need(what):
 
 
 def learned_from(what):
-    """What a training reads. For a model that was imported it counts as old, and what is not there yet as nothing,
+    """What a training reads. For a model that is final it counts as old, and what is not there yet as nothing,
     because Snakemake makes anew what follows from a file that it makes: nothing trains over such a model.
     """
 
     def files(wildcards):
         found = said_plainly(getattr(flow, what), wildcards)
-        if not said_plainly(flow.imported, wildcards):
+        if not said_plainly(flow.final, wildcards):
             return found
         paths = [found] if isinstance(found, str) else found
         return [ancient(path) for path in paths if Path(path).exists()]

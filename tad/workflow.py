@@ -250,19 +250,26 @@ class Workflow:
         other = fused_with(self.config, wildcards.run)
         return [self.features_of(_Wildcards(run=other))] if other else []
 
-    def imported(self, wildcards: Any) -> bool:
-        """Whether the run's model is a published checkpoint: nothing that is newer than it makes it out of date.
+    def final(self, wildcards: Any) -> bool:
+        """Whether nothing that is newer than the run's model makes it out of date: a published checkpoint, or a student
+        without what its teachers learn from.
 
         Raises:
             TadError: what lies in the model's place was not made by `tad`.
         """
         model = _model(wildcards.run)
-        return model.is_file() and provenance.read_stamp(model).get("epoch_rule") == IMPORTED
+        if not model.is_file():
+            return False
+        return provenance.read_stamp(model).get("epoch_rule") == IMPORTED or self._untaught(wildcards.run)
+
+    def _untaught(self, run: str) -> bool:
+        teachers = teachers_of(self.config, run).values()
+        return any(self._missing(teacher.partition("/")[0]) for teacher in teachers)
 
     def _teachers(self, run: str) -> list[str]:
         """The trainings that a run learns from; none where it is trained and what they learn from is not there."""
         base, teachers = run.partition("/")[0], list(teachers_of(self.config, run).values())
-        if _model(run).is_file() and any(self._missing(teacher.partition("/")[0]) for teacher in teachers):
+        if _model(run).is_file() and self._untaught(run):
             return []
         for teacher in teachers:
             if needs := self._missing(teacher.partition("/")[0]):

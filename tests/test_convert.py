@@ -338,3 +338,12 @@ def test_rates_are_those_of_the_published_annotations(shared: Path) -> None:
     assert set(stated.values()) == {30.0, 29.97, 25.0, 24.0}
     counted = {v: video.rate for v, video in read(folder / "thumos14_opentad.json", variant=211).videos.items()}
     assert all(counted[v] == pytest.approx(stated[v], rel=0.02) for v in counted)
+
+
+def test_channels_that_are_taken_are_the_first_to_the_last(tmp_path: Path) -> None:
+    out = convert(folder_of(tmp_path), annotated(tmp_path), tmp_path / "f.h5", spec=spec_of(channels=(1, 3)))
+    with FeatureReader(out) as reader:
+        assert reader.dim == 2
+        for video_id, feats_TC in arrays().items():
+            assert np.array_equal(reader.stored(video_id), feats_TC[:, 1:3])
+        assert reader.stamp["recipe"]["channels"] == [1, 3]
