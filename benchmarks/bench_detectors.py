@@ -1,12 +1,17 @@
 """The detectors beside the published code at THUMOS14's size: training step, inference, peak memory → Markdown.
 
-    OMP_NUM_THREADS=1 python benchmarks/bench_detectors.py --compile --mse FOLDER --tridet FOLDER --actionformer FOLDER
+    OMP_NUM_THREADS=1 python benchmarks/bench_detectors.py --mse FOLDER --tridet FOLDER --actionformer FOLDER
 
-The folders are checkouts (see published_detectors.py). All sides get the same weights and batch and are compared before
-anything is timed: in float64, where rounding hides nothing, loss and every gradient; in float32 loss and candidates.
-Then they take turns in one process: the published code in float32; ours in float32, in bfloat16 (as train.precision
-does) and, with --compile, in bfloat16 compiled (as train.compile does). Times are process CPU time of one thread,
-median of the repeats. Peak memory is of two training steps in a process of its own for each side.
+The folders are checkouts (see published_detectors.py). All sides get the same weights and batch. The parts, any of
+which --parts chooses:
+
+    outputs   loss and candidates in float32 are equal
+    speed     process CPU time of one thread, median of the repeats, the sides taking turns in one process: the
+              published code in float32; ours in float32 and in bfloat16 (as train.precision does)
+    memory    peak of two training steps, in a process of its own for each side
+    exact     loss and every gradient are equal in float64, where rounding hides nothing; what rounding to float32 does
+    compiled  the same as speed for bfloat16 compiled (as train.compile does), and what compiling takes: minutes, where
+              $TORCHINDUCTOR_CACHE_DIR is not set to a folder that holds the graphs
 """
 
 import argparse
@@ -63,48 +68,57 @@ def whole(gradient: dict[str, Tensor]) -> Tensor:
     return torch.cat([gradient[name].flatten().double() for name in sorted(gradient)])
 
 
-def check_exact(name: str, folder: Path, feats_BTC: Tensor, targets: list[Targets]) -> tuple[str, Tensor]:
-    """Loss and every gradient in float64; what to say, and the gradient.
-
-    Raises:
-        SystemExit: they differ.
-    """
-    ours = ours_of(name)
-    feats_BTC, targets = feats_BTC.double(), [Targets(t.segments_N2.double(), t.labels_N) for t in targets]
-    ours.model.double()
-    loss, found = gradients(ours, feats_BTC, targets)
-    with wide():
-        published = published_of(name, folder, ours)
-        published.model.double()
-        del ours
-        loss2, found2 = gradients(published, feats_BTC, targets)
-    size = float(whole(found2).norm())
-    # relative to the larger of a tensor's norm and a millionth of the whole, as some exact gradients are zero
-    errors = {n: float((found[n] - g).norm()) / max(float(g.norm()), 1e-6 * size) for n, g in found2.items()}
-    worst = max(errors, key=lambda n: errors[n])
-    apart = abs(loss / loss2 - 1)
-    said = f"float64: loss {loss:.9f}, relative difference {apart:.0e}; gradients of {len(errors)} tensors, relative"
-    said += f" differences up to {errors[worst]:.0e} ({worst})"
-    if found.keys() != found2.keys() or max(apart, errors[worst]) > EXACT:
-        raise SystemExit(f"{name}: the sides differ: {said}")
-    return said, whole(found2)
-
-
-def check(sides: dict[str, Any], feats_BTC: Tensor, targets: list[Targets], exact: Tensor) -> str:
-    """Loss and candidates in float32, and how far rounding takes each side's gradient from the exact one.
+def exact(name: str, folder: Path) -> str:
+    """Loss and every gradient in float64, and how far rounding to float32 takes each side's gradient from it.
 
     Raises:
         SystemExit: the sides differ, or ours rounds worse than the published one.
     """
-    loss, off, found = {}, {}, {}
-    for side, it in sides.items():
-        loss[side], gradient = gradients(it, feats_BTC, targets)
-        off[side] = float((whole(gradient) - exact).norm() / exact.norm())
+    feats_BTC, targets = batch()
+    wide_feats_BTC = feats_BTC.double()
+    wide_targets = [Targets(t.segments_N2.double(), t.labels_N) for t in targets]
+    ours = ours_of(name)
+    ours.model.double()
+    loss, found = gradients(ours, wide_feats_BTC, wide_targets)
+    with wide():
+        published = published_of(name, folder, ours)
+        published.model.double()
+        loss2, found2 = gradients(published, wide_feats_BTC, wide_targets)
+    del ours, published, wide_feats_BTC
+    vector = whole(found2)
+    size = float(vector.norm())
+    # relative to the larger of a tensor's norm and a millionth of the whole, as some exact gradients are zero
+    errors = {n: float((found[n] - g).norm()) / max(float(g.norm()), 1e-6 * size) for n, g in found2.items()}
+    worst = max(errors, key=lambda n: errors[n])
+    apart = abs(loss / loss2 - 1)
+    off = {}
+    for side, it in both(name, folder).items():
+        off[side] = float((whole(gradients(it, feats_BTC, targets)[1]) - vector).norm()) / size
+    said = f"float64: loss {loss:.9f}, relative difference {apart:.0e}; gradients of {len(errors)} tensors, relative"
+    said += f" differences up to {errors[worst]:.0e} ({worst}). float32: gradient off the exact one by"
+    said += f" {off['float32']:.0e} of its norm (published {off['published']:.0e})"
+    same = found.keys() == found2.keys() and max(apart, errors[worst]) <= EXACT
+    if not same or off["float32"] > 3 * off["published"] + TOLERANCE:
+        raise SystemExit(f"{name}: the sides differ: {said}")
+    return f"- {name}, {said}"
+
+
+def outputs(name: str, folder: Path) -> str:
+    """Loss and candidates in float32.
+
+    Raises:
+        SystemExit: the sides differ.
+    """
+    feats_BTC, targets = batch()
+    loss, found = {}, {}
+    for side, it in both(name, folder).items():
+        with torch.no_grad(), still(it.model.train()):
+            loss[side] = it.loss(feats_BTC, targets).item()
         it.model.eval()
         found[side] = it.detect(feats_BTC[:1])
     counts = {side: len(scores) for side, (_, scores, _) in found.items()}
     if counts["float32"] != counts["published"]:
-        raise SystemExit(f"the sides differ: candidates {counts}")
+        raise SystemExit(f"{name}: the sides differ: candidates {counts}")
     errors = {"loss": abs(loss["float32"] / loss["published"] - 1)}
     ranked = [[part[it[1].argsort(stable=True)] for part in it] for it in found.values()]
     (segments, scores, labels), (segments2, scores2, labels2) = ranked
@@ -117,11 +131,10 @@ def check(sides: dict[str, Any], feats_BTC: Tensor, targets: list[Targets], exac
     share = float(same.float().mean())
     said = f"float32: loss {loss['float32']:.6f} and {loss['published']:.6f}; relative differences: "
     said += ", ".join(f"{what} {error:.0e}" for what, error in errors.items())
-    said += f"; {counts['float32']} candidates, {share:.1%} with the same segment and label within {RANKS} ranks;"
-    said += f" gradient off the exact one by {off['float32']:.0e} of its norm (published {off['published']:.0e})"
-    if max(errors.values()) > TOLERANCE or share < 0.99 or off["float32"] > 3 * off["published"] + TOLERANCE:
-        raise SystemExit(f"the sides differ: {said}")
-    return said
+    said += f"; {counts['float32']} candidates, {share:.1%} with the same segment and label within {RANKS} ranks"
+    if max(errors.values()) > TOLERANCE or share < 0.99:
+        raise SystemExit(f"{name}: the sides differ: {said}")
+    return f"- {name}, {said}"
 
 
 def train_step(side: Any, optimizer: Any, ema: Any, feats_BTC: Tensor, targets: list[Targets]) -> dict[str, float]:
@@ -150,8 +163,9 @@ def seconds(function: Callable[..., Any], *inputs: Any) -> float:
 Taken = dict[str, dict[str, list[float]]]
 
 
-def times(sides: dict[str, Any], feats_BTC: Tensor, targets: list[Targets], repeats: int) -> Taken:
+def times(sides: dict[str, Any], repeats: int) -> Taken:
     """Seconds by case and side; the sides take turns, and which is first does too. One step each before is not kept."""
+    feats_BTC, targets = batch()
     taken: Taken = {case: {side: [] for side in sides} for case in CASES}
     tools = {side: (it.make_optimizer(), it.make_ema()) for side, it in sides.items()}
     for repeat in range(repeats + 1):
@@ -167,7 +181,7 @@ def times(sides: dict[str, Any], feats_BTC: Tensor, targets: list[Targets], repe
     return taken
 
 
-def rows_of(name: str, taken: Taken) -> list[str]:
+def rows_of(name: str, taken: Taken) -> str:
     """Lines of the table: each of our sides beside the published one."""
     rows = []
     for case, by_side in taken.items():
@@ -180,7 +194,7 @@ def rows_of(name: str, taken: Taken) -> list[str]:
             bar = "" if target is None else f"{target} x: {'reached' if ratio >= target else 'missed'}"
             shown = [f"{statistics.median(v):.2f} ({min(v):.2f} to {max(v):.2f})" for v in (old, values)]
             rows.append(f"| {name} | {CASES[case]} | {side} | {shown[0]} | {shown[1]} | {ratio:.2f} x | {bar} |")
-    return rows
+    return "\n".join(rows)
 
 
 def peak() -> float:
@@ -197,66 +211,71 @@ def side_of(name: str, side: str, folder: Path) -> Any:
     return ours_of(name, half=side != "float32", compiled=side == COMPILED)
 
 
+def both(name: str, folder: Path) -> dict[str, Any]:
+    """The published detector and ours with the same weights, in float32."""
+    ours = ours_of(name)
+    return {"published": published_of(name, folder, ours), "float32": ours}
+
+
 def alone(name: str, side: str, folder: Path) -> None:
-    """Print the peak before the first of two steps and after them, and wall seconds of both, in this fresh process."""
+    """Print the peak of two steps and the CPU seconds of both, compilers included, in this fresh process."""
     feats_BTC, targets = batch()
     it = side_of(name, side, folder)
-    optimizer, ema, wall, before = it.make_optimizer(), it.make_ema(), [], peak()
+    optimizer, ema, taken = it.make_optimizer(), it.make_ema(), []
     for _ in range(2):
-        start = time.perf_counter()
+        start = sum(os.times()[:4])
         train_step(it, optimizer, ema, feats_BTC, targets)
-        wall.append(time.perf_counter() - start)
-    sys.stdout.write(f"{before} {peak()} {wall[0]} {wall[1]}\n")
+        taken.append(sum(os.times()[:4]) - start)
+    sys.stdout.write(f"{peak()} {taken[0]} {taken[1]}\n")
 
 
 def in_process(name: str, side: str, folder: Path) -> list[float]:
     """What `alone` prints in a process of its own."""
+    one = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}  # compilers as children that are waited for
     command = [sys.executable, __file__, "--alone", name, side, f"--{name}", str(folder)]
-    out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | one).stdout
     return [float(value) for value in out.splitlines()[-1].split()]
 
 
-def memory(name: str, folder: Path) -> list[str]:
+def memory(name: str, folder: Path) -> str:
     """Lines of the table: peaks of training."""
-    old = in_process(name, "published", folder)[1]
+    old = in_process(name, "published", folder)[0]
     rows = []
     for side in ("float32", HALF):
-        new = in_process(name, side, folder)[1]
+        new = in_process(name, side, folder)[0]
         bar = f"at most {MEMORY}: {'reached' if new <= MEMORY * old else 'missed'}"
         rows.append(
             f"| {name} | peak memory of training, GiB | {side} | {old:.2f} | {new:.2f} | {new / old:.2f} | {bar} |"
         )
-    return rows
+    return "\n".join(rows)
 
 
-def compare(name: str, folder: Path, *, compiled: bool, repeats: int) -> list[str]:
-    """Compare and time one detector; lines of the table."""
-    feats_BTC, targets = batch()
-    said, exact = check_exact(name, folder, feats_BTC, targets)
-    sys.stdout.write(f"- {name}, {said}\n")
-    ours = ours_of(name)
-    sides = {"published": published_of(name, folder, ours), "float32": ours}
-    sys.stdout.write(f"- {name}, {check(sides, feats_BTC, targets, exact)}\n")
-    del exact
-    rows = memory(name, folder)
+def speed(name: str, folder: Path, repeats: int) -> str:
+    """Lines of the table: float32 and bfloat16."""
+    sides = both(name, folder)
     sides[HALF] = side_of(name, HALF, folder)
-    if compiled:
-        first, again = (in_process(name, COMPILED, folder)[2:] for _ in range(2))
-        sys.stdout.write(
-            f"- {name}, compiled: first step {first[0]:.0f} s on the wall, {again[0]:.0f} s in the next process, which"
-            f" finds the graphs kept; the step after it {again[1]:.1f} s\n"
-        )
-        sides[COMPILED] = side_of(name, COMPILED, folder)
-    sys.stdout.flush()
-    return rows_of(name, times(sides, feats_BTC, targets, repeats)) + rows
+    return rows_of(name, times(sides, repeats))
+
+
+def compiled(name: str, folder: Path, repeats: int) -> str:
+    """Lines of the table: the compiled network, and what compiling takes where no graphs were kept."""
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", scratch)
+        first, again = (in_process(name, COMPILED, folder)[1:] for _ in range(2))
+        sides = {"published": side_of(name, "published", folder), COMPILED: side_of(name, COMPILED, folder)}
+        rows = rows_of(name, times(sides, repeats))
+    return (
+        f"{rows}\n| {name} | first compiled step: graphs made, graphs found | {COMPILED} | |"
+        f" {first[0]:.0f}, {again[0]:.0f} | | the step after it: {again[1]:.1f} |"
+    )
 
 
 def main() -> None:
-    """Compare, time, print."""
+    """Compare, time, print what is done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in DETECTORS:
         parser.add_argument(f"--{name}", type=Path, help="checkout of the published code")
-    parser.add_argument("--compile", action="store_true", help="ours compiled too; minutes for each detector")
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--alone", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -267,20 +286,20 @@ def main() -> None:
     sys.stdout.write(
         f"torch {torch.__version__}, numpy {np.__version__}, Python {platform.python_version()}, {platform.machine()}, "
         f"one thread; batch {BATCH} x {LENGTH} x {CHANNELS}; CPU s, median of {arguments.repeats} (least to most)\n\n"
+        "| detector | case | ours in | published | ours | ratio | target |\n"
+        "| --- | --- | --- | ---: | ---: | ---: | --- |\n"
     )
-    rows = []
-    with tempfile.TemporaryDirectory() as scratch:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = scratch  # compiled anew, as by a user for the first time
-        for name in DETECTORS:
-            if folder := getattr(arguments, name):
-                rows += compare(name, folder, compiled=arguments.compile, repeats=arguments.repeats)
-    head = [
-        "",
-        "| detector | case | ours in | published | ours | ratio | target |",
-        "| --- " * 3 + "| ---: " * 3 + "| --- |",
-    ]
-    sys.stdout.write("\n".join(head + rows) + "\n")
+    for name in DETECTORS:
+        folder = getattr(arguments, name)
+        for part in arguments.parts if folder else ():
+            settings = {"repeats": arguments.repeats} if part in ("speed", "compiled") else {}
+            sys.stdout.write(PARTS[part](name, folder, **settings) + "\n")
+            sys.stdout.flush()
 
+
+PARTS: dict[str, Callable[..., str]] = {
+    "outputs": outputs, "speed": speed, "memory": memory, "exact": exact, "compiled": compiled,
+}  # fmt: skip
 
 if __name__ == "__main__":
     main()

@@ -12,7 +12,7 @@ from tad.errors import TadError
 GRAPHS = 64  # of one function: heads share it, and each is compiled for whole and for smaller batches
 
 
-def compile_networks(detector: nn.Module, device: torch.device) -> None:
+def compile_networks(detector: nn.Module, device: torch.device, *, backend: str = "inductor") -> None:
     """Compile a detector's parts in place (parameters keep their names); labelling depends on data and stays as it is.
 
     Minutes at first, seconds where graphs of the same shapes were kept (see `keep_graphs`). Windows are then padded to
@@ -31,4 +31,4 @@ def compile_networks(detector: nn.Module, device: torch.device) -> None:
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
     detector.whole_windows = True  # type: ignore[assignment]
     for part in detector.children():
-        part.compile()
+        part.compile(backend=backend)
