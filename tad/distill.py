@@ -12,9 +12,10 @@ class TermSpec(Spec):
     """One thing that the student's differs from a teacher's, as a part of the loss."""
 
     teacher: str = Field(description="its name under `teachers`")
-    target: Literal["input", "stem", "logits", "offsets"] = Field(
+    target: Literal["input", "stem", "logits", "offsets", "attention", "reconstruction"] = Field(
         description="input: the features that the encoder sees, hallucinated ones included; stem: the encoder at full "
-        "resolution; logits and offsets: of every level. Differences are squared, of logits a KL divergence"
+        "resolution; logits and offsets: of every level; attention: of the gates; reconstruction: what both VAEs make "
+        "of the student's features and attention. Differences are squared, of logits a KL divergence"
     )
     weight: Positive
     temperature: Positive = Field(default=1.0, description="logits are divided by it; no factor comes with it")

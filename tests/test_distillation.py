@@ -360,10 +360,6 @@ def refusals(folder: Path) -> Iterator[tuple[str, TrainStageSpec, dict[str, Any]
     yield "detector", other, {}, r"run two: teacher t \(run one\): .*model\.safetensors: made with detector="
     agnostic = spec.model_copy(update={"train": spec.train.model_copy(update={"class_agnostic": True})})
     yield "classes", agnostic, {}, r"teacher t \(run one\) knows 2 classes \(jump, run\) and run two 1 \(action\)"
-    closed = Plugin(name="afsd", settings=plugins.document("detectors", "afsd")["settings"])
-    longer = spec.train.model_copy(update={"max_length": 64})
-    afsd = spec.model_copy(update={"detector": closed, "train": longer})
-    yield "closed", afsd, {}, "run two: afsd shows no logits"
     softmax = student_spec(terms=[{**TERMS[2], "target": "input"}])
     plain = spec.detector.settings | {"hallucinate": "none"}
     wide = softmax.model_copy(update={"detector": Plugin(name="actionformer", settings=plain)})

@@ -5,6 +5,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -108,7 +109,8 @@ class PointDetector(GatedDetector):
 
     def _observe(self, x_BCT: Tensor, mask_B1T: Tensor, spans: list[int]) -> Observed:
         gated = self.attend([x_BCT], [mask_B1T])
-        return self._behind(gated[0].foreground if gated else x_BCT, mask_B1T, spans)
+        behind = self._behind(gated[0].foreground if gated else x_BCT, mask_B1T, spans)
+        return replace(behind, attentions=[g.attention_BCT for g in gated])
 
     def _behind(self, x_BCT: Tensor, mask_B1T: Tensor, spans: list[int]) -> Observed:
         """What is computed of features behind the gate."""
@@ -187,7 +189,7 @@ class PointDetector(GatedDetector):
         lengths_B: Tensor,
         targets: list[Targets],
         part: Part | None = None,
-        seen: list[Observed] | None = None,
+        seen: list[Any] | None = None,
     ) -> dict[str, Tensor]:
         """Losses of a training batch: `cls`, `reg` and `total` = cls + loss_weight · reg, scalars.
 
@@ -198,7 +200,7 @@ class PointDetector(GatedDetector):
             part: which part of a batch this is. The losses of its parts, and their gradients, then add up to the
                 batch's, provided `normalise` was called with the batch's `positives`. None: it is the batch, and while
                 training its positives are taken in here.
-            seen: gets what the losses are of, unless it is a pass (`Phase`) that the heads have no part in.
+            seen: gets what the losses are of: `Observed`, and in the pass of the gates' VAEs `Explained`.
 
         Raises:
             TadError: features of another width or longer than `max_length`.
@@ -218,12 +220,12 @@ class PointDetector(GatedDetector):
             x_BCT = zero_outside(x_BCT, mask_B1T) if self.masked else x_BCT
         videos = part.videos if part else len(targets)
         if self.phase != MAIN.name:
-            vae = self.vae_losses([x_BCT], [mask_B1T]).sum() / videos
+            vae = self.vae_losses([x_BCT], [mask_B1T], seen).sum() / videos
             return {"vae": vae, "total": vae}
         spans, gated = lengths_B.tolist(), self.attend([x_BCT], [mask_B1T])
         observed = self._behind(gated[0].foreground if gated else x_BCT, mask_B1T, spans)
         if seen is not None:
-            seen.append(observed)
+            seen.append(replace(observed, attentions=[g.attention_BCT for g in gated]))
         losses = self._losses(observed.outputs, targets)
         return losses | self._gate_losses(gated, losses, x_BCT, mask_B1T, spans, videos) if gated else losses
 

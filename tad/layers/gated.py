@@ -9,7 +9,7 @@ from tad.errors import TadError
 from tad.layers.chance import PerVideo
 from tad.layers.generative import FeatureCVAE, Gate, Gated, GenerativeAttention
 from tad.layers.masked import Mask
-from tad.layers.types import MAIN, Phase
+from tad.layers.types import MAIN, Explained, Phase
 
 GATES = ("none", "generative")
 BETAS = (0.8, 0.999)  # of the VAE's Adam, as published
@@ -61,9 +61,25 @@ class GatedDetector(PerVideo):
         """Foreground and background of every map; nothing without gates."""
         return [gate.attend(x, mask) for gate, x, mask in zip(self._gates(), maps, masks, strict=bool(self.gates))]
 
-    def vae_losses(self, maps: list[Tensor], masks: Sequence[Mask]) -> Tensor:
-        """What the VAEs learn from in their pass, (B,)."""
-        return sum_of([gate.vae_loss(x, mask) for gate, x, mask in zip(self._gates(), maps, masks, strict=True)])
+    def vae_losses(self, maps: list[Tensor], masks: Sequence[Mask], seen: list[Any] | None = None) -> Tensor:
+        """What the VAEs learn from in their pass, (B,); `seen` gets what they made of the maps."""
+        found = [gate.explained(x, mask) for gate, x, mask in zip(self._gates(), maps, masks, strict=True)]
+        losses, attentions, again = ([*part] for part in zip(*found, strict=True))
+        if seen is not None:
+            seen.append(Explained(maps, attentions, again, [*masks]))
+        return sum_of(losses)
+
+    def explain_like(self, explained: Explained) -> list[Tensor]:
+        """What this detector's own VAEs make of what another's were given.
+
+        Raises:
+            TadError: it has none, or for other widths.
+        """
+        widths = [gate.vae.channels for gate in self._gates()]
+        if widths != [attention.shape[1] for attention in explained.attentions]:
+            raise TadError(f"gates {widths} wide cannot explain maps of other widths or another number")
+        pairs = zip(self._gates(), explained.maps, explained.attentions, strict=True)
+        return [gate.vae.explain(x, attention_BCT)[0] for gate, x, attention_BCT in pairs]
 
     def reconstruction_losses(self, gated: list[Gated], targets: list[Tensor], masks: Sequence[Mask]) -> Tensor:
         """How far features that are generated from the attention are from `targets`, (B,)."""

@@ -154,11 +154,16 @@ class Gate(nn.Module):
 
     def vae_loss(self, x: Tensor, mask_B1T: Mask) -> Tensor:
         """What the VAE learns from, (B,): squared error and divergence; no gradient goes to the attention."""
+        return self.explained(x, mask_B1T)[0]
+
+    def explained(self, x: Tensor, mask_B1T: Mask) -> tuple[Tensor, Tensor, Tensor]:
+        """`vae_loss`, the attention, and the reconstruction."""
         with torch.no_grad():
             attention_BCT = self.attention(x, mask_B1T)
         again, mean_BCT, log_BCT = self.vae.explain(x, attention_BCT)
         divergence_BCT = -0.5 * (1 + log_BCT - (mean_BCT - attention_BCT).square() - log_BCT.exp())
-        return video_means((x - again).square(), mask_B1T) + self.kl_weight * video_means(divergence_BCT, mask_B1T)
+        error_B = video_means((x - again).square(), mask_B1T)
+        return error_B + self.kl_weight * video_means(divergence_BCT, mask_B1T), attention_BCT, again
 
     def reconstruction_loss(self, attention_BCT: Tensor, target: Tensor, mask_B1T: Mask) -> Tensor:
         """Squared error (B,) of features generated from the attention alone; it teaches the attention."""

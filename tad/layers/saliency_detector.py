@@ -21,7 +21,8 @@ from tad.layers.saliency import FeatureEmbedding
 from tad.layers.saliency_losses import Predicted, assign, border_loss, border_marks, softmax_focal, video_losses
 from tad.layers.saliency_network import Masks, Outputs, SaliencyNetwork
 from tad.layers.saliency_points import FrameGrid, decode
-from tad.layers.types import MAIN, Candidates, Part, Raw, Targets
+from tad.layers.types import MAIN, Candidates, Observed, Part, Raw, Targets
+from tad.layers.types import Outputs as RawOutputs
 
 CORRECTIONS = ("masked", "aligned", "detached", "background", "scaled", "normalised", "target", "averaged")
 BORDER_WEIGHT = 0.1  # of border losses on the branches, beside that on frames
@@ -154,7 +155,13 @@ class SaliencyDetector(GatedDetector):
         assert not state
 
     def loss(
-        self, feats_BTC: Tensor, lengths_B: Tensor, targets: list[Targets], part: Part | None = None
+        self,
+        feats_BTC: Tensor,
+        lengths_B: Tensor,
+        targets: list[Targets],
+        part: Part | None = None,
+        *,
+        seen: list[Any] | None = None,
     ) -> dict[str, Tensor]:
         """Losses of a training batch, means over its videos, and their weighted sum `total`; arguments as
         `tad.layers.detector.PointDetector.loss`."""
@@ -164,10 +171,13 @@ class SaliencyDetector(GatedDetector):
         videos = part.videos if part else len(targets)
         masks, maps = self.network.masks(lengths_B, x_BTC.device), self.maps_of(x_BTC)
         if self.phase != MAIN.name:
-            vae = self.vae_losses(maps, self.map_masks(masks)).sum() / videos
+            vae = self.vae_losses(maps, self.map_masks(masks), seen).sum() / videos
             return {"vae": vae, "total": vae}
-        seen, gated = self.seen(maps, masks)
-        losses = self.losses_of(self.network(seen, masks), masks, targets)
+        weighed, gated = self.seen(maps, masks)
+        outputs = self.network(weighed, masks)
+        if seen is not None:
+            seen.append(self._observed(weighed, gated, outputs, lengths_B))
+        losses = self.losses_of(outputs, masks, targets)
         cuts: dict[int, list[Tensor]] = {}
         if self.training and self.consistency_weight > 0:
             losses["consistency"], cuts = self.consistency(x_BTC, lengths_B, targets, self.uniform(x_BTC, 4))
@@ -275,6 +285,33 @@ class SaliencyDetector(GatedDetector):
         """The parameters of a pass, all with weight decay; those of the VAE without."""
         decay = weight_decay if phase == MAIN.name else 0.0
         return self.of_phase([{"params": list(self.parameters()), "weight_decay": decay}], phase)
+
+    # -- for others to learn from --------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def observe(self, feats_BTC: Tensor, lengths_B: Tensor, part: Part | None = None) -> Observed:
+        """What a trained detector computes of a batch or a part of one; as for `loss`."""
+        assert not self.training, "call eval() first"
+        x_BTC = self.window(feats_BTC, lengths_B)
+        masks = self.network.masks(lengths_B, x_BTC.device)
+        weighed, gated = self.seen(self.maps_of(x_BTC), masks)
+        return self._observed(weighed, gated, self.network(weighed, masks), lengths_B)
+
+    def _observed(self, maps: list[Tensor], gated: list[Gated], outputs: Outputs, lengths_B: Tensor) -> Observed:
+        """The coarse head's classes and distances stand for logits and offsets."""
+        count, device = self.grid.counts()[0], outputs.zero_BCT.device
+        real_B1 = -(-lengths_B.to(device) * self.grid.upsample // self.grid.stretch)[:, None]
+        mask_B1T = (torch.arange(count, device=device) < real_B1)[:, None]
+        said = RawOutputs(
+            masks=[mask_B1T[:, :, :: 2**level] for level in range(len(outputs.coarse))],
+            logits=[level.logits_BTK.transpose(1, 2) for level in outputs.coarse],
+            offsets=[level.distances_BT2.transpose(1, 2) for level in outputs.coarse],
+        )
+        return Observed(maps[0], outputs.zero_BCT, said, [g.attention_BCT for g in gated])
+
+    def distances(self, outputs: RawOutputs, level: int) -> Tensor:
+        """Both distances of every point of a level, (B, 2, T)."""
+        return outputs.offsets[level]
 
     # -- candidates ----------------------------------------------------------------------------------------------------
 

@@ -30,10 +30,11 @@ class Masks:
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What both heads say of a batch, per level, and the frame-level features (B, C, F)."""
+    """What both heads say of a batch, per level, level 0 (B, C, T) and the frame-level features (B, C, F)."""
 
     coarse: list[Coarse]
     refined: list[Refined]
+    zero_BCT: Tensor
     frames_BCF: Tensor
 
     def joined(self) -> dict[str, Tensor]:
@@ -93,7 +94,7 @@ class SaliencyNetwork(nn.Module):
         frames_BCF = self.pyramid.frame_features(levels[0], masks.inner_frames)
         coarse = [self.coarse(x, mask, level) for level, (x, mask) in enumerate(zip(levels, masks.inner, strict=True))]
         refined = [self.refine(said, frames_BCF, mask) for said, mask in zip(coarse, masks.inner, strict=True)]
-        return Outputs(coarse, refined, frames_BCF)
+        return Outputs(coarse, refined, levels[0], frames_BCF)
 
     def class_logits(self, maps: list[Tensor], masks: Masks) -> Tensor:
         """Coarse classes (B, P, K) alone."""

@@ -116,8 +116,26 @@ class Observed:
         inputs_BCT: the features as the encoder sees them, those that the detector made up itself included.
         stem_BCT: the encoder's features at full resolution.
         outputs: of the heads.
+        attentions: of the gates, (B, C, T) each; none without.
     """
 
     inputs_BCT: Tensor
     stem_BCT: Tensor
     outputs: Outputs
+    attentions: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """What a detector's VAEs made of a batch in their pass, each entry of one feature map.
+
+    Attributes:
+        maps, attentions: what they were given.
+        reconstructions: what they made of it.
+        masks: bool (B, 1, T); None: everything counts.
+    """
+
+    maps: list[Tensor]
+    attentions: list[Tensor]
+    reconstructions: list[Tensor]
+    masks: list[Tensor | None]

@@ -16,8 +16,11 @@ from torch.nn import functional as F
 
 from tad.distill import DistillSpec, TermSpec
 from tad.errors import TadError
+from tad.layers.chance import of_part
+from tad.layers.gated import sum_of
+from tad.layers.generative import video_means
 from tad.layers.kernels import at_least_float32
-from tad.layers.types import Observed, Part, Targets
+from tad.layers.types import Explained, Observed, Part, Targets
 from tad.training.strategy import Strategy
 
 
@@ -72,33 +75,61 @@ class Distiller(Strategy):
         own_BTC = feats_BTC[:, :, self.columns]
         if not detector.training:
             return super().loss(detector, own_BTC, lengths_B, targets, part)
-        looks: list[Observed] = []
+        looks: list[Observed | Explained] = []
         losses: dict[str, Tensor] = detector.loss(own_BTC, lengths_B, targets, part, seen=looks)
-        if not looks:
-            return losses  # of a pass that teachers have nothing to say about
         (student,) = looks
         videos = part.videos if part else len(targets)
+        for teacher in self.teachers.values():
+            of_part(teacher.detector, part, given=len(targets), device=feats_BTC.device)
+        if isinstance(student, Explained):
+            return self._explained(losses, student, videos)
         soft = torch.zeros((), device=feats_BTC.device)
-        used = {term.teacher: self.teachers[term.teacher] for term in self.lesson.terms}
+        terms = [term for term in self.lesson.terms if term.target != "reconstruction"]
+        used = {term.teacher: self.teachers[term.teacher] for term in terms}
         seen = {
             name: teacher.detector.observe(feats_BTC[:, :, teacher.columns], lengths_B, part)
             for name, teacher in used.items()
         }
-        for term in self.lesson.terms:
+        for term in terms:
             ours = _tensors(term.target, detector, student)
             with torch.no_grad():
                 theirs = _tensors(term.target, used[term.teacher].detector, seen[term.teacher])
             self._agree(term, ours, theirs)
+            masks = student.outputs.masks if term.target != "attention" else student.outputs.masks[:1] * len(ours)
             levels = [
                 reduced(difference(mine_BCT, other_BCT, term), mask_B1T, term.reduction, videos=videos)
-                for mine_BCT, other_BCT, mask_B1T in zip(ours, theirs, student.outputs.masks, strict=False)
+                for mine_BCT, other_BCT, mask_B1T in zip(ours, theirs, masks, strict=False)
             ]
-            value = torch.stack(levels).mean()
+            value = torch.stack(levels).sum() if term.target == "attention" else torch.stack(levels).mean()
             losses[f"{term.target} of {term.teacher}"] = value.detach()
             soft = soft + term.weight * value
         return {**losses, "total": self.lesson.hard * losses["total"] + self.lesson.soft * soft}
 
+    def _explained(self, losses: dict[str, Tensor], student: Explained, videos: int) -> dict[str, Tensor]:
+        """The VAEs' pass: what teachers' VAEs make of the student's features and attention, summed over the maps."""
+        terms = [term for term in self.lesson.terms if term.target == "reconstruction"]
+        if not terms:
+            return losses  # a pass that teachers have nothing to say about
+        soft = losses["total"].new_zeros(())
+        for term in terms:
+            try:
+                with torch.no_grad():
+                    theirs = self.teachers[term.teacher].detector.explain_like(student)
+            except TadError as error:
+                taught = f"teacher {term.teacher} (run {self.teachers[term.teacher].run})"
+                raise TadError(f"run {self.run}: distill: reconstruction of {taught}: {error}") from None
+            parts = zip(student.reconstructions, theirs, student.masks, strict=True)
+            value = sum_of([video_means((ours - other).square(), mask).sum() / videos for ours, other, mask in parts])
+            losses[f"reconstruction of {term.teacher}"] = value.detach()
+            soft = soft + term.weight * value
+        return {**losses, "total": self.lesson.hard * losses["total"] + self.lesson.soft * soft}
+
     def _agree(self, term: TermSpec, ours: list[Tensor], theirs: list[Tensor]) -> None:
+        if not (ours and theirs):
+            raise TadError(
+                f"run {self.run}: distill: {term.target} needs gate: generative in the student and in teacher"
+                f" {term.teacher} (run {self.teachers[term.teacher].run})"
+            )
         found = [(len(tensors), tensors[0].shape[1]) for tensors in (ours, theirs)]
         if found[0] != found[1]:
             said = [f"{levels} level{'s' if levels > 1 else ''} {width} wide" for levels, width in found]
@@ -113,6 +144,8 @@ def _tensors(target: str, detector: Any, observed: Observed) -> list[Tensor]:
     """What a term looks at, (B, C, T): by level, or once at full resolution."""
     if target == "logits":
         return observed.outputs.logits
+    if target == "attention":
+        return observed.attentions
     if target == "offsets":
         return [detector.distances(observed.outputs, level) for level in range(len(observed.outputs.logits))]
     return [observed.inputs_BCT if target == "input" else observed.stem_BCT]
