@@ -137,17 +137,23 @@ def trident_offsets(
         mask_B1T: where there is data.
         chosen: videos, points and classes, each (N,).
         bins: farthest distance.
-        masked: boundaries outside the data have probability 0; otherwise they have the logit 0, as published.
+        masked: boundaries have the logit 0 at the first point outside the data and probability 0 beyond it; otherwise
+            the logit 0 at all points outside, as published.
     """
     video_N, point_N, class_N = chosen
-    outside = NOWHERE if masked else 0.0
-    if masked:
-        start_BKT, end_BKT = (x.masked_fill(~mask_B1T, NOWHERE) for x in (start_BKT, end_BKT))
     length, classes = start_BKT.shape[2], start_BKT.shape[1]
     # both in one row, what lies outside at its ends, so that one number (of 32 bits: less memory) says where a value
     # is; an index for each axis takes several times as long. Bins outermost: a softmax over many points at once
-    outside_BJK = start_BKT.new_full((len(start_BKT), bins, classes), outside)
+    outside_BJK = start_BKT.new_zeros(len(start_BKT), bins, classes)
     row_BPK = torch.cat([outside_BJK, start_BKT.transpose(1, 2), end_BKT.transpose(1, 2), outside_BJK], dim=1)
+    if masked:
+        # the border itself stays within reach: the last action of a video may end after the level's last point, and an
+        # expectation over points reaches one that lies at the end of its range in the limit only
+        p_P, count_B1 = torch.arange(row_BPK.shape[1], device=point_N.device), mask_B1T.sum(dim=2)
+        starts, ends = bins, bins + length
+        beyond_BP = (p_P < starts - 1) | ((p_P >= starts + count_B1) & (p_P < ends)) | (p_P > ends + count_B1)
+        row_BPK = row_BPK.masked_fill(beyond_BP[:, :, None], NOWHERE)
+        row_BPK = row_BPK.masked_fill((p_P == ends + count_B1)[:, :, None], 0.0)
     first_N = ((video_N * row_BPK.shape[1] + point_N) * classes + class_N).int()
     steps_J = torch.arange(bins + 1, device=point_N.device, dtype=torch.int32)
     at_2JN = first_N + torch.stack([steps_J, steps_J + bins + length])[:, :, None] * classes
