@@ -315,7 +315,7 @@ def test_equal_logits_decode_to_the_middle_bin(masked: bool) -> None:
     chosen = (torch.tensor([0, 0]), torch.tensor([20, 0]), torch.tensor([1, 0]))
     distances = trident_offsets(flat, flat, torch.zeros(1, 18, 40), mask, chosen, bins=8, masked=masked)
     assert distances[0].tolist() == pytest.approx([4.0, 4.0])
-    # at the first snippet nothing lies to the left but the border: published, all the outside is as likely as the inside
+    # at the first snippet nothing lies to the left but the border: published, all outside is as likely as the inside
     assert distances[1].tolist() == pytest.approx([0.5 if masked else 4.0, 4.0])
 
 
