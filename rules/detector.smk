@@ -21,6 +21,7 @@ rule train:
     params:
         spec=spec("train"),
         code=code("train"),
+        labels=content("labels_content"),
     shell:
         "tad train {input.features} --annotations {input.annotations}"
         " --teachers {input.teachers} --teacher-features {input.teacher_features} --spec {params.spec:q}"

@@ -14,6 +14,7 @@ from tad.constraints import broken
 from tad.distill import lesson_of
 from tad.errors import TadError
 from tad.fuse import fused_spec
+from tad.labels import label_settings, missing_split
 from tad.resolved import Resolved, parse
 from tad.rows import ConfigFile, DatasetRow, FeatureRow, RunRow
 from tad.specs import Plugin, Settings, Spec
@@ -293,6 +294,7 @@ class Config:
             "seed": row.seed,
             "exclude": row.exclude,
             "distill": lesson_of(self, run, dataset, recipe) if row.distill else None,
+            **label_settings(row.labels, plugins.document("detectors", detector["name"])),
         }
 
     def _detect(self, run: str, dataset: str, features: str) -> Settings:
@@ -370,11 +372,12 @@ class Config:
         return str(self.run(run).external.get("source", ""))
 
     def missing_scores(self, run: str) -> list[str]:
-        """The sentence about that file, if it is not there."""
-        source = self.external_scores(run)
+        """The sentences about that file and the split of labels, if they are not there."""
+        source, needs = self.external_scores(run), missing_split(self.root, run, self.run(run).labels)
         if source in ("", "own") or (self.root / source).is_file():
-            return []
+            return needs
         return [
+            *needs,
             f"put the class scores of whole videos of run {run} at {source} (external.source), or write source: own for"
             " a classifier on the run's own features"
         ]
@@ -388,7 +391,7 @@ class Config:
     def require_scores(self, run: str) -> None:
         """Raise what `missing_scores` says."""
         if needs := self.missing_scores(run):
-            raise TadError(needs[0])
+            raise TadError("; ".join(needs))
 
     def require_files(self, dataset: str, key: str) -> None:
         """Raise if the `annotations` or `videos` of a dataset are missing, whatever its runs need besides."""

@@ -76,6 +76,7 @@ class RunRow(Spec):
     detector: str | dict[str, Any]
     train: Settings = {}
     distill: DistillRow | None = Field(default=None, description="what it learns from other runs, its teachers")
+    labels: str | float | Settings = Field(default="", description="which train videos have labels: 10%, or settings")
     detect: Settings = {}
     nms: Settings = {}
     external: Settings = Field(default={}, description="class scores of whole videos: source, topk, combine, …")

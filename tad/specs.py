@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from tad.distill import DistillSpec as DistillSpec
 from tad.distill import TeacherSpec as TeacherSpec
+from tad.labels import LabelsSpec
 from tad.spec_base import Count as Count
 from tad.spec_base import Fraction as Fraction
 from tad.spec_base import Plugin as Plugin
@@ -177,6 +178,9 @@ class TrainSpec(Spec):
 
     epochs: Count
     warmup_epochs: int = Field(ge=0)
+    pretext_epochs: int = Field(
+        default=0, ge=0, description="epochs before all others in which the detector learns its task without labels"
+    )
     batch_size: Count
     lr: Positive
     eta_min: float = Field(ge=0)
@@ -185,8 +189,9 @@ class TrainSpec(Spec):
         default="adamw", description="adam: weight decay is added to the gradient, as the older papers have it"
     )
     milestones: tuple[int, ...] = Field(
-        default=(), description="epochs after which the learning rate falls to a tenth, in place of the cosine"
+        default=(), description="epochs after which the learning rate falls, in place of the cosine"
     )
+    decay: Fraction = Field(default=0.1, description="factor by which it falls at a milestone")
     clip_grad: float = Field(ge=0, description="L2 norm; 0: no clipping")
     ema_decay: float = Field(ge=0, lt=1)
     max_length: Count = Field(description="snippets of a training window")
@@ -222,6 +227,13 @@ class TrainStageSpec(Spec):
     seed: int
     exclude: dict[str, str] = {}
     distill: DistillSpec | None = None
+    labels: LabelsSpec | None = Field(default=None, description="which train videos have labels; none: all of them")
+
+    @model_validator(mode="after")
+    def _one_teacher(self) -> Self:
+        if self.distill and self.labels and self.labels.others == "pseudo":
+            raise ValueError("labels.others pseudo does not go with distill; set labels.others: unused")
+        return self
 
 
 class DetectSpec(Spec):

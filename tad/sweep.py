@@ -72,7 +72,7 @@ def _kept_aside(features: Path, table: Table, spec: TrainStageSpec) -> list[str]
     from tad.training.selection import roles_of
 
     with FeatureReader(features) as reader:
-        return [item.video_id for item in roles_of(reader, table, spec)[1]]
+        return [item.video_id for item in roles_of(reader, table, spec).judged]
 
 
 def choose(table: Table, model: Path, features: Path, *, on: Source) -> Chosen:

@@ -13,6 +13,7 @@ from tad.distill import teachers_of
 from tad.errors import TadError
 from tad.files import HashCache, digest, read_json
 from tad.fuse import fused_with
+from tad.labels import split_file
 from tad.video.listing import list_videos, shard_of
 from tad.weights import weight_files
 
@@ -294,6 +295,12 @@ class Workflow:
         """The content of such a file; empty for scores that the workflow makes."""
         source = self.config.external_scores(wildcards.run)
         return "" if source in ("", "own") else self._content(self.config.root / source)
+
+    def labels_content(self, wildcards: Any) -> str:
+        """The content of the file that says which of a run's train videos have labels; empty without one."""
+        self.config.require_scores(wildcards.run)
+        file = split_file(self.config.run(wildcards.run).labels)
+        return self._content(self.config.root / file) if file else ""
 
     def seed_scores(self, wildcards: Any) -> list[str]:
         """The scores of each seed of a run."""

@@ -110,6 +110,8 @@ def test_published_files_go_in(tmp_path: Path, run: str) -> None:
         ("hacs-i3d-tridet", {"kernel": 15, "num_bins": 12, "face": "parity"}, {"max_length": 512}, {"topk": 250}),
         ("thumos-afsd", {"face": "parity", "piou": 0.5}, {"window_stride": 8, "eta_min": 1e-5}, {"voting": 0.0}),
         ("anet-tsp-afsd", {"upsample": 8, "smooth_l1": True}, {"resize": 96, "milestones": [5]}, {"sigma": 0.85}),
+        ("spot-anet-10", {"heads": 4, "width": 0}, {"lr": 4e-4, "milestones": [10, 20], "decay": 0.2}, {"topk": 100}),
+        ("spot-thumos-10", {"one_class": False}, {"max_length": 256, "optimizer": "adam"}, {"sigma": 0.5}),
         ("epic-verb", {"windows": [9] * 6, "label_smoothing": 0.0}, {"epochs": 16}, {"sigma": 0.4, "topk": 2000}),
         ("epic-noun", {"label_smoothing": 0.1, "buffer_factor": 4.0}, {"warmup_epochs": 5}, {"topk": 2000}),
         ("epic-verb-tridet", {"kernel": 5, "kernel_factor": 2.0}, {"epochs": 22, "eta_min": 5e-5}, {"sigma": 0.4}),

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,14 @@ from tad.grid import Grid
 from tad.layers.types import Candidates, Part, Targets
 from tad.provenance import code, stamp
 from tad.specs import DetectSpec, DetectStageSpec, Plugin, TrainSpec, TrainStageSpec
-from tad.stages.train import train
+from tad.stages.train import build, train
 from tad.training import checkpoint
 from tad.training.data import Windows, read_items
 from tad.training.features import Features
+from tad.training.pseudo import SelfTaught
+from tad.training.selection import Roles
+from tad.training.strategy import Strategy
+from tad.training.unlabelled import MixedBatch, MixedWindows
 
 DIM, LABELS = 6, ("jump", "run")
 RECIPE = {"backbone": {"name": "toy", "settings": {}}, "dataset": "toy"}
@@ -200,6 +205,25 @@ def windows_of(folder: Path, reader: FeatureReader, **changes: object) -> Window
     spec = train_spec(**changes).train
     items = read_items(reader, read_table(folder / "toy.json"), "train", spec=spec, exclude={})
     return Windows(items, Features(reader, resize_to=spec.resize), spec=spec, seed=5, dim=reader.dim)
+
+
+def mixed_windows(reader: FeatureReader, roles: Roles, spec: TrainStageSpec) -> MixedWindows:
+    """Windows of videos with and without labels."""
+    make = partial(Windows, features=Features(reader), seed=spec.seed, dim=reader.dim)
+    assert spec.labels is not None
+    others = partial(make, roles.unlabelled, everywhere=True)
+    return MixedWindows(make(roles.train, spec=spec.train), others, spec=spec.train, labels=spec.labels)
+
+
+def mixed(reader: FeatureReader, roles: Roles, spec: TrainStageSpec) -> tuple[MixedBatch, Any, SelfTaught]:
+    """The first batch of such windows, an untrained detector, and what teaches it."""
+    torch.manual_seed(0)
+    length = spec.train.max_length
+    sizes = {"feature_dim": DIM, "num_classes": len(LABELS), "max_length": length}
+    detector = build(spec.detector.name, spec.detector.settings, **sizes).train()
+    assert spec.labels is not None
+    taught = SelfTaught(detector, spec.labels, inner=Strategy(), train=spec.train, each=2, seed=spec.seed)
+    return mixed_windows(reader, roles, spec).training_batch(0, 0), detector, taught
 
 
 def run(folder: Path, spec: TrainStageSpec, *, seconds: float = 0.0) -> Path:

@@ -109,6 +109,9 @@ def _made_by(model: dict[str, Any], detections: dict[str, Any], own: dict[str, A
         "epoch": model.get("epoch", "unknown"),
         "seed": model.get("seed", settings.get("seed", "unknown")),
         "training": {"videos": model.get("videos", "unknown"), "excluded": model.get("excluded", "unknown")},
+        "labels": {key: value for key, value in model.get("labels", {}).items() if key != "videos"} or (
+            "all" if "videos" in model else "unknown"
+        ),
         "hashes": {
             "recipe": model.get("recipe", "unknown"),
             "spec": {stage: digest(made["spec"]) for stage, made in stamps.items() if made},

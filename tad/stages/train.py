@@ -32,10 +32,13 @@ from tad.training.engine import Engine, Saving
 from tad.training.features import Features, SideBySide
 from tad.training.inputs import check_ends, check_lengths, label_names, read_inputs, recipe_of, select
 from tad.training.parallel import Ranks, launch
+from tad.training.pretext import learn_pretext
 from tad.training.priors import absent_classes, silence
+from tad.training.pseudo import SelfTaught
 from tad.training.selection import roles_of
 from tad.training.strategy import Strategy
 from tad.training.teachers import TeacherFiles, distiller, examine, teacher_files
+from tad.training.unlabelled import MixedWindows
 
 log = logging.getLogger(__name__)
 
@@ -96,17 +99,20 @@ class Job:
         return self.kept / f"{self.key}.state.safetensors"
 
     @property
+    def pretext(self) -> Path:
+        """The state of the learning that comes before it."""
+        return self.kept / f"{self.key}.pretext.state.safetensors"
+
+    @property
     def finished(self) -> Path:
         """The weights that it ends with."""
         return self.kept / f"{self.key}.safetensors"
 
 
 def _engine(job: Job, reader: FeatureReader, ranks: Ranks, device: torch.device, held: ExitStack) -> Engine:
-    features = Features(reader, resize_to=job.spec.train.resize, device=device)
-
-    def windows(items: list[Item], features: Features | SideBySide) -> Windows:
-        return Windows(items, features, spec=job.spec.train, seed=job.spec.seed, dim=features.dim)
-
+    """The training, resumed where there is a state, else begun with what comes before its first step."""
+    spec, features = job.spec, Features(reader, resize_to=job.spec.train.resize, device=device)
+    windows = partial(Windows, spec=spec.train, seed=spec.seed)
     torch.manual_seed(job.spec.seed)
     detector = build(
         job.spec.detector.name,
@@ -115,23 +121,34 @@ def _engine(job: Job, reader: FeatureReader, ranks: Ranks, device: torch.device,
         num_classes=len(job.labels),
         max_length=job.spec.train.max_length,
     )
-    strategy: Strategy | None = None
+    strategy: Strategy = Strategy()
     seen: Features | SideBySide = features
     if job.teachers:
-        strategy, seen = distiller(detector, features, job.teachers, spec=job.spec, device=device, held=held)
+        strategy, seen = distiller(detector, features, job.teachers, spec=spec, device=device, held=held)
     silence(detector, job.absent)
-    judged = job.roles["judged"]
-    return Engine(
+    train, judged, others = (job.roles.get(role, []) for role in ("train", "judged", "unlabelled"))
+    labelled = windows(train, seen, dim=seen.dim)
+    learnt: Windows | MixedWindows = labelled
+    if others and spec.labels:
+        unlabelled = partial(Windows, others, features, seed=spec.seed, dim=features.dim, everywhere=True)
+        learnt = MixedWindows(labelled, unlabelled, spec=spec.train, labels=spec.labels)
+        strategy = SelfTaught(detector, spec.labels, inner=strategy, train=spec.train, each=len(learnt), seed=spec.seed)
+    engine = Engine(
         detector,
-        windows(job.roles["train"], seen),
-        spec=job.spec.train,
-        seed=job.spec.seed,
+        learnt,
+        spec=spec.train,
+        seed=spec.seed,
         device=device,
         saving=Saving(job.state, job.key, job.seconds),
-        judged=windows(judged, features) if judged else None,
+        judged=windows(judged, features, dim=features.dim) if judged else None,
         ranks=ranks,
         strategy=strategy,
     )
+    engine.resume()
+    if spec.train.pretext_epochs and engine.step == 0:
+        everything = windows(train + others, features, dim=features.dim, everywhere=True)
+        learn_pretext(engine, everything, saving=Saving(job.pretext, job.key, job.seconds), tensorboard=job.tensorboard)
+    return engine
 
 
 def _fit(job: Job, ranks: Ranks) -> None:
@@ -139,7 +156,6 @@ def _fit(job: Job, ranks: Ranks) -> None:
     device = resolve(f"cuda:{ranks.index}" if job.device == "cuda" else job.device, threads=job.threads)
     with reproducible(device), FeatureReader(job.features) as reader, ExitStack() as held:
         engine = _engine(job, reader, ranks, device, held)
-        engine.resume()
         result = engine.run(job.tensorboard)
     facts = {
         "epoch": result.epoch,
@@ -232,18 +248,18 @@ def train(
     sizes = {"num_classes": len(labels), "max_length": spec.train.max_length}
     with FeatureReader(features) as reader:
         check_ends(read.table, reader, read.annotations)
-        items, judged = roles_of(reader, read.table, spec)
+        roles = roles_of(reader, read.table, spec)
         _, left_out = select(read.table, "train", reader, spec.exclude)
         _check_tested(reader, read.table, spec, sizes)
         dim = reader.dim
-    roles, absent = {"train": items, "judged": judged}, absent_classes(read.table, labels)
+    absent = absent_classes(read.table, labels)
     taught_by = teacher_files(spec, teachers, teacher_features)
-    taught, identities = examine(taught_by, spec, labels, items)
-    key = training_key(spec, labels, roles, absent, taught)
-    count = _processes(device, devices, min(spec.train.batch_size, len(items)))
+    taught, identities = examine(taught_by, spec, labels, roles.train)
+    key = training_key(spec, labels, roles.videos, absent, taught)
+    count = _processes(device, devices, min(spec.train.batch_size, len(roles.train)))
     job = Job(
         features=Path(features),
-        roles=roles,
+        roles=roles.videos,
         labels=labels,
         absent=absent,
         spec=spec,
@@ -265,6 +281,7 @@ def train(
     weights, metadata = checkpoint.read_tensors(job.finished)
     facts = checkpoint.read_json_field(job.finished, metadata, "facts", dict)
     facts = {**facts, "recipe": recipe_of(read.features), "training": key, "excluded": left_out}
+    facts |= {"labels": {**roles.labels, "videos": [v.video_id for v in roles.train]}} if roles.labels else {}
     header = {
         "tad_stamp": stamp("train", spec.model_dump(mode="json"), {**read.identities, **identities}, **facts),
         "labels": labels,
@@ -273,5 +290,6 @@ def train(
     }
     checkpoint.write_tensors(out, weights, header)
     job.state.unlink(missing_ok=True)
+    job.pretext.unlink(missing_ok=True)
     log.info("%s: %s, epoch %d, seed %d", out, facts["epoch_rule"], facts["epoch"], facts["seed"])
     return Path(out)

@@ -165,11 +165,21 @@ class Windows:
     """
 
     def __init__(
-        self, items: Sequence[Item], features: Features | SideBySide, *, spec: TrainSpec, seed: int, dim: int
+        self,
+        items: Sequence[Item],
+        features: Features | SideBySide,
+        *,
+        spec: TrainSpec,
+        seed: int,
+        dim: int,
+        everywhere: bool = False,
     ) -> None:
-        """Raises:
-        TadError: windows slide, and none of them holds an instance.
+        """`everywhere`: windows that slide need not hold an instance.
+
+        Raises:
+            TadError: windows slide, and none of them holds an instance.
         """
+        self.everywhere = everywhere
         self.items, self.features, self.spec, self.seed, self.dim = list(items), features, spec, seed, dim
         # of each video: its shortest instance, as windows cut it
         self.shortest = [float((i.segments_N2[:, 1] - i.segments_N2[:, 0]).min(initial=np.inf)) for i in self.items]
@@ -185,7 +195,7 @@ class Windows:
                 stride=spec.window_stride,
                 threshold=spec.trunc_threshold,
                 margin=spec.trunc_margin * item.half_clip,
-                rule=spec.window_rule,
+                rule="any" if self.everywhere else spec.window_rule,
             )
             for first, segments_N2, _ in windows:
                 places.append(Place(video, first))

@@ -29,6 +29,7 @@ from tad.training.parallel import Ranks
 from tad.training.phases import Phases
 from tad.training.selection import RULES, Judge
 from tad.training.strategy import Strategy
+from tad.training.unlabelled import MixedWindows
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class Engine:
     def __init__(
         self,
         detector: Any,
-        windows: Windows,
+        windows: Windows | MixedWindows,
         *,
         spec: TrainSpec,
         seed: int,
@@ -86,6 +87,7 @@ class Engine:
             ranks=self.ranks,
             windows=windows,
             strategy=strategy or Strategy(),
+            averages=lambda: self.ema.values,
         )
         self.step = 0
         self._saved = time.monotonic()
@@ -171,6 +173,10 @@ class Engine:
         wait = self.saving.seconds / 6 if epoch_ends else self.saving.seconds
         if self.ranks.first and time.monotonic() - self._saved >= wait:
             self.save()
+
+    def begin_again(self) -> None:
+        """Take the detector's present weights for its first ones."""
+        self.ema = Ema(self.detector, self.spec.ema_decay)
 
     # -- selection -----------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import gc
 import logging
 import math
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from tad.errors import TadError
 from tad.specs import TrainSpec
 from tad.training.data import MODEL, Batch, Windows, generator
 from tad.training.parallel import Ranks
-from tad.training.strategy import Strategy
+from tad.training.strategy import Strategy, Weights
+from tad.training.unlabelled import MixedWindows
 
 log = logging.getLogger(__name__)
 SIGNS = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -45,12 +47,13 @@ class Gradients:
         seed: int,
         device: torch.device,
         ranks: Ranks,
-        windows: Windows,
+        windows: Windows | MixedWindows,
         strategy: Strategy,
+        averages: Weights,
     ) -> None:
-        """`windows`: where batches are from; `strategy`: what is minimised."""
+        """`windows`: where batches are from; `strategy`: what is minimised; `averages`: the averaged weights of now."""
         self.detector, self.spec, self.seed, self.device, self.ranks = detector, spec, seed, device, ranks
-        self.strategy, self.windows = strategy, windows
+        self.strategy, self.windows, self.averages = strategy, windows, averages
         self.at_once = math.ceil(windows.size / ranks.count)
 
     def add_up(self, batch: Batch, positives: int, *, step: int) -> dict[str, Tensor]:
@@ -115,8 +118,10 @@ class Gradients:
         """Add the gradients of this process's videos to the parameters; None where memory did not suffice."""
         sums: dict[str, Tensor] = {}
         try:
-            for losses in self._losses(self.detector, batch, self.at_once, MODEL, step):
-                losses["total"].backward()  # type: ignore[no-untyped-call]
+            further = self.strategy.further(self.detector, batch, self.at_once, step=step, averages=self.averages)
+            for losses in chain(self._losses(self.detector, batch, self.at_once, MODEL, step), further):
+                if losses["total"].requires_grad:
+                    losses["total"].backward()  # type: ignore[no-untyped-call]
                 for name, value in losses.items():
                     sums[name] = sums.get(name, 0) + value.detach().float()
         except (RuntimeError, MemoryError) as error:

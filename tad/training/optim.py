@@ -9,7 +9,14 @@ from torch import Tensor, nn
 
 
 def learning_rate(
-    step: int, *, base: float, eta_min: float, warmup: int, total: int, milestones: Sequence[int] = ()
+    step: int,
+    *,
+    base: float,
+    eta_min: float,
+    warmup: int,
+    total: int,
+    milestones: Sequence[int] = (),
+    decay: float = 0.1,
 ) -> float:
     """The learning rate of step `step` (from 0): linear from 0 to `base`, then a cosine towards `eta_min`.
 
@@ -20,12 +27,12 @@ def learning_rate(
         step: iteration, 0 ≤ step < total.
         warmup: W, warm-up iterations; 0: none.
         total: M, all iterations including the warm-up.
-        milestones: with any there is no cosine: from each of these steps on, a tenth of the rate before.
+        milestones: with any there is no cosine: from each of these steps on, `decay` times the rate before.
     """
     if step < warmup:
         return base * step / max(warmup - 1, 1)
     if milestones:
-        return base * 0.1 ** sum(step >= milestone for milestone in milestones)
+        return base * decay ** sum(step >= milestone for milestone in milestones)
     return eta_min + 0.5 * (base - eta_min) * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
 
 

@@ -67,7 +67,7 @@ class Phases:
         spec, each = self.spec, self.iterations
         return learning_rate(
             step, base=spec.lr, eta_min=spec.eta_min, warmup=spec.warmup_epochs * each, total=self.epochs * each,
-            milestones=[epoch * each for epoch in spec.milestones],
+            milestones=[epoch * each for epoch in spec.milestones], decay=spec.decay,
         )  # fmt: skip
 
     def tensors(self) -> dict[str, Tensor]:

@@ -47,13 +47,16 @@ def sliding(
     stride: int,
     threshold: float,
     margin: float,
-    rule: Literal["part", "whole"],
+    rule: Literal["part", "whole", "any"],
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Windows that hold an instance, `whole` or the part that `threshold` asks for: first, segments, instances."""
+    """Windows, `any` or those that hold an instance, `whole` or the part of it that `threshold` asks for.
+
+    Yields: first snippet, segments in it, and which instances they are.
+    """
     for first in window_starts(length, width, stride):
         inside, kept = cut_to(segments_N2, first, width, threshold=threshold, margin=margin)
         whole = cut_to(segments_N2, first, width, threshold=1.0, margin=margin)[1]
-        if len(whole if rule == "whole" else kept):
+        if rule == "any" or len(whole if rule == "whole" else kept):
             yield first, inside, kept
 
 

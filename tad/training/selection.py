@@ -9,6 +9,7 @@ import copy
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from tad.cache import FeatureReader
 from tad.errors import TadError
 from tad.specs import TrainStageSpec
 from tad.training.data import HELD_OUT, Batch, Item, Windows, generator, read_items
+from tad.training.label_split import split_labels
 
 log = logging.getLogger(__name__)
 RULES = {
@@ -29,14 +31,41 @@ RULES = {
 Losses = Callable[..., dict[str, Tensor]]
 
 
-def roles_of(reader: FeatureReader, table: Table, spec: TrainStageSpec) -> tuple[list[Item], list[Item]]:
-    """The videos to train on and those whose loss selects the epoch (none with selection `last`).
+@dataclass(frozen=True)
+class Roles:
+    """The videos to train on, those whose loss selects the epoch, and those without labels; and which labels these are
+    (`LabelSplit.facts`; empty: all)."""
+
+    train: list[Item]
+    judged: list[Item] = field(default_factory=list)
+    unlabelled: list[Item] = field(default_factory=list)
+    labels: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def videos(self) -> dict[str, list[Item]]:
+        """By role."""
+        others = {"unlabelled": self.unlabelled} if self.unlabelled else {}
+        return {"train": self.train, "judged": self.judged, **others}
+
+
+def roles_of(reader: FeatureReader, table: Table, spec: TrainStageSpec) -> Roles:
+    """Who does what; nobody is judged with selection `last`, and those held out have labels.
 
     Raises:
-        TadError: see `read_items`; a share of held-out videos that leaves none to judge by or to train on.
+        TadError: see `read_items` and `split_labels`; a share of held-out videos that leaves none to judge by or to
+            train on.
     """
+    everybody = read_items(reader, table, "train", spec=spec.train, exclude=spec.exclude)
+    split = split_labels(everybody, table, spec.labels, excluded=[*reader.excluded, *table.excluded, *spec.exclude])
+    train, judged = _held_out(split.labelled, reader, table, spec)
+    others = [] if spec.labels is None or spec.labels.others == "unused" else split.unlabelled
+    return Roles(train, judged, others, split.facts)
+
+
+def _held_out(
+    items: list[Item], reader: FeatureReader, table: Table, spec: TrainStageSpec
+) -> tuple[list[Item], list[Item]]:
     train = spec.train
-    items = read_items(reader, table, "train", spec=train, exclude=spec.exclude)
     if train.selection == "last":
         return items, []
     if train.selection == "test":

@@ -2,15 +2,18 @@
 
 # B videos, T snippets, C channels
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor
 
 from tad.layers.types import Part, Targets
 
+Weights = Callable[[], dict[str, Tensor]]
+
 
 class Strategy:
-    """The plain one. Others derive from it; engine and gradients know of a strategy's loss and nothing else."""
+    """The plain one. Others derive from it; engine and gradients know what is here and nothing else."""
 
     def loss(
         self, detector: Any, feats_BTC: Tensor, lengths_B: Tensor, targets: list[Targets], part: Part | None
@@ -21,3 +24,19 @@ class Strategy:
         """
         losses: dict[str, Tensor] = detector.loss(feats_BTC, lengths_B, targets, part)
         return losses
+
+    def further(
+        self, detector: Any, batch: Any, size: int, *, step: int, averages: Weights
+    ) -> Iterator[dict[str, Tensor]]:
+        """Losses of a training batch beyond those of `loss`, part by part, to be added up with them.
+
+        Their names are the same in every process. A `total` without a gradient has none to add.
+
+        Args:
+            detector: which learns.
+            batch: this process's share of it.
+            size: windows to compute together.
+            step: of the training.
+            averages: the averaged weights of now.
+        """
+        yield from ()
