@@ -17,7 +17,7 @@ from tad.layers.mask_decoder import decode_masks
 from tad.layers.mask_losses import class_loss, mask_loss, reconstruction_loss, stacked
 from tad.layers.mask_targets import blocks, confident, label_snippets, random_foregrounds
 from tad.layers.masked import Mask, padding_of
-from tad.layers.types import Candidates, Part, Targets
+from tad.layers.types import Candidates, Part, Raw, Targets
 
 CORRECTIONS = ("masked", "summed", "focal", "whole", "dice")
 PRETEXT_REC = 2.0  # weight of the reconstruction in the pretext task
@@ -200,23 +200,39 @@ class MaskDetector(PerVideo):
         self, feats_BTC: Tensor, lengths_B: Tensor, *, score_threshold: float, topk: int, min_length: float
     ) -> list[Candidates]:
         """Candidates of each window before suppression, in its snippets; as `PointDetector.candidates`."""
+        raw = self.raw(feats_BTC, lengths_B)
+        return self.found(raw, len(lengths_B), score_threshold=score_threshold, topk=topk, min_length=min_length)
+
+    @torch.no_grad()
+    def raw(self, feats_BTC: Tensor, lengths_B: Tensor) -> list[Raw]:
+        """Class logits and masks of the windows that are not empty."""
         assert not self.training, "call eval() first"
-        empty = Candidates(feats_BTC.new_zeros(0, 2), feats_BTC.new_zeros(0), lengths_B.new_zeros(0))
-        found, rows = [empty] * len(lengths_B), torch.nonzero(lengths_B)[:, 0].tolist()
+        rows = torch.nonzero(lengths_B)[:, 0].tolist()
         if not rows:
-            return found
+            return []
         x_BCT, real_B1T = self.window(feats_BTC[rows], lengths_B[rows])
         said = self.network(x_BCT, self._mask(real_B1T))
-        for place, (row, length) in enumerate(zip(rows, lengths_B[rows].tolist(), strict=True)):
-            found[row] = decode_masks(
-                said.logits_BKT[place, :, :length].softmax(dim=0),
-                said.masks_BTT[place, :length, :length],
-                seeds=self.seeds,
-                one_class=self.one_class,
-                score_threshold=score_threshold,
-                topk=topk,
-                min_length=min_length,
-            )
+        return [Raw(rows, lengths_B[rows], {"logits_BKT": said.logits_BKT, "masks_BTT": said.masks_BTT})]
+
+    @torch.no_grad()
+    def found(
+        self, raw: list[Raw], videos: int, *, score_threshold: float, topk: int, min_length: float
+    ) -> list[Candidates]:
+        """Candidates of a batch of so many windows from what `raw` gives."""
+        device = self.network.classifier.weight.device
+        empty = torch.zeros(0, 2, device=device), torch.zeros(0, device=device), torch.zeros(0, device=device).long()
+        found = [Candidates(*empty) for _ in range(videos)]
+        for part in raw:
+            for place, (row, length) in enumerate(zip(part.rows, part.lengths_B.tolist(), strict=True)):
+                found[row] = decode_masks(
+                    part.outputs["logits_BKT"][place, :, :length].softmax(dim=0),
+                    part.outputs["masks_BTT"][place, :length, :length],
+                    seeds=self.seeds,
+                    one_class=self.one_class,
+                    score_threshold=score_threshold,
+                    topk=topk,
+                    min_length=min_length,
+                )
         return found
 
     @torch.no_grad()
