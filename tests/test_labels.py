@@ -212,9 +212,13 @@ def test_videos_without_labels_give_every_detector_a_gradient(folder: Path, name
             sum(losses["total"] for losses in found[1:]).backward()
             heads = [p for n, p in detector.named_parameters() if "cls" in n and p.grad is not None]
             assert sum(float(p.grad.abs().sum()) for p in heads) > 0
+            total = float(sum(losses["total"].detach() for losses in found))
             if at_once == 1:
                 kept = {n: p.grad.clone() for n, p in detector.named_parameters() if p.grad is not None}
-        for n, p in detector.named_parameters():
+                first = total
+        assert total == pytest.approx(first, rel=1e-4)
+        # AFSD's pooling takes one of nearly equal maxima: which one follows from roundings
+        for n, p in detector.named_parameters() if name != "afsd" else ():
             if p.grad is not None:
                 torch.testing.assert_close(p.grad, kept[n], rtol=1e-3, atol=1e-6)
 

@@ -76,6 +76,15 @@ def test_padding_changes_nothing_unless_published(batch: tuple[torch.Tensor, tor
         assert torch.allclose(said.logits_BKT[..., :9], other.logits_BKT[..., :9], atol=1e-5) == same
 
 
+def test_with_positions_equal_snippets_have_masks_of_their_own() -> None:
+    feats_BTC, lengths_B = torch.ones(1, 16, 6), torch.tensor([16])
+    for use_position in (False, True):
+        detector = small(use_position=use_position).eval()
+        (raw,) = detector.raw(feats_BTC, lengths_B)
+        inner_TT = raw.outputs["masks_BTT"][0, 1:-1]  # a border of the window tells itself by its padding
+        assert bool((inner_TT - inner_TT[0]).abs().max() > 1e-3) == use_position
+
+
 # -- targets -----------------------------------------------------------------------------------------------------------
 
 

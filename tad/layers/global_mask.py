@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from tad.layers.chance import Dropout
 from tad.layers.kernels import at_least_float32
-from tad.layers.masked import ChannelNorm, Mask
+from tad.layers.masked import ChannelNorm, Mask, position_table
 
 MASK_WIDTH = 256  # of the hidden layer of the mask stream
 
@@ -110,6 +110,7 @@ class MaskNetwork(nn.Module):
         length: T.
         width: C; 0: that of the features, as published.
         heads, attention_dropout, dropout: of the embedding.
+        use_position: what is embedded tells where in the window it is.
     """
 
     def __init__(
@@ -122,9 +123,13 @@ class MaskNetwork(nn.Module):
         heads: int,
         attention_dropout: float,
         dropout: float,
+        use_position: bool,
     ) -> None:
         super().__init__()
         channels = width or feature_dim
+        code_1CT = position_table(channels, length) * math.sqrt(channels) if use_position else None
+        self.register_buffer("code_1CT", code_1CT, persistent=False)
+        self.code_1CT: Tensor | None
         self.project = nn.Conv1d(feature_dim, channels, 1) if channels != feature_dim else nn.Identity()
         self.embedding = SnippetEmbedding(channels, heads=heads, attention_dropout=attention_dropout, dropout=dropout)
         self.classifier = nn.Conv1d(channels, num_classes + 1, 1)
@@ -134,7 +139,8 @@ class MaskNetwork(nn.Module):
     def embed(self, x_BCT: Tensor, mask_B1T: Mask) -> tuple[Tensor, Tensor]:
         """What is embedded, and its embedding."""
         projected_BCT: Tensor = self.project(x_BCT)
-        return projected_BCT, self.embedding(projected_BCT, mask_B1T)
+        placed_BCT = projected_BCT if self.code_1CT is None else projected_BCT + self.code_1CT
+        return projected_BCT, self.embedding(placed_BCT, mask_B1T)
 
     def masks(self, embedded_BCT: Tensor, mask_B1T: Mask) -> Tensor:
         """Probabilities (B, T, T), zero where a row or a column is outside the mask."""

@@ -39,6 +39,7 @@ class MaskDetector(PerVideo):
         heads: int,
         attention_dropout: float,
         dropout: float,
+        use_position: bool,
         reconstruction_weight: float,
         contrast_weight: float,
         seeds: int,
@@ -52,7 +53,7 @@ class MaskDetector(PerVideo):
         self.seeds, self.one_class = seeds, one_class
         self.network = MaskNetwork(
             feature_dim=feature_dim, num_classes=num_classes, length=max_length, width=width, heads=heads,
-            attention_dropout=attention_dropout, dropout=dropout,
+            attention_dropout=attention_dropout, dropout=dropout, use_position=use_position,
         )  # fmt: skip
 
     # -- windows -------------------------------------------------------------------------------------------------------

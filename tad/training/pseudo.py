@@ -109,8 +109,11 @@ class SelfTaught(Strategy):
         self.teacher.load_state_dict(averages() if self.spec.teacher == "ema" else detector.state_dict())
         seed = int(generator(self.seed, PSEUDO, step).integers(2**63))
         for seen, learnt in zip(batch.weak.parts(size, device), batch.strong.parts(size, device), strict=True):
-            with self._arithmetic(device):
-                targets = labels_of(self.teacher, seen[0], seen[1], self.spec)
+            with self._arithmetic(device):  # one by one: a rounding that hangs on their number could make other labels
+                targets = [
+                    labels_of(self.teacher, seen[0][row : row + 1], seen[1][row : row + 1], self.spec)[0]
+                    for row in range(len(seen[0]))
+                ]
             for rows in _runs(targets):
                 some = [target for target in targets[rows] if target is not None]
                 torch.manual_seed(seed)
