@@ -13,7 +13,7 @@ from tad.distill import teachers_of
 from tad.errors import TadError
 from tad.files import HashCache, digest, read_json
 from tad.fuse import fused_with
-from tad.labels import split_file
+from tad.labels import missing_split, split_file
 from tad.video.listing import list_videos, shard_of
 from tad.weights import weight_files
 
@@ -298,8 +298,10 @@ class Workflow:
 
     def labels_content(self, wildcards: Any) -> str:
         """The content of the file that says which of a run's train videos have labels; empty without one."""
-        self.config.require_scores(wildcards.run)
-        file = split_file(self.config.run(wildcards.run).labels)
+        labels = self.config.run(wildcards.run).labels
+        if needs := missing_split(self.config.root, wildcards.run, labels):
+            raise TadError(needs[0])
+        file = split_file(labels)
         return self._content(self.config.root / file) if file else ""
 
     def seed_scores(self, wildcards: Any) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,10 @@ from tad.training.optim import Ema
 from tad.training.pseudo import SelfTaught, as_instances
 from tad.training.selection import roles_of
 from tad.training.strategy import Strategy
+from tad.workflow import Workflow
 
-SHARED = Path(__file__).parents[2] / "shared" / "data" / "annotations"
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "data" / "annotations"
 SPLITS = SHARED / "sstap_splits"
 HALF = LabelsSpec(share=0.5, confidence=0.3)
 
@@ -167,6 +170,21 @@ def test_config_takes_a_share_a_file_and_settings(tmp_path: Path) -> None:
     config = Config({**rows, "runs": {"r": {**row, "labels": {"file": "nowhere.csv"}}}}, root=tmp_path)
     with pytest.raises(TadError, match=r"put the split of labels of run r at nowhere\.csv"):
         config.require_scores("r")
+
+
+def test_the_workflow_looks_at_the_content_of_a_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    row = {"dataset": "demo", "features": "f", "detector": "mse", "external": {"source": "not/there.json"}}
+    runs = {"all": row, "few": {**row, "labels": {"file": "split.csv"}}}
+    values = {"datasets": {"demo": {}}, "features": {"f": {"backbone": "r2plus1d_small"}}, "runs": runs}
+    flow = Workflow(values, ROOT)
+    assert flow.labels_content(SimpleNamespace(run="all")) == ""  # whatever else the run still lacks
+    with pytest.raises(TadError, match=r"put the split of labels of run few at split\.csv"):
+        flow.labels_content(SimpleNamespace(run="few"))
+    Path("split.csv").write_text("video,subset\n")
+    before = flow.labels_content(SimpleNamespace(run="few"))
+    Path("split.csv").write_text("video,subset\na,training\n")
+    assert flow.labels_content(SimpleNamespace(run="few")) != before != ""
 
 
 # -- what the others teach ---------------------------------------------------------------------------------------------
