@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from tad import plugins
-from tad.backbones.i3d import same_padding  # the plug-ins' own modules are loaded by name below
 from tad.config import Config
 from tad.errors import TadError
 from tad.extraction.engines import OpenVino, networks, prepare, version
+from tad.layers.inception import same_padding  # the plug-ins' own modules are loaded by name below
 from tad.specs import NetworkSpec
 
 CPU = torch.device("cpu")

@@ -58,32 +58,72 @@ class UnitStack(nn.ModuleList):
 class FeatureEmbedding(nn.Module):
     """A sequence of features (B, C, T) → level 0."""
 
+    levels = 1  # that it makes
+
     def __init__(self, inputs: int, channels: int, *, masked: bool) -> None:
         super().__init__()
         self.unit = ConvUnit(inputs, channels, masked=masked)
 
-    def forward(self, maps: list[Tensor], mask_B1T: Mask) -> Tensor:
-        """The only map, embedded."""
+    def forward(self, maps: list[Tensor], masks: Sequence[Mask]) -> list[Tensor]:
+        """Level 0: the only map, embedded."""
         (x_BCT,) = maps
-        embedded_BCT: Tensor = self.unit(x_BCT, mask_B1T)
-        return embedded_BCT
+        return [self.unit(x_BCT, masks[0])]
+
+
+class TapUnit(nn.Module):
+    """A map of frames (B, C, T, H, W) → (B, outputs, T): one kernel over all its cells, GroupNorm, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, *, cells: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(inputs, outputs, (1, cells, cells))
+        self.norm = nn.GroupNorm(GROUPS, outputs)
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        reduced_BCT: Tensor = F.relu(self.norm(self.conv(x_BCTHW))).flatten(2)
+        return reduced_BCT
+
+
+class TapEmbedding(nn.Module):
+    """Maps of frames, each of half the length of the one before → as many first levels, coarse ones added to finer.
+
+    Args:
+        inputs: channels of the maps.
+        channels: of the levels.
+        cells: of the maps, on a side.
+    """
+
+    def __init__(self, inputs: Sequence[int], channels: int, *, cells: Sequence[int]) -> None:
+        super().__init__()
+        pairs = zip(inputs, cells, strict=True)
+        self.units = nn.ModuleList(TapUnit(width, channels, cells=count) for width, count in pairs)
+        self.levels = len(self.units)
+
+    def forward(self, maps: list[Tensor], masks: Sequence[Mask]) -> list[Tensor]:
+        """The levels, zero outside their masks."""
+        levels: list[Tensor] = []
+        for unit, x_BCTHW, mask_B1T in reversed(list(zip(self.units, maps, masks, strict=False))):
+            x_BCT = unit(x_BCTHW)
+            if levels:
+                x_BCT = x_BCT + levels[0].repeat_interleave(2, dim=2)
+            levels.insert(0, zero_outside(x_BCT, mask_B1T))
+        return levels
 
 
 class LevelPyramid(nn.Module):
-    """Level 0 → the coarser ones, each half as long, and the features of single frames."""
+    """The first levels → `coarser` further ones, each half as long, and the features of single frames."""
 
-    def __init__(self, channels: int, *, levels: int, upsample: int, masked: bool) -> None:
+    def __init__(self, channels: int, *, coarser: int, upsample: int, masked: bool) -> None:
         super().__init__()
         self.upsample = upsample
         self.down = nn.ModuleList(
-            ConvUnit(channels, channels, kernel=3, stride=2, masked=masked) for _ in range(levels - 1)
+            ConvUnit(channels, channels, kernel=3, stride=2, masked=masked) for _ in range(coarser)
         )
         self.frames = UnitStack(ConvUnit(channels, channels, kernel=kernel, masked=masked) for kernel in (3, 3, 1))
 
-    def levels(self, x_BCT: Tensor, masks: Sequence[Mask]) -> list[Tensor]:
-        """Feature maps of all levels, level 0 as it is."""
-        maps = [x_BCT]
-        for unit, mask_B1T in zip(self.down, masks[1:], strict=True):
+    def levels(self, first: list[Tensor], masks: Sequence[Mask]) -> list[Tensor]:
+        """Feature maps of all levels, the first ones as they are."""
+        maps = [*first]
+        for unit, mask_B1T in zip(self.down, masks[len(first) :], strict=True):
             maps.append(unit(maps[-1], mask_B1T))
         return maps
 

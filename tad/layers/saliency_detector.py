@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from tad.errors import TadError
@@ -17,14 +17,15 @@ from tad.layers.faces import corrections_of
 from tad.layers.gated import GatedDetector
 from tad.layers.generative import Gated
 from tad.layers.masked import Mask
-from tad.layers.saliency import FeatureEmbedding
+from tad.layers.saliency import FeatureEmbedding, TapEmbedding
 from tad.layers.saliency_losses import Predicted, assign, border_loss, border_marks, softmax_focal, video_losses
 from tad.layers.saliency_network import Masks, Outputs, SaliencyNetwork
 from tad.layers.saliency_points import FrameGrid, decode
 from tad.layers.types import MAIN, Candidates, Observed, Part, Raw, Targets
 from tad.layers.types import Outputs as RawOutputs
 
-CORRECTIONS = ("masked", "aligned", "detached", "background", "scaled", "normalised", "target", "averaged")
+GATED = ("normalised", "target", "averaged")
+CORRECTIONS = ("masked", "aligned", "detached", "background", "scaled", "padded", *GATED)
 BORDER_WEIGHT = 0.1  # of border losses on the branches, beside that on frames
 MAP_WEIGHTS = [1.0, 0.1, 0.1]  # of the consistency of frames and of both branches
 PUBLISHED_SCALE = 4  # snippet positions are frames divided by this for the consistency, whatever the stride
@@ -88,7 +89,7 @@ class SaliencyDetector(GatedDetector):
         """Snippets, frames and points of a window."""
         return FrameGrid(length, upsample, upsample, ranges, aligned=aligned)
 
-    def embedding(self, inputs: int, channels: int) -> nn.Module:
+    def embedding(self, inputs: int, channels: int) -> FeatureEmbedding | TapEmbedding:
         """What makes level 0 of the maps; the gates of these maps are made here too."""
         normalised = "normalised" in self.repaired
         self.add_gate(inputs, length=self.max_length, masked=self.masked, normalised=normalised)

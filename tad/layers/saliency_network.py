@@ -8,7 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from tad.layers.masked import Mask, padding_of
-from tad.layers.saliency import Coarse, CoarseHead, LevelPyramid, Refined, RefineHead, glorot, narrow
+from tad.layers.saliency import (
+    Coarse,
+    CoarseHead,
+    FeatureEmbedding,
+    LevelPyramid,
+    Refined,
+    RefineHead,
+    TapEmbedding,
+    glorot,
+    narrow,
+)
 from tad.layers.saliency_points import FrameGrid
 
 
@@ -52,7 +62,7 @@ class SaliencyNetwork(nn.Module):
     """Feature maps of whole windows → outputs.
 
     Args:
-        embed: maps and the mask of level 0 → level 0 (B, C, T).
+        embed: maps and the masks of all levels → as many first levels (B, C, T) as its `levels` says.
         channels: C.
         outputs: K.
         strides: per level, see `CoarseHead`.
@@ -61,12 +71,19 @@ class SaliencyNetwork(nn.Module):
     """
 
     def __init__(
-        self, embed: nn.Module, *, channels: int, outputs: int, strides: list[float], grid: FrameGrid, masked: bool
+        self,
+        embed: FeatureEmbedding | TapEmbedding,
+        *,
+        channels: int,
+        outputs: int,
+        strides: list[float],
+        grid: FrameGrid,
+        masked: bool,
     ) -> None:
         super().__init__()
         self.grid, self.masked = grid, masked
         self.embed = embed
-        self.pyramid = LevelPyramid(channels, levels=len(strides), upsample=grid.stretch, masked=masked)
+        self.pyramid = LevelPyramid(channels, coarser=len(strides) - embed.levels, upsample=grid.stretch, masked=masked)
         self.coarse = CoarseHead(channels, outputs=outputs, strides=strides, masked=masked)
         self.refine = RefineHead(channels, outputs=outputs, masked=masked)
         glorot(self.embed)
@@ -90,7 +107,7 @@ class SaliencyNetwork(nn.Module):
 
     def forward(self, maps: list[Tensor], masks: Masks) -> Outputs:
         """Both heads."""
-        levels = self.pyramid.levels(self.embed(maps, masks.levels[0]), masks.levels)
+        levels = self.pyramid.levels(self.embed(maps, masks.levels), masks.levels)
         frames_BCF = self.pyramid.frame_features(levels[0], masks.inner_frames)
         coarse = [self.coarse(x, mask, level) for level, (x, mask) in enumerate(zip(levels, masks.inner, strict=True))]
         refined = [self.refine(said, frames_BCF, mask) for said, mask in zip(coarse, masks.inner, strict=True)]
@@ -98,13 +115,13 @@ class SaliencyNetwork(nn.Module):
 
     def class_logits(self, maps: list[Tensor], masks: Masks) -> Tensor:
         """Coarse classes (B, P, K) alone."""
-        levels = self.pyramid.levels(self.embed(maps, masks.levels[0]), masks.levels)
+        levels = self.pyramid.levels(self.embed(maps, masks.levels), masks.levels)
         said = [self.coarse(x, mask, level) for level, (x, mask) in enumerate(zip(levels, masks.inner, strict=True))]
         return torch.cat([level.logits_BTK for level in said], dim=1)
 
     def border_maps(self, maps: list[Tensor], masks: Masks) -> list[Tensor]:
         """Frame-level features and the border features of both branches on level 0."""
-        zero_BCT, inner = self.embed(maps, masks.levels[0]), masks.inner[0]
+        zero_BCT, inner = self.embed(maps, masks.levels)[0], masks.inner[0]
         frames_BCF = self.pyramid.frame_features(zero_BCT, masks.inner_frames)
         loc_BCT = self.refine.loc_branch.border(self.coarse.loc_tower(zero_BCT, inner), inner)
         cls_BCT = self.refine.cls_branch.border(self.coarse.cls_tower(zero_BCT, inner), inner)

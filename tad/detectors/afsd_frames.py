@@ -1,0 +1,168 @@
+"""AFSD on frames: I3D in front of AFSD's network, all of it trained together.
+
+Lin et al.: Learning Salient Boundary Feature for Anchor-free Temporal Action Localization, CVPR 2021. What are features
+elsewhere are frames here, one a snippet, each a row of height · width · 3 values from 0 to 255.
+"""
+
+# B videos, T frames, C channels, H rows, W columns
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from tad.errors import TadError
+from tad.layers.inception import Inception
+from tad.layers.masked import Mask
+from tad.layers.saliency import TapEmbedding
+from tad.layers.saliency_detector import SaliencyDetector
+from tad.layers.saliency_network import Masks
+from tad.layers.saliency_points import FrameGrid
+from tad.layers.types import MAIN
+
+TAPS = {"Mixed_4f": (832, 4, 16), "Mixed_5c": (1024, 8, 32)}  # channels, frames per position, pixels per cell
+
+
+class Detector(SaliencyDetector):
+    """AFSD and, with a gate, GAF as published, from frames; settings are explained in afsd_frames.yaml."""
+
+    def __init__(
+        self,
+        *,
+        feature_dim: int,
+        num_classes: int,
+        max_length: int,
+        face: str,
+        corrections: Sequence[str],
+        height: int,
+        width: int,
+        crop: int,
+        flip: float,
+        taps: Sequence[str],
+        embed_dim: int,
+        strides: Sequence[float],
+        regression_ranges: Sequence[Sequence[float]],
+        piou: float,
+        adaptive_piou: bool,
+        smooth_l1: bool,
+        loss_weight: float,
+        class_weight: float,
+        consistency_weight: float,
+        consistency_share: float,
+        gate: str,
+        gate_settings: Mapping[str, Any],
+    ) -> None:
+        if feature_dim != height * width * 3:
+            raise TadError(
+                f"features: {feature_dim} values a row: frames of {height} x {width} have {height * width * 3}; make"
+                " settings.height and width those of the feature set's frames"
+            )
+        if not 0 < crop <= min(height, width):
+            raise TadError(f"settings.crop: {crop}: must lie within {height} x {width}")
+        if list(taps) not in (["Mixed_4f", "Mixed_5c"], ["Mixed_5c"]):
+            raise TadError(f"settings.taps: {list(taps)}: write [Mixed_4f, Mixed_5c] or [Mixed_5c]")
+        self.size, self.crop, self.flip, self.taps = (height, width), crop, flip, list(taps)
+        super().__init__(
+            feature_dim=feature_dim,
+            num_classes=num_classes,
+            max_length=max_length,
+            face=face,
+            corrections=corrections,
+            embed_dim=embed_dim,
+            upsample=1,
+            strides=strides,
+            regression_ranges=regression_ranges,
+            piou=piou,
+            adaptive_piou=adaptive_piou,
+            smooth_l1=smooth_l1,
+            loss_weight=loss_weight,
+            class_weight=class_weight,
+            consistency_weight=consistency_weight,
+            consistency_share=consistency_share,
+            gate=gate,
+            gate_settings=gate_settings,
+        )
+        self.trunk = Inception(channels=3, num_classes=1)
+        del self.trunk.logits
+
+    def grid_of(self, length: int, upsample: int, ranges: Sequence[Sequence[float]], *, aligned: bool) -> FrameGrid:
+        """Snippets are frames; level 0 has one position for several."""
+        stretch = TAPS[self.taps[0]][1]
+        if length % (stretch * 2 ** (len(ranges) - 1)):
+            raise TadError(
+                f"train.max_length: {length}: must be a multiple of {stretch * 2 ** (len(ranges) - 1)}, the frames of a"
+                " position on the last level"
+            )
+        return FrameGrid(length, upsample, stretch, ranges, aligned=True)
+
+    def embedding(self, inputs: int, channels: int) -> TapEmbedding:
+        """The taps' reducing convolutions, and their gates."""
+        facts = [TAPS[name] for name in self.taps]
+        cells = [-(-self.crop // pixels) for _, _, pixels in facts]
+        for (wide, frames, _), count in zip(facts, cells, strict=True):
+            length, normalised = self.max_length // frames, "normalised" in self.repaired
+            self.add_gate(wide, length=length, cells=count, masked=self.masked, normalised=normalised)
+        return TapEmbedding([wide for wide, _, _ in facts], channels, cells=cells)
+
+    def window(self, feats_BTC: Tensor, lengths_B: Tensor) -> Tensor:
+        """Frames (B, T, H, W, 3) of whole windows in [-1, 1], cropped: at random and maybe mirrored while training,
+        else in the middle; padding is 0. Published: -1 while training."""
+        x_BTC = super().window(feats_BTC, lengths_B)
+        x_BTHWC = self._cropped(x_BTC.reshape(*x_BTC.shape[:2], *self.size, 3)) / 127.5 - 1
+        if self.training and "padded" not in self.repaired:
+            return x_BTHWC
+        real_BT = torch.arange(self.max_length, device=x_BTC.device) < lengths_B.to(x_BTC.device)[:, None]
+        return x_BTHWC * real_BT[:, :, None, None, None]
+
+    def _cropped(self, x_BTHWC: Tensor) -> Tensor:
+        rest = [size - self.crop for size in self.size]
+        if not self.training:
+            top, left = (round(margin / 2) for margin in rest)
+            return x_BTHWC[:, :, top : top + self.crop, left : left + self.crop]
+        rows = []
+        for x_THWC, chance in zip(x_BTHWC, self.uniform(x_BTHWC, 3).tolist(), strict=True):
+            top, left = (int(share * (margin + 1)) for share, margin in zip(chance, rest, strict=False))
+            cut_THWC = x_THWC[:, top : top + self.crop, left : left + self.crop]
+            rows.append(cut_THWC.flip(2) if chance[2] < self.flip else cut_THWC)
+        return torch.stack(rows)
+
+    def maps_of(self, x_BTC: Tensor) -> list[Tensor]:
+        """The taps of I3D."""
+        return self.trunk.taps(x_BTC.permute(0, 4, 1, 2, 3), self.taps)
+
+    def map_masks(self, masks: Masks) -> list[Mask]:
+        """Of each tap."""
+        return masks.inner[: len(self.taps)]
+
+    def _norms(self) -> list[nn.BatchNorm3d]:
+        return [module for module in self.trunk.modules() if isinstance(module, nn.BatchNorm3d)]
+
+    def train(self, mode: bool = True) -> Self:
+        """Batch norms of I3D stay as they are pre-trained."""
+        super().train(mode)
+        for norm in self._norms():
+            norm.eval()
+        return self
+
+    def parameter_groups(self, weight_decay: float, phase: str = MAIN.name) -> list[dict[str, Any]]:
+        """All but the batch norms' parameters, which do not learn."""
+        still = {id(parameter) for norm in self._norms() for parameter in norm.parameters()}
+        for norm in self._norms():
+            norm.requires_grad_(False)
+        groups = super().parameter_groups(weight_decay, phase)
+        return [{**group, "params": [p for p in group["params"] if id(p) not in still]} for group in groups]
+
+    @torch.no_grad()
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Begin with pre-trained I3D weights, under the names of `Inception`; its classifier is not needed.
+
+        Raises:
+            TadError: a weight is missing or of another shape.
+        """
+        for name, value in self.trunk.state_dict().items():
+            if name.endswith("num_batches_tracked"):
+                continue
+            if name not in weights or weights[name].shape != value.shape:
+                raise TadError(f"weights of I3D: '{name}' is missing or not {tuple(value.shape)}; give those for RGB")
+            value.copy_(weights[name])
