@@ -5,6 +5,7 @@ rule train:
         annotations=learned_from("annotations_of"),
         teachers=learned_from("teachers"),
         teacher_features=learned_from("teacher_features"),
+        start=learned_from("start_weights"),
     output:
         "results/{run}/model.safetensors",
     log:
@@ -12,7 +13,7 @@ rule train:
     benchmark:
         "results/{run}/logs/train.tsv"
     conda:
-        "../envs/torch.yaml"
+        "../envs/video.yaml"
     threads: cores
     resources:
         mem_mb=8000,
@@ -22,9 +23,10 @@ rule train:
         spec=spec("train"),
         code=code("train"),
         labels=content("labels_content"),
+        start=content("start_content"),
     shell:
         "tad train {input.features} --annotations {input.annotations}"
-        " --teachers {input.teachers} --teacher-features {input.teacher_features} --spec {params.spec:q}"
+        " --teachers {input.teachers} --teacher-features {input.teacher_features} --start {input.start} --spec {params.spec:q}"
         " --devices {resources.gpu} --threads {threads} --out {output} 2> {log}"
 
 
@@ -42,7 +44,7 @@ rule detect:
     benchmark:
         "results/{run}/logs/detect.tsv"
     conda:
-        "../envs/torch.yaml"
+        "../envs/video.yaml"
     threads: cores
     resources:
         mem_mb=8000,

@@ -80,6 +80,30 @@ rule merge:
         "tad merge {input.shards} --manifests {input.manifests} --spec {params.spec:q} --out {output} 2> {log}"
 
 
+rule index:
+    input:
+        manifests=need("manifests"),
+    output:
+        "results/features/{dataset}/{features}.h5",
+    log:
+        "results/features/{dataset}/{features}/logs/index.log",
+    benchmark:
+        "results/features/{dataset}/{features}/logs/index.tsv"
+    wildcard_constraints:
+        features=flow.pattern("framed"),
+    conda:
+        "../envs/base.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=30,
+    params:
+        spec=spec("index"),
+        code=code("index"),
+        videos=content("video_folder"),
+    shell:
+        "tad index {input.manifests} --videos {params.videos:q} --spec {params.spec:q} --out {output} 2> {log}"
+
+
 rule convert:
     input:
         annotations="results/annotations/{dataset}.json",

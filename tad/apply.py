@@ -39,6 +39,8 @@ def _weights(settings: Config, dataset: str, features: str) -> Path:
     row = settings.file.features[features]
     if features in settings.imported:
         raise TadError(f"features.{features}: published for given videos; a run that extracts its own can be applied")
+    if features in settings.framed:
+        raise TadError(f"features.{features}: frames; a run that extracts features can be applied")
     path = settings.root / row.weights
     if row.weights == "pretrain":
         path = settings.root / f"results/features/{dataset}/{features}/backbone.safetensors"

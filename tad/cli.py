@@ -78,6 +78,9 @@ def _add_stages(commands: Any) -> None:
         "--manifests", type=Path, nargs="+", required=True, help="manifest shards: which videos must be there"
     )
 
+    p = _stage(commands, "index", "videos → index of frames, decoded when needed", ("manifests_in", "manifest shards"))
+    p.add_argument("--videos", type=Path, required=True, help="video folder")
+
     p = _stage(
         commands, "convert", "published features → index", ("source", "folder of feature files, or one .h5 file")
     )
@@ -87,6 +90,7 @@ def _add_stages(commands: Any) -> None:
     p.add_argument("--annotations", type=Path, required=True, help="table made by annotate")
     p.add_argument("--teachers", type=Path, nargs="*", default=[], help="models made by train, with `distill`")
     p.add_argument("--teacher-features", type=Path, nargs="*", default=[], help="the index that each of them reads")
+    p.add_argument("--start", type=Path, nargs="*", default=[], help="weights that a detector on frames begins with")
     p.add_argument(
         "--devices", type=int, default=1, help="GPUs that train together (with --device cpu: processes); 0 is 1"
     )
@@ -213,6 +217,13 @@ def _merge(a: argparse.Namespace) -> Path:
     return merge(a.shards_in, a.manifests, a.out, spec=MergeSpec.parse(a.spec))
 
 
+def _index(a: argparse.Namespace) -> Path:
+    from tad.specs import IndexSpec
+    from tad.stages.index import index
+
+    return index(a.manifests_in, a.videos, a.out, spec=IndexSpec.parse(a.spec))
+
+
 def _convert(a: argparse.Namespace) -> Path:
     from tad.specs import ConvertSpec
     from tad.stages.convert import convert
@@ -226,7 +237,7 @@ def _train(a: argparse.Namespace) -> Path:
 
     spec = TrainStageSpec.parse(a.spec)
     where = {"device": a.device, "devices": a.devices, "threads": a.threads}
-    where |= {"teachers": a.teachers, "teacher_features": a.teacher_features}
+    where |= {"teachers": a.teachers, "teacher_features": a.teacher_features, "start": a.start[0] if a.start else None}
     return train(a.features, a.annotations, a.out, spec=spec, kept=_kept(a.out), **where)
 
 

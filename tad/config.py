@@ -44,6 +44,7 @@ class Config:
             row = self.file.runs[run]
             self.spec("annotate", dataset=row.dataset)
             made_by = "convert" if row.features in self.imported else "extract"
+            made_by = "index" if row.features in self.framed else made_by
             self.spec(made_by, dataset=row.dataset, features=row.features)
 
     @classmethod
@@ -99,7 +100,12 @@ class Config:
     @cached_property
     def extracted(self) -> set[str]:
         """Feature sets that are made from the videos."""
-        return set(self.file.features) - self.imported
+        return set(self.file.features) - self.imported - self.framed
+
+    @cached_property
+    def framed(self) -> set[str]:
+        """Feature sets that are frames, decoded when they are needed."""
+        return {name for name, row in self.file.features.items() if row.frames}
 
     # ── resolution ──
 
@@ -159,6 +165,11 @@ class Config:
             names = ("source", "dim", "dtype", "prefix", "layout", "tolerance", "every", "channels")
             own = {key: getattr(row, key) for key in names}
             given = Resolved({"settings": own, "clip": row.clip})
+            given.origin = {f"{s}.{key}": f"{self.source} {where}" for s in given.sections for key in given.sections[s]}
+            return given
+        if row.frames:
+            clip = {"length": 1, "stride": 1, "policy": "resample", "rate": row.frames.rate}
+            given = Resolved({"settings": row.frames.model_dump(), "clip": clip})
             given.origin = {f"{s}.{key}": f"{self.source} {where}" for s in given.sections for key in given.sections[s]}
             return given
         backbone, changes, recipe = self._encoder(name)
@@ -221,21 +232,7 @@ class Config:
             row = self.run(run)
             dataset, features = row.dataset, row.features
         values = getattr(self, f"_{stage}")(run, dataset, features)
-        models: dict[str, type[Spec]] = {
-            "annotate": specs.AnnotateSpec,
-            "probe": specs.ProbeSpec,
-            "pretrain": specs.PretrainSpec,
-            "extract": specs.ExtractSpec,
-            "merge": specs.MergeSpec,
-            "convert": specs.ConvertSpec,
-            "train": specs.TrainStageSpec,
-            "detect": specs.DetectStageSpec,
-            "classify": specs.ClassifyStageSpec,
-            "suppress": specs.SuppressStageSpec,
-            "evaluate": specs.EvaluateStageSpec,
-            "summarise": specs.SummariseStageSpec,
-        }
-        return parse(models[stage], values, source)
+        return parse(specs.OF_STAGE[stage], values, source)
 
     def _annotate(self, _run: str, dataset: str, _features: str) -> Settings:
         row = self.dataset(dataset)
@@ -257,6 +254,10 @@ class Config:
 
     def _extract(self, _run: str, dataset: str, features: str) -> Settings:
         return {"dataset": dataset, **self.recipe(features, dataset)}
+
+    def _index(self, _run: str, dataset: str, features: str) -> Settings:
+        row: FeatureRow = self._row("features", features)
+        return {"dataset": dataset, "features": features, "frames": row.frames, "on_damaged": row.on_damaged}
 
     def _merge(self, _run: str, dataset: str, features: str) -> Settings:
         row: FeatureRow = self._row("features", features)
@@ -345,6 +346,8 @@ class Config:
 
     def backbone(self, features: str, dataset: str) -> Plugin:
         """The backbone of a feature set with its settings for a dataset."""
+        if features in self.framed:  # what a detector on frames begins with
+            return Plugin(name="i3d", settings=plugins.document("backbones", "i3d")["settings"] | {"streams": "rgb"})
         return Plugin.model_validate(self.recipe(features, dataset)["backbone"])
 
     def missing(self, dataset: str, features: str = "") -> list[str]:

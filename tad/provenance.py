@@ -23,7 +23,7 @@ TRANSPARENT = {
     *("cli", "cli_data", "cli_runs", "why", "workflow", "__main__"),
     *("weights", "weight_store", "weight_fetch", "download"),
 }
-FEATURES = ("merge", "convert")  # the stages that make an index of features: own ones, imported ones
+FEATURES = ("merge", "convert", "index")  # what makes an index of features: own ones, imported ones, frames
 PLUGIN_FIELDS = {"format": "datasets", "backbone": "backbones", "detector": "detectors"}
 
 

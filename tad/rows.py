@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from tad.distill import DistillRow
-from tad.specs import NetworkSpec, Settings, Spec
+from tad.specs import FrameSpec, NetworkSpec, Settings, Spec
 
 
 class DatasetRow(Spec):
@@ -46,18 +46,22 @@ class FeatureRow(Spec):
     channels: tuple[int, ...] = Field(
         default=(), description="with source: first and last (not included) of the channels that are taken; empty: all"
     )
+    frames: FrameSpec | None = Field(default=None, description="no features: frames, decoded while training on them")
     published: str = Field(default="", description="with source: where it is published, for who does not have it")
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
-        if bool(self.backbone) + bool(self.recipe) + bool(self.source) != 1:
+        if bool(self.backbone) + bool(self.recipe) + bool(self.source) + bool(self.frames) != 1:
             raise ValueError(
-                "needs either a `backbone` or a `recipe` (features of your videos) or a `source` (published features)"
+                "needs either a `backbone` or a `recipe` (features of your videos), a `source` (published features) or"
+                " `frames` (no features)"
             )
         if self.recipe and self.weights == "pretrain":
             raise ValueError("a `recipe` needs `weights`: the published file, or the folder that holds it")
         own = {"prefix", "layout", "tolerance", "every", "channels", "dim", "published"} & self.model_fields_set
         foreign = {"on_damaged", "weights", "pretrain", "network"} & self.model_fields_set
+        if self.frames:
+            own |= {"clip", "network", "dtype", "pretrain"} & self.model_fields_set
         wrong, kind = (foreign, "backbone") if self.source else (own, "source")
         if wrong:
             raise ValueError(f"{', '.join(sorted(wrong))} goes with `{kind}` only")

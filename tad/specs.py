@@ -173,6 +173,25 @@ class ConvertSpec(Spec):
     may_miss: tuple[str, ...] = Field(default=(), description="videos that runs exclude: they need no features")
 
 
+class FrameSpec(Spec):
+    """Which frames are read, and at which size."""
+
+    rate: Positive = Field(description="frames per second, those displayed at k / rate; at most a video's own")
+    most: int = Field(default=0, ge=0, description="frames of a video: longer ones at a lower rate; 0: no limit")
+    height: Count = Field(description="rows that frames are squeezed to")
+    width: Count = Field(description="columns that frames are squeezed to")
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+
+
+class IndexSpec(Spec):
+    """Manifests → index of frames."""
+
+    dataset: str
+    features: str
+    frames: FrameSpec
+    on_damaged: Literal["exclude", "error"] = "exclude"
+
+
 class TrainSpec(Spec):
     """The recipe of `train`; defaults live in the detector's YAML, section `train`."""
 
@@ -365,3 +384,20 @@ class SummariseStageSpec(EvaluateStageSpec):
     """What `tad summarise` receives."""
 
     seeds: tuple[int, ...] = Field(min_length=2, description="of the trainings <run>/seed-0, <run>/seed-1, …")
+
+
+OF_STAGE: dict[str, type[Spec]] = {
+    "annotate": AnnotateSpec,
+    "probe": ProbeSpec,
+    "pretrain": PretrainSpec,
+    "extract": ExtractSpec,
+    "merge": MergeSpec,
+    "index": IndexSpec,
+    "convert": ConvertSpec,
+    "train": TrainStageSpec,
+    "detect": DetectStageSpec,
+    "classify": ClassifyStageSpec,
+    "suppress": SuppressStageSpec,
+    "evaluate": EvaluateStageSpec,
+    "summarise": SummariseStageSpec,
+}

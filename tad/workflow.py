@@ -42,10 +42,11 @@ class Workflow:
     # ── names ──
 
     def pattern(self, kind: str) -> str:
-        """A regular expression of the configured names: `datasets`, `features` (of which `imported`, `extracted`),
-        `runs` (what is trained, so each seed of those with several) or `summaries` (runs with several seeds)."""
+        """A regular expression of the configured names: `datasets`, `features` (of which `imported`, `extracted`,
+        `framed`), `runs` (what is trained, so each seed of those with several) or `summaries` (runs with several
+        seeds)."""
         names = list(getattr(self.config.file, kind, self.config.file.runs))
-        if kind in ("imported", "extracted"):
+        if kind in ("imported", "extracted", "framed"):
             names = list(getattr(self.config, kind))
         elif kind == "runs":
             names = [name for run in names for name in self.config.trainings(run)]
@@ -218,6 +219,19 @@ class Workflow:
             return "pretrain"
         files = weight_files(Path(row.weights), self.config.backbone(wildcards.features, wildcards.dataset))
         return digest({path.name: self.hashes.key(path) for path in files})
+
+    def start_weights(self, wildcards: Any) -> list[str]:
+        """What a run on frames begins with: the weights that the user put there for its feature set, if any."""
+        row = self.config.run(wildcards.run)
+        weights = self.config.file.features[row.features].weights
+        return [weights] if row.features in self.config.framed and weights != "pretrain" else []
+
+    def start_content(self, wildcards: Any) -> str:
+        """A content key of these weights."""
+        row = self.config.run(wildcards.run)
+        if not self.start_weights(wildcards):
+            return ""
+        return self.weights_content(_Wildcards(dataset=row.dataset, features=row.features))
 
     def feature_source(self, wildcards: Any) -> str:
         """The folder or file of published features."""

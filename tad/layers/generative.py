@@ -52,15 +52,18 @@ class GenerativeAttention(nn.Module):
     def forward(self, x: Tensor, mask_B1T: Mask) -> Tensor:
         """(B, C, T)."""
         reduced_BCT = self.reduce(x).flatten(2) if self.cells else self.reduce(x)
-        steps = self.channels // x.shape[2]
-        for norm, last in ((self.reduce_norm, False), (self.widen_norm, True)):
-            if last:
-                stretched_BCT = reduced_BCT.repeat_interleave(steps, dim=2) if self.cells else reduced_BCT
-                reduced_BCT = self.widen(stretched_BCT)
-            normed_BCT = group_norm(reduced_BCT, mask_B1T, norm, masked=self.masked)
-            reduced_BCT = zero_outside(F.relu(normed_BCT), mask_B1T)
+        reduced_BCT = self._unit(reduced_BCT, mask_B1T, self.reduce_norm)
+        inner = mask_B1T
+        if self.cells:
+            steps = self.channels // x.shape[2]
+            reduced_BCT = reduced_BCT.repeat_interleave(steps, dim=2)
+            inner = None if mask_B1T is None else mask_B1T.repeat_interleave(steps, dim=2)
+        reduced_BCT = self._unit(self.widen(reduced_BCT), inner, self.widen_norm)
         attention_BCT: Tensor = torch.sigmoid(self.mix(reduced_BCT))
         return zero_outside(attention_BCT, mask_B1T)
+
+    def _unit(self, x_BCT: Tensor, mask_B1T: Mask, norm: nn.GroupNorm) -> Tensor:
+        return zero_outside(F.relu(group_norm(x_BCT, mask_B1T, norm, masked=self.masked)), mask_B1T)
 
 
 def _mlp(*widths: int) -> nn.Sequential:

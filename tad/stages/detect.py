@@ -29,6 +29,7 @@ from tad.progress import track
 from tad.provenance import FEATURES, expect, stamp
 from tad.specs import DetectStageSpec
 from tad.training.features import resize
+from tad.training.frames import open_features
 from tad.training.inputs import check_ends, check_lengths, read_inputs, recipe_of, select
 from tad.training.models import Model, load_model
 from tad.training.places import window_starts
@@ -138,7 +139,7 @@ def _other_stream(
     assert spec.fused is not None
     model, features = files
     merged = expect(features, stage=FEATURES, dataset=spec.dataset, features=spec.fused.features)
-    reader = held.enter_context(FeatureReader(features))
+    reader = held.enter_context(open_features(features))
     loaded = load_model(
         model,
         dataset=spec.dataset,
@@ -217,7 +218,7 @@ def detect(
     table = read.table
     with (
         ExitStack() as held,
-        FeatureReader(features) as reader,
+        open_features(features) as reader,
         leased(device, threads=threads) as target,
         reproducible(target),
         torch.inference_mode(),

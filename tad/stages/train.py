@@ -30,15 +30,18 @@ from tad.training import checkpoint
 from tad.training.data import Item, Windows
 from tad.training.engine import Engine, Saving
 from tad.training.features import Features, SideBySide
+from tad.training.frames import open_features
 from tad.training.inputs import check_ends, check_lengths, label_names, read_inputs, recipe_of, select
 from tad.training.parallel import Ranks, launch
 from tad.training.pretext import learn_pretext
 from tad.training.priors import absent_classes, silence
 from tad.training.pseudo import SelfTaught
 from tad.training.selection import roles_of
+from tad.training.starting import begin_with
 from tad.training.strategy import Strategy
 from tad.training.teachers import TeacherFiles, distiller, examine, teacher_files
 from tad.training.unlabelled import MixedWindows
+from tad.weights import weights_identity
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +95,7 @@ class Job:
     seconds: float
     tensorboard: Path
     teachers: tuple[TeacherFiles, ...] = ()
+    start: Path | None = None
 
     @property
     def state(self) -> Path:
@@ -123,6 +127,8 @@ def _engine(job: Job, reader: FeatureReader, ranks: Ranks, device: torch.device,
     )
     strategy: Strategy = Strategy()
     seen: Features | SideBySide = features
+    if job.start is not None:
+        begin_with(detector, job.start, named=job.spec.detector.name)
     if job.teachers:
         strategy, seen = distiller(detector, features, job.teachers, spec=spec, device=device, held=held)
     silence(detector, job.absent)
@@ -154,7 +160,7 @@ def _engine(job: Job, reader: FeatureReader, ranks: Ranks, device: torch.device,
 def _fit(job: Job, ranks: Ranks) -> None:
     """Train, or continue training; the first process writes the chosen weights and how they came about."""
     device = resolve(f"cuda:{ranks.index}" if job.device == "cuda" else job.device, threads=job.threads)
-    with reproducible(device), FeatureReader(job.features) as reader, ExitStack() as held:
+    with reproducible(device), open_features(job.features) as reader, ExitStack() as held:
         engine = _engine(job, reader, ranks, device, held)
         result = engine.run(job.tensorboard)
     facts = {
@@ -220,6 +226,7 @@ def train(
     checkpoint_seconds: float = 120.0,
     teachers: Sequence[Path] = (),
     teacher_features: Sequence[Path] = (),
+    start: Path | None = None,
 ) -> Path:
     """Train a detector on the train split, or take up where an earlier call with the same settings was cut off.
 
@@ -236,6 +243,7 @@ def train(
         checkpoint_seconds: time between saved states within an epoch; at ends of epochs a sixth of it.
         teachers: models made by train, in the order of `spec.distill.teachers`.
         teacher_features: the index that each of them reads.
+        start: weights of I3D, file or folder, that a detector on frames begins with; None: random ones.
 
     Raises:
         TadError: inputs of another dataset or feature set, a video without features, an empty split, no instance, a
@@ -246,7 +254,7 @@ def train(
     read = read_inputs(features, annotations, dataset=spec.dataset, named=spec.features)
     labels = label_names(read.table, class_agnostic=spec.train.class_agnostic)
     sizes = {"num_classes": len(labels), "max_length": spec.train.max_length}
-    with FeatureReader(features) as reader:
+    with open_features(features) as reader:
         check_ends(read.table, reader, read.annotations)
         roles = roles_of(reader, read.table, spec)
         _, left_out = select(read.table, "train", reader, spec.exclude)
@@ -257,6 +265,10 @@ def train(
     taught, identities = examine(taught_by, spec, labels, roles.train)
     key = training_key(spec, labels, roles.videos, absent, taught)
     count = _processes(device, devices, min(spec.train.batch_size, len(roles.train)))
+    taught, identities = examine(taught_by, spec, labels, items)
+    begun = [{"start": weights_identity(start)}] if start is not None else []
+    key = training_key(spec, labels, roles, absent, [*taught, *begun])
+    count = _processes(device, devices, min(spec.train.batch_size, len(items)))
     job = Job(
         features=Path(features),
         roles=roles.videos,
@@ -270,6 +282,7 @@ def train(
         seconds=checkpoint_seconds,
         tensorboard=Path(out).parent / "logs" / "tensorboard",
         teachers=taught_by,
+        start=start,
     )
     if job.finished.is_file():
         log.info("nothing that training reads has changed: weights republished from %s", job.finished)
