@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tad import plugins, vision
-from tad.backbones import _frames, i3d, tsp
+from tad.backbones import _frames, tsp
 from tad.backbones._weights import fit_weights, load_weights, weights_identity
 from tad.errors import TadError
+from tad.layers.inception import Inception, same_padding
 from tad.weights import published
 
 TRAINED_HERE = ["r2plus1d_small"]
@@ -30,7 +31,7 @@ def golden(shared: Path) -> Any:
 def test_i3d_equals_the_published_network(
     golden: Any, stream: str, channels: int, seed: int, lengths: tuple[int, ...]
 ) -> None:
-    net = i3d.Inception(channels=channels, num_classes=400).eval()
+    net = Inception(channels=channels, num_classes=400).eval()
     net.load_state_dict(rule(names_of(net), seed), strict=False)
     for length in lengths:
         with torch.inference_mode():
@@ -78,7 +79,7 @@ def test_i3d_r50_equals_the_published_network(golden: Any) -> None:
 
 def test_i3d_has_the_published_parameters() -> None:
     for channels, expected in ((3, 12_697_264), (2, 12_675_312)):
-        net = i3d.Inception(channels=channels, num_classes=400)
+        net = Inception(channels=channels, num_classes=400)
         assert sum(p.numel() for p in net.parameters()) == expected
         assert len(names_of(net)) == 287
         assert len(net.state_dict()) == 344
@@ -108,7 +109,7 @@ def test_r2plus1d_18_is_torchvisions() -> None:
 @pytest.mark.parametrize(("kernel", "stride"), [(7, 2), (3, 2), (3, 1), (2, 2), (1, 1)])
 def test_same_padding_is_tensorflows(kernel: int, stride: int) -> None:
     for size in range(1, 65):
-        front, back = i3d.same_padding(size, kernel, stride)
+        front, back = same_padding(size, kernel, stride)
         cells = -(-size // stride)  # TensorFlow: as many outputs as strides, whatever padding that takes
         total = max((cells - 1) * stride + kernel - size, 0)
         assert (front, back) == (total // 2, total - total // 2)
