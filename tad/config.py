@@ -161,15 +161,11 @@ class Config:
         """Sections `settings`, `clip` and `pretrain` of a feature set for a dataset (imported: the first two)."""
         row: FeatureRow = self._row("features", name)
         where = f"features.{name}"
-        if row.source:
+        if row.source or row.frames:
             names = ("source", "dim", "dtype", "prefix", "layout", "tolerance", "every", "channels")
-            own = {key: getattr(row, key) for key in names}
-            given = Resolved({"settings": own, "clip": row.clip})
-            given.origin = {f"{s}.{key}": f"{self.source} {where}" for s in given.sections for key in given.sections[s]}
-            return given
-        if row.frames:
-            clip = {"length": 1, "stride": 1, "policy": "resample", "rate": row.frames.rate}
-            given = Resolved({"settings": row.frames.model_dump(), "clip": clip})
+            own = row.frames.model_dump() if row.frames else {key: getattr(row, key) for key in names}
+            clip = {"length": 1, "stride": 1, "policy": "resample", "rate": row.frames.rate} if row.frames else row.clip
+            given = Resolved({"settings": own, "clip": clip})
             given.origin = {f"{s}.{key}": f"{self.source} {where}" for s in given.sections for key in given.sections[s]}
             return given
         backbone, changes, recipe = self._encoder(name)

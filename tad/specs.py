@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 
 from tad.distill import DistillSpec as DistillSpec
 from tad.distill import TeacherSpec as TeacherSpec
+from tad.frame_specs import FrameSpec as FrameSpec
+from tad.frame_specs import IndexSpec as IndexSpec
 from tad.labels import LabelsSpec
 from tad.spec_base import Count as Count
 from tad.spec_base import Fraction as Fraction
@@ -171,25 +173,6 @@ class ConvertSpec(Spec):
     every: Count = Field(default=1, description="rows are thinned to the first of every so many")
     channels: tuple[int, ...] = Field(default=(), description="[first, last) of the channels alone; empty: all of them")
     may_miss: tuple[str, ...] = Field(default=(), description="videos that runs exclude: they need no features")
-
-
-class FrameSpec(Spec):
-    """Which frames are read, and at which size."""
-
-    rate: Positive = Field(description="frames per second, those displayed at k / rate; at most a video's own")
-    most: int = Field(default=0, ge=0, description="frames of a video: longer ones at a lower rate; 0: no limit")
-    height: Count = Field(description="rows that frames are squeezed to")
-    width: Count = Field(description="columns that frames are squeezed to")
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-
-
-class IndexSpec(Spec):
-    """Manifests → index of frames."""
-
-    dataset: str
-    features: str
-    frames: FrameSpec
-    on_damaged: Literal["exclude", "error"] = "exclude"
 
 
 class TrainSpec(Spec):

@@ -263,12 +263,9 @@ def train(
     absent = absent_classes(read.table, labels)
     taught_by = teacher_files(spec, teachers, teacher_features)
     taught, identities = examine(taught_by, spec, labels, roles.train)
-    key = training_key(spec, labels, roles.videos, absent, taught)
-    count = _processes(device, devices, min(spec.train.batch_size, len(roles.train)))
-    taught, identities = examine(taught_by, spec, labels, items)
     begun = [{"start": weights_identity(start)}] if start is not None else []
-    key = training_key(spec, labels, roles, absent, [*taught, *begun])
-    count = _processes(device, devices, min(spec.train.batch_size, len(items)))
+    key = training_key(spec, labels, roles.videos, absent, [*taught, *begun])
+    count = _processes(device, devices, min(spec.train.batch_size, len(roles.train)))
     job = Job(
         features=Path(features),
         roles=roles.videos,
