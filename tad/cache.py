@@ -127,6 +127,9 @@ class FeatureReader:
             self._context.__exit__(None, None, None)
             raise TadError(f"{self.path}: carries no stamp, so it is not a feature file of tad; remove it or import it")
         self.stamp: dict[str, Any] = json.loads(text)
+        if self.stamp.get("stage") == "index" and type(self) is FeatureReader:
+            self._context.__exit__(None, None, None)
+            raise TadError(f"{self.path}: an index of frames, which only train and detect read; it holds no features")
         self.excluded: dict[str, str] = json.loads(self._file.attrs.get("excluded", "{}"))
         self.video_ids: list[str] = sorted(unquote(key) for key in self._file)
         return self

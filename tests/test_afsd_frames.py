@@ -14,7 +14,7 @@ from training_tools import train_spec
 
 from tad import plugins
 from tad.annotations import Instance, Table, Video, write_table
-from tad.cache import key_of
+from tad.cache import FeatureReader, key_of
 from tad.config import Config
 from tad.errors import TadError
 from tad.layers.inception import Inception
@@ -258,6 +258,11 @@ def test_from_videos_to_candidates_without_features(project: Path, tmp_path: Pat
         assert [v.decode() for v in file["video_ids"][:]] == ["test_a"]
         assert len(file["scores"]) > 5
         assert file["segments"][:].max() <= COUNTS["test_a"] / 3 + 0.5
+
+
+def test_an_index_of_frames_is_no_file_of_features(project: Path) -> None:
+    with pytest.raises(TadError, match=r"f\.h5: an index of frames"), FeatureReader(project / "f.h5"):
+        pass
 
 
 def test_frames_as_a_feature_set_of_the_configuration() -> None:
