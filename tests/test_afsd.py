@@ -297,6 +297,17 @@ def test_windows_slide_and_the_last_one_is_right_aligned() -> None:
 
 
 @pytest.mark.skipif(not ANNOTATIONS.is_dir(), reason="needs the official annotation files")
+@pytest.mark.parametrize(("part", "count"), [("val", 143), ("test", 217)])
+def test_every_cliff_dive_is_a_dive_as_well_and_comes_first(part: str, count: int) -> None:
+    with open(ANNOTATIONS / f"{part}_Annotation_ours.csv", encoding="utf-8") as file:
+        rows = [(row["type"], (row["video"], row["start"], row["end"])) for row in csv.DictReader(file)]
+    names = ("CliffDiving", "Diving")
+    cliffs, dives = ({where: k for k, (label, where) in enumerate(rows) if label == name} for name in names)
+    assert len(cliffs) == count
+    assert all(where in dives and k < dives[where] for where, k in cliffs.items())
+
+
+@pytest.mark.skipif(not ANNOTATIONS.is_dir(), reason="needs the official annotation files")
 def test_thumos_gives_the_published_number_of_windows() -> None:
     with open(ANNOTATIONS / "val_video_info.csv", encoding="utf-8") as file:
         info = {row["video"]: row for row in csv.DictReader(file)}
