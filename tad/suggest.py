@@ -160,7 +160,8 @@ def advise(lengths: Lengths, *, settings: dict[str, Any], resize: int = 0) -> li
         why = "attention per level sees nine tenths of the level's instances and as much on either side (9 to 31)"
         found.append(Advice("settings", "windows", windows, why))
     factor = float(settings.get("buffer_factor", 0.0))
-    if factor and settings.get("face") != "corrected" and lengths.longest > factor * length:
+    any_length = settings.get("face") == "corrected" and "masked" in settings.get("corrections", ())
+    if factor and not any_length and lengths.longest > factor * length:
         why = f"the longest video has {lengths.longest:.0f} snippets, the points end at {factor:g} max_length"
         found.append(Advice("settings", "buffer_factor", float(math.ceil(lengths.longest / length)), why))
     found.append(Advice("train", "max_length", length, why_length))

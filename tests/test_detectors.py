@@ -35,9 +35,11 @@ def settings(method: str, dataset: str = "", **changes: Any) -> dict[str, Any]:
 
 def small(method: str, face: str = "", *, size: dict[str, int] = SIZES, **changes: Any) -> Any:
     """A narrow detector whose weights, biases and scales all matter."""
-    own = {"face": face} if face else {"windows": [9] * 6}
+    own: dict[str, Any] = {"face": face} if face else {"windows": [9] * 6}
+    if face == "corrected":
+        own["corrections"] = ["masked", "living", "detached"]  # all, whatever the default leaves out
     torch.manual_seed(0)
-    detector = plugins.load("detectors", method)(**size, **settings(method, **SMALL, **own, **changes))
+    detector = plugins.load("detectors", method)(**size, **settings(method, **(SMALL | own | changes)))
     with torch.no_grad():
         for name, parameter in detector.named_parameters():
             if "drop_path" in name:

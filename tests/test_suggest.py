@@ -198,7 +198,7 @@ def test_longer_videos_than_the_detector_has_points_for() -> None:
     lengths = measure(table_of([2.0, 3.0, 4.0], duration=500.0), step=0.1)
     found = {a.key: a.value for a in advise(lengths, settings=settings_of("mse", buffer_factor=0.5, face="parity"))}
     assert found["buffer_factor"] * found["max_length"] >= 5000
-    corrected = advise(lengths, settings=settings_of("mse", buffer_factor=0.5, face="corrected"))
+    corrected = advise(lengths, settings=settings_of("mse", buffer_factor=0.5, corrections=["masked"]))
     assert "buffer_factor" not in {a.key for a in corrected}
 
 

@@ -151,7 +151,7 @@ REAL = {
 def real_spec(name: str, face: str = "", **changes: Any) -> TrainStageSpec:
     """Settings of a training of a second with a detector of the package, narrow and with all its randomness."""
     settings = plugins.document("detectors", name)["settings"]
-    wanted = REAL | ({"face": face} if face else {})
+    wanted = REAL | ({"face": face, "corrections": ["masked", "living", "detached"]} if face else {})
     settings |= {key: value for key, value in wanted.items() if key in settings}
     return train_spec(**changes).model_copy(update={"detector": Plugin(name=name, settings=settings)})
 
