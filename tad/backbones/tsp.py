@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tad.backbones._frames import center_crop, normalise, resize_float
+from tad.backbones._sharing import run_features
 from tad.errors import TadError
 
 LAYERS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
@@ -59,6 +60,8 @@ class Backbone(nn.Module):
     `frame_size`, `crop_size`, `shrink`, `encode` and `stem` are what `pretrain` needs of a trainable backbone.
     """
 
+    layer1: nn.Sequential
+
     def __init__(
         self, *, depth: int, frame_size: Sequence[int], crop: int, mean: Sequence[float], std: Sequence[float]
     ) -> None:
@@ -102,16 +105,31 @@ class Backbone(nn.Module):
 
     def features(self, x_BCTHW: Tensor) -> Tensor:
         """(B, 512) pooled features of a normalised input."""
-        x_BCTHW = self.stem(x_BCTHW)
-        for k in range(1, 5):
+        return self._rest(self.layer1(self.stem(x_BCTHW)))
+
+    def _rest(self, x_BCTHW: Tensor) -> Tensor:
+        for k in range(2, 5):
             x_BCTHW = getattr(self, f"layer{k}")(x_BCTHW)
         return x_BCTHW.mean(dim=(2, 3, 4))
 
     def encode(self, clips_BTHWC: Tensor) -> Tensor:
         """Features (B, 512) of clips (uint8 or in 0..255) that are already cropped."""
-        return self.features(normalise(clips_BTHWC.permute(0, 1, 4, 2, 3), self.mean, self.std))
+        return self.features(self._normalised(clips_BTHWC))
 
-    def forward(self, clips_BTHWC: Tensor) -> Tensor:
+    def overlapping(self, frames_NHWC: Tensor, *, length: int, stride: int) -> Tensor:
+        """(G, 512) of the clips that begin every `stride` of these consecutive frames, each as it would be alone."""
+        return run_features(
+            self._normalised(self._cropped(frames_NHWC[None])), length=length, stride=stride, stem=self.stem,
+            stage=self.layer1, rest=self._rest,
+        )  # fmt: skip
+
+    def _cropped(self, clips_BTHWC: Tensor) -> Tensor:
         frames_NHWC = self.shrink(clips_BTHWC.flatten(0, 1))
         cropped = center_crop(frames_NHWC.permute(0, 3, 1, 2), self.crop_size).permute(0, 2, 3, 1)
-        return self.encode(cropped.reshape(*clips_BTHWC.shape[:2], *cropped.shape[1:]))
+        return cropped.reshape(*clips_BTHWC.shape[:2], *cropped.shape[1:])
+
+    def _normalised(self, clips_BTHWC: Tensor) -> Tensor:
+        return normalise(clips_BTHWC.permute(0, 1, 4, 2, 3), self.mean, self.std)
+
+    def forward(self, clips_BTHWC: Tensor) -> Tensor:
+        return self.encode(self._cropped(clips_BTHWC))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tad.errors import TadError
+from tad.extraction.overlap import RUN, runs
 from tad.specs import ExtractSpec
 from tad.video.clips import ClipBuffer, count_clips
 
@@ -54,6 +55,7 @@ class Stream:
     buffer: ClipBuffer[Tensor]
     rows: Rows
     ended_at: int | None = None  # number of batches run when it ended
+    run: list[list[Tensor]] = field(default_factory=list)  # clips that wait for others that overlap them
 
     @property
     def complete(self) -> bool:
@@ -104,6 +106,7 @@ class Encoder:
         self.batch = batch or (BATCH_GPU if device.type == "cuda" else BATCH_CPU)
         self.dtype = np.float16 if spec.dtype == "float16" else np.float32
         self.batches = 0
+        self._together = runs(backbone, spec, device) if self.batch == BATCH_CPU else None
         self._streams: dict[str, Stream] = {}
         # by shape, since only equal clips make a batch: videos of another aspect ratio may have another size
         self._clips: dict[tuple[int, ...], list[tuple[Stream, Tensor]]] = {}
@@ -120,12 +123,20 @@ class Encoder:
         """Take the next prepared frames of a video."""
         stream = self._streams[video_id]
         for step in steps_NHWC:
-            self._take(stream, stream.buffer.push(step))
+            clip = stream.buffer.push(step)
+            if clip is None:
+                continue
+            stream.run.append(clip)
+            if self._together is None or len(stream.run) == RUN:
+                self._take_run(stream)
 
     def end(self, video_id: str) -> None:
         """The video has no more frames."""
         stream = self._streams[video_id]
-        self._take(stream, stream.buffer.finish())
+        self._take_run(stream)
+        clip = stream.buffer.finish()
+        if clip is not None:
+            self._take(stream, clip)
         stream.ended_at = self.batches
 
     def drop(self, video_id: str) -> None:
@@ -147,9 +158,17 @@ class Encoder:
             del self._streams[stream.video_id]
         return complete
 
-    def _take(self, stream: Stream, clip: list[Tensor] | None) -> None:
-        if clip is None:
+    def _take_run(self, stream: Stream) -> None:
+        """The clips that wait for each other: together if they are enough, else one by one."""
+        clips, stream.run = stream.run, []
+        rows_BC = self._together(clips) if self._together is not None and len(clips) == RUN else None
+        if rows_BC is not None:
+            self._start([stream] * RUN, rows_BC)
             return
+        for clip in clips:
+            self._take(stream, clip)
+
+    def _take(self, stream: Stream, clip: list[Tensor]) -> None:
         stacked = torch.stack(clip)
         waiting = self._clips.setdefault(tuple(stacked.shape), [])
         waiting.append((stream, stacked))
@@ -161,9 +180,12 @@ class Encoder:
         streams = [stream for stream, _ in clips]
         batch = [clip for _, clip in clips] + [clips[-1][1]] * (self.batch - len(clips))
         clips.clear()
-        rows_BC = self.backbone(torch.stack(batch)).float()
+        self._start(streams, self.backbone(torch.stack(batch)))
+
+    def _start(self, streams: list[Stream], rows_BC: Tensor) -> None:
+        """Rows that the device may still be at, of these videos."""
         self.batches += 1
-        flying = _Flying(streams, rows_BC.to("cpu", non_blocking=True))
+        flying = _Flying(streams, rows_BC.float().to("cpu", non_blocking=True))
         if self.device.type == "cuda":
             flying.event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             flying.event.record()
