@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Run:
-    """Maps of a run of clips after some layers, in one tensor, so that a layer in space sees all of them at once.
+    """Maps of a run of clips after some layers, in one tensor: a layer in space need not know which is whose.
 
     x_1CTHW: first the positions from `spoilt` on that all clips see alike, then the `spoilt` positions of each clip's
         own left end, then those of the right ends.
