@@ -48,7 +48,7 @@ def test_in_the_interpreter() -> None:
     assert done.returncode == 0, done.stdout[-3000:]
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed is not None, done.stdout
-    assert int(passed[1]) >= 19
+    assert int(passed[1]) >= 18  # one more where the oracles are there
 
 
 def both(*candidates: np.ndarray, device: str, oracle: Any = "reference", **chosen: Any) -> Kept:
