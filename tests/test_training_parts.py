@@ -10,13 +10,14 @@ from safetensors.torch import load_file
 from torch import nn
 from training_tools import Tiny, videos_of, windows_of, write_inputs
 
+from tad.ahead import ahead
 from tad.annotations import Instance
 from tad.cache import FeatureReader
 from tad.device import resolve
 from tad.errors import TadError
 from tad.grid import Grid
 from tad.training import checkpoint
-from tad.training.data import Windows, ahead, clean, truncate
+from tad.training.data import Windows, clean, truncate
 from tad.training.features import Features, resize
 from tad.training.optim import Ema, adamw, clip_gradients, learning_rate
 
@@ -188,7 +189,7 @@ def test_batches_depend_on_nothing_but_their_place(folder: Path) -> None:
         for epoch in range(3):
             names = [n for k in range(3) for n in windows.training_batch(epoch, k).video_ids]
             assert len(set(names)) == 6
-        again = next(ahead(lambda k: windows_of(folder, reader).training_batch(2, k), range(1, 3)))
+        again = next(ahead(lambda: (windows_of(folder, reader).training_batch(2, k) for k in range(1, 3))))
         starved = Windows(windows.items, Features(reader, memory=0), spec=windows.spec, seed=5, dim=6)
         for other in (again, starved.training_batch(2, 1)):
             assert other.video_ids == late.video_ids

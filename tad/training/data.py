@@ -8,9 +8,7 @@ not depend on what was drawn before it: threads, evaluation and resuming cannot 
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +25,6 @@ from tad.training.inputs import select
 from tad.training.places import Place, cut_to, sliding, truncate
 
 log = logging.getLogger(__name__)
-Made = TypeVar("Made")
 SAME_SECONDS = 1e-3
 ORDER, WINDOW, MODEL, HELD_OUT = range(4)
 
@@ -268,13 +265,3 @@ class Windows:
                 row_TC[last - first :] = 0.0
         video_ids = [self.items[place.video].video_id for place in places]
         return Batch(video_ids, torch.tensor(lengths), targets, feats_BTC, rows.start)
-
-
-def ahead(make: Callable[[int], Made], steps: range) -> Iterator[Made]:
-    """make(step) for every step, the next one made by a thread while the caller works on the present one."""
-    with ThreadPoolExecutor(1) as pool:
-        pending = None
-        for step in steps:
-            made = pool.submit(make, step) if pending is None else pending
-            pending = pool.submit(make, step + steps.step) if step + steps.step in steps else None
-            yield made.result()

@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from tad.ahead import ahead
 from tad.errors import TadError
 from tad.layers.types import MAIN, Phase
 from tad.specs import TrainSpec
 from tad.training import checkpoint
 from tad.training.compiled import compile_networks
-from tad.training.data import Batch, Windows, ahead
+from tad.training.data import Batch, Windows
 from tad.training.gradients import Gradients, exhausted
 from tad.training.optim import Ema, clip_gradients
 from tad.training.parallel import Ranks
@@ -202,7 +204,7 @@ class Engine:
         parts: list[dict[str, float]] = []
         started, first = time.monotonic(), self.step
         try:
-            for batch, positives in ahead(self._batch, range(self.step, self.total)):
+            for batch, positives in ahead(partial(map, self._batch, range(self.step, self.total)), depth=1):
                 parts.append(self._train_step(batch, positives))
                 self._write(writer, parts[-1])
                 epoch, phase = self.phases.of(self.step - 1)
