@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import signal
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -175,21 +176,47 @@ def test_header_that_promises_too_much_is_refused(tmp_path: Path) -> None:
     assert "64x48 pixels, more than 1000" in entry["cause"]
 
 
-def test_crash_and_stall_of_a_decoder_are_entries(tmp_path: Path) -> None:
+class CrashAfterSend:
+    """A connection whose other end, stopped before it can read, crashes once the request is on its way."""
+
+    def __init__(self, connection: Connection, pid: int) -> None:
+        self._connection, self._pid = connection, pid
+        os.kill(pid, signal.SIGSTOP)
+
+    def send(self, request: object) -> None:
+        self._connection.send(request)
+        os.kill(self._pid, signal.SIGSEGV)
+        os.kill(self._pid, signal.SIGCONT)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._connection, name)
+
+
+def test_crash_and_stall_of_a_decoder_are_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that is stopped stands still; one that is killed crashed. The next video gets a new process."""
     path = vt.encode(tmp_path / "a.mp4", 20)
-    with probing.Decoder(stall_seconds=0.5, max_pixels=1 << 30) as decoder:
+    with probing.Decoder(stall_seconds=2.0, max_pixels=1 << 30) as decoder:
         assert decoder.scan(path, "pyav").frames == 20
         os.kill(decoder._process.pid, signal.SIGSTOP)
-        assert "stood still for 0.5 s" in decoder.scan(path, "pyav").cause
+        assert "stood still for 2 s" in decoder.scan(path, "pyav").cause
         assert decoder.scan(path, "pyav").cause == ""
-        os.kill(decoder._process.pid, signal.SIGSTOP)
-        decoder._connection.send((path, "decord", 1 << 30))
-        os.kill(decoder._process.pid, signal.SIGSEGV)
-        os.kill(decoder._process.pid, signal.SIGCONT)
-        assert "crashed (SIGSEGV)" in decoder.scan(path, "decord").cause
+        with monkeypatch.context() as patch:
+            patch.setattr(decoder, "_connection", CrashAfterSend(decoder._connection, decoder._process.pid))
+            assert "crashed (SIGSEGV)" in decoder.scan(path, "decord").cause
         scan = decoder.scan(path, "decord")
         assert (scan.cause, scan.frames) == ("", 20)
+
+
+def test_a_decoder_that_ended_while_it_waited_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The video that comes next is not to blame: it is scanned by a new process."""
+    path = vt.encode(tmp_path / "a.mp4", 20)
+    with probing.Decoder(stall_seconds=30, max_pixels=1 << 30) as decoder:
+        assert decoder.scan(path, "pyav").frames == 20
+        os.kill(decoder._process.pid, signal.SIGKILL)
+        decoder._process.join()
+        scan = decoder.scan(path, "pyav")
+        assert (scan.cause, scan.frames) == ("", 20)
+    assert "had ended (SIGKILL); a.mp4 gets a new one" in caplog.text
 
 
 def test_decord_alone_at_fault_means_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,7 +156,14 @@ class Decoder:
         """`scan` in the process; a crash or a stall is the scan's `cause`, with nothing saved."""
         if self._process is None:
             self._start()
-        self._connection.send((path, reader, self.max_pixels))
+        request = (path, reader, self.max_pixels)
+        try:
+            self._connection.send(request)
+        except (BrokenPipeError, ConnectionResetError):
+            # it ended while it waited (the system short of memory, say): no fault of this video's
+            log.warning("the decoding process had ended (%s); %s gets a new one", self._stop(), path.name)
+            self._start()
+            self._connection.send(request)
         frames = 0
         try:
             while self._connection.poll(self.stall_seconds):
