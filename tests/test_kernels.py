@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from tad.layers.heads import join
 from tad.layers.kernels import convolve, norm_relu
 from tad.layers.masked import max_pool, padding_of
+from tad.layers.recomputed import gelu_linear, norm_linear
 
 
 def innermost(*shape: int) -> Tensor:
@@ -54,6 +55,35 @@ def test_norm_relu() -> None:
     grad = innermost(2, 8, 20)
     ours = norm_relu(x, weight, bias, [(3, 5), (19, 20)])
     assert_equal(gradients(ours, grad, x, weight, bias), gradients(F.relu(norm) * live, grad, x, weight, bias))
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("name", ["norm", "gelu"])
+def test_linear_layers_that_compute_their_input_again(name: str, half: bool) -> None:
+    """Equal to the plain layers to rounding, also with bfloat16 products; less is kept for the gradient."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 20, 8, requires_grad=True)
+    scale, shift, bias = (torch.randn(size, requires_grad=True) for size in (8, 8, 6))
+    weight, grad = torch.randn(6, 8, requires_grad=True), torch.randn(2, 20, 6)
+    own = (scale, shift) if name == "norm" else ()
+    kept: list[list[int]] = [[], []]
+    found = []
+    for k in range(2):
+        noted = torch.autograd.graph.saved_tensors_hooks(lambda t, k=k: kept[k].append(t.numel()) or t, lambda t: t)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half), noted:
+            if k:
+                inner = F.layer_norm(x, (8,), *own, 1e-5) if name == "norm" else F.gelu(x)
+                y = F.linear(inner, weight, bias)
+            else:
+                y = (norm_linear if name == "norm" else gelu_linear)(x, *own, weight, bias)
+        found.append(gradients(y, grad.to(y.dtype), x, *own, weight, bias))
+    for one, other in zip(*found, strict=True):
+        assert one.dtype == other.dtype
+        assert float((one - other).norm()) <= (1e-2 if half else 1e-6) * float(other.norm())
+    assert sum(size == x.numel() for size in kept[0]) == 1 < sum(size == x.numel() for size in kept[1])
+    with torch.no_grad():
+        plain = F.linear(F.gelu(x), weight, bias)
+        assert name == "norm" or torch.equal(gelu_linear(x, weight, bias), plain)
 
 
 def test_pooling_takes_the_first_of_equals() -> None:

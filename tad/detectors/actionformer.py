@@ -62,8 +62,18 @@ class TransformerBlock(nn.Module):
             x_BCT = max_pool(x_BCT, mask_B1T, masked=False)
             mask_B1T = halve(mask_B1T)
         x_BCT = self.drop_path_attn.add(zero_outside(x_BCT, mask_B1T), attended_BCT)
-        x_BCT = self.drop_path_mlp.add(x_BCT, zero_outside(self.mlp(self.ln2(x_BCT)), mask_B1T))
+        x_BCT = self.drop_path_mlp.add(x_BCT, zero_outside(self._widened(x_BCT), mask_B1T))
         return x_BCT, mask_B1T
+
+    def _widened(self, x_BCT: Tensor) -> Tensor:
+        """`mlp` of `ln2`, in the form that keeps less for the gradient where nothing is dropped."""
+        widen, _, drop, narrow, _ = self.mlp
+        assert isinstance(widen, Pointwise)
+        assert isinstance(narrow, Pointwise)
+        if isinstance(drop, Dropout) and drop.active:
+            y_BCT: Tensor = self.mlp(self.ln2(x_BCT))
+            return y_BCT
+        return narrow.after_gelu(widen.after_norm(x_BCT, self.ln2))
 
 
 class Detector(PointDetector):

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from tad.layers.chance import Dropout
 from tad.layers.masked import ChannelNorm, Mask, MaskedConv1d, Pointwise, halve, zero_outside
+from tad.layers.recomputed import norm_linear
 
 FAR = -1.0e4  # finite, so that a padded query whose keys are all padding stays a number; exp(FAR) is 0 in float32
 QUERIES = 64  # queries of a block of local attention
@@ -90,15 +91,14 @@ class ConvAttention(nn.Module):
         """
         norm, key = self.key_norm, self.key
         assert key.bias is not None
-        shape = (x_BCT.shape[1],)
-        x_BTC = F.layer_norm(x_BCT.transpose(1, 2), shape, norm.weight.flatten(), 0 * norm.bias.flatten(), 1e-5)
-        return F.linear(x_BTC, key.weight[:, :, 0], 0 * key.bias).transpose(1, 2)
+        scale_C, shift_C = norm.weight.flatten(), 0 * norm.bias.flatten()
+        return norm_linear(x_BCT.transpose(1, 2), scale_C, shift_C, key.weight[:, :, 0], 0 * key.bias).transpose(1, 2)
 
     def forward(self, x_BCT: Tensor, mask_B1T: Mask) -> Tensor:
         """(B, C, T) → (B, C, T / stride), zero outside the mask."""
-        q_BHTD = self._split(self.query(self.query_norm(self.query_conv(x_BCT, mask_B1T))))
+        q_BHTD = self._split(self.query.after_norm(self.query_conv(x_BCT, mask_B1T), self.query_norm))
         k_BHTD = self._split(self._keys(self.key_conv(x_BCT, mask_B1T)))
-        v_BHTD = self._split(self.value(self.value_norm(self.value_conv(x_BCT, mask_B1T))))
+        v_BHTD = self._split(self.value.after_norm(self.value_conv(x_BCT, mask_B1T), self.value_norm))
         mask_B1T = mask_B1T if self.stride == 1 else halve(mask_B1T)
         if self.window > 1:
             y_BHTD = local_attention(q_BHTD, k_BHTD, v_BHTD, mask_B1T, reach=self.window // 2)

@@ -39,8 +39,13 @@ class Dropout(PerVideo):
         super().__init__()
         self.probability = probability
 
+    @property
+    def active(self) -> bool:
+        """Whether anything is zeroed."""
+        return self.training and self.probability > 0
+
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.probability == 0:
+        if not self.active:
             return x
         keep = 1 - self.probability
         return x * (self.uniform(x, *x.shape[1:]) < keep).to(x.dtype) / keep

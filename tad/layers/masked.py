@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from tad.layers.chance import PerVideo
 from tad.layers.kernels import Span, at_least_float32, convolve, norm_relu
+from tad.layers.recomputed import gelu_linear, norm_linear
 
 Mask = Tensor | None  # None: nothing is padded
 
@@ -75,6 +76,17 @@ class Pointwise(nn.Conv1d):
     def forward(self, x_BCT: Tensor) -> Tensor:
         """(B, inputs, T) → (B, outputs, T), with the channels innermost in memory, as `ChannelNorm` leaves them."""
         return F.linear(x_BCT.transpose(1, 2), self.weight[:, :, 0], self.bias).transpose(1, 2)
+
+    def after_norm(self, x_BCT: Tensor, norm: "ChannelNorm") -> Tensor:
+        """The layer on `norm` of the sequence."""
+        assert self.bias is not None
+        scale_C, shift_C = norm.weight.flatten(), norm.bias.flatten()
+        return norm_linear(x_BCT.transpose(1, 2), scale_C, shift_C, self.weight[:, :, 0], self.bias).transpose(1, 2)
+
+    def after_gelu(self, x_BCT: Tensor) -> Tensor:
+        """The layer on the GELU of the sequence."""
+        assert self.bias is not None
+        return gelu_linear(x_BCT.transpose(1, 2), self.weight[:, :, 0], self.bias).transpose(1, 2)
 
 
 class ChannelNorm(nn.Module):

@@ -125,5 +125,7 @@ class GranularBlock(nn.Module):
         x_BCT = self.drop_path_out.add(zero_outside(x_BCT, mask_B1T), fused_BCT)
         x_BCT = zero_outside(x_BCT, mask_B1T) if self.masked else x_BCT
         normed_BCT = group_norm(x_BCT, mask_B1T, self.gn, masked=self.masked)
-        x_BCT = self.drop_path_mlp.add(x_BCT, self.mlp(normed_BCT))
+        widen, _, narrow = self.mlp
+        assert isinstance(narrow, Pointwise)
+        x_BCT = self.drop_path_mlp.add(x_BCT, narrow.after_gelu(widen(normed_BCT)))
         return (zero_outside(x_BCT, mask_B1T) if self.masked else x_BCT), mask_B1T
