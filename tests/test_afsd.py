@@ -14,6 +14,7 @@ from test_detectors import DETECT, feats, settings, targets
 from tad import plugins
 from tad.errors import TadError
 from tad.layers.consistency import cut, triplet, width_of
+from tad.layers.consistency import cuts as cuts_of
 from tad.layers.saliency import saliency_regions
 from tad.layers.saliency_losses import assign, border_loss, border_marks, generalised_iou_loss, softmax_focal
 from tad.layers.types import Part
@@ -264,6 +265,20 @@ def test_what_cannot_be_cut() -> None:
         made = cut(overlapping, torch.rand(4), length=64, width=4, background=False)
         assert made is None or sorted(made.source_T.tolist())[0] == 0
     assert (width_of(2.3, 1.0), width_of(9.7, 0.25), width_of(0.2, 0.25), width_of(0.2, 1.0)) == (3, 2, 1, 1)
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_short_windows_are_cut_too(face: str) -> None:
+    detector, wanted = small(face).train(), [targets((2, 20, 0), (25, 28, 1))] * 2
+    x_BTC, lengths_B = feats(50, 40)
+    losses = detector.loss(x_BTC, lengths_B, wanted)
+    assert losses["consistency"] > 0
+    cuts = cuts_of(wanted, torch.rand(2, 4), lengths=[50, 40], share=1.0, background=True)
+    again = detector.augmented(detector.window(x_BTC, lengths_B), lengths_B, cuts)
+    assert sorted(cuts) == [0, 1]
+    for row, (length, made) in enumerate(zip((50, 40), cuts.values(), strict=True)):
+        assert torch.equal(again.maps[0][row].T[:length], x_BTC[row][made.source_T])
+        assert not again.maps[0][row].T[length:].any()
 
 
 def test_triplet_compares_the_cuts_with_the_background() -> None:

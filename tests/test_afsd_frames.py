@@ -118,15 +118,17 @@ def test_windows_are_cropped_scaled_and_padded_alike() -> None:
     assert not middle[1, 12:].any()
     assert torch.equal(parity.eval().window(x_BTC, lengths_B), middle)
     torch.manual_seed(3)
-    assert not corrected.train().window(x_BTC, lengths_B)[1, 12:].any()
+    assert not corrected.window(x_BTC, lengths_B, corrected.train().view(x_BTC))[1, 12:].any()
     torch.manual_seed(3)
-    published = parity.train().window(x_BTC, lengths_B)
+    published = parity.window(x_BTC, lengths_B, parity.train().view(x_BTC))
     assert bool((published[1, 12:] == -1).all())
     marked = torch.arange(WIDTH).float().expand(1, 16, HEIGHT, WIDTH)[..., None].repeat(1, 1, 1, 1, 3)
     seen = set()
     for seed in range(30):
         torch.manual_seed(seed)
-        row = (corrected.window(marked.flatten(2), torch.tensor([16]))[0, 0, 0, :, 0] + 1) * 127.5
+        row = (
+            corrected.window(marked.flatten(2), torch.tensor([16]), corrected.view(marked))[0, 0, 0, :, 0] + 1
+        ) * 127.5
         seen.add((round(float(row.min())), bool(row[0] > row[-1])))
         assert sorted(row.round().tolist()) == list(range(round(float(row.min())), round(float(row.min())) + CROP))
     assert len({first for first, _ in seen}) > 10

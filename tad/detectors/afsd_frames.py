@@ -6,6 +6,7 @@ elsewhere are frames here, one a snippet, each a row of height · width · 3 val
 
 # B videos, T frames, C channels, H rows, W columns
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -19,9 +20,13 @@ from tad.layers.saliency import TapEmbedding
 from tad.layers.saliency_detector import SaliencyDetector
 from tad.layers.saliency_network import Masks
 from tad.layers.saliency_points import FrameGrid
+from tad.layers.top_heavy import TopHeavy, flat_units
 from tad.layers.types import MAIN
 
+log = logging.getLogger(__name__)
+
 TAPS = {"Mixed_4f": (832, 4, 16), "Mixed_5c": (1024, 8, 32)}  # channels, frames per position, pixels per cell
+TRUNKS: dict[str, type[Inception]] = {"full": Inception, "top_heavy": TopHeavy}
 
 
 class Detector(SaliencyDetector):
@@ -39,6 +44,7 @@ class Detector(SaliencyDetector):
         width: int,
         crop: int,
         flip: float,
+        i3d: str,
         taps: Sequence[str],
         embed_dim: int,
         strides: Sequence[float],
@@ -62,6 +68,8 @@ class Detector(SaliencyDetector):
             raise TadError(f"settings.crop: {crop}: must lie within {height} x {width}")
         if list(taps) not in (["Mixed_4f", "Mixed_5c"], ["Mixed_5c"]):
             raise TadError(f"settings.taps: {list(taps)}: write [Mixed_4f, Mixed_5c] or [Mixed_5c]")
+        if i3d not in TRUNKS:
+            raise TadError(f"settings.i3d: '{i3d}': choose {' or '.join(TRUNKS)}")
         self.size, self.crop, self.flip, self.taps = (height, width), crop, flip, list(taps)
         super().__init__(
             feature_dim=feature_dim,
@@ -83,7 +91,7 @@ class Detector(SaliencyDetector):
             gate=gate,
             gate_settings=gate_settings,
         )
-        self.trunk = Inception(channels=3, num_classes=1)
+        self.trunk = TRUNKS[i3d](channels=3, num_classes=1)
         del self.trunk.logits
 
     def grid_of(self, length: int, upsample: int, ranges: Sequence[Sequence[float]], *, aligned: bool) -> FrameGrid:
@@ -105,23 +113,27 @@ class Detector(SaliencyDetector):
             self.add_gate(wide, length=length, cells=count, masked=self.masked, normalised=normalised)
         return TapEmbedding([wide for wide, _, _ in facts], channels, cells=cells)
 
-    def window(self, feats_BTC: Tensor, lengths_B: Tensor) -> Tensor:
-        """Frames (B, T, H, W, 3) of whole windows in [-1, 1], cropped: at random and maybe mirrored while training,
-        else in the middle; padding is 0. Published: -1 while training."""
+    def view(self, feats_BTC: Tensor) -> Tensor | None:
+        """Random crops and maybe mirrored, while training."""
+        return self.uniform(feats_BTC, 3) if self.training else None
+
+    def window(self, feats_BTC: Tensor, lengths_B: Tensor, view_B3: Tensor | None = None) -> Tensor:
+        """Frames (B, T, H, W, 3) of whole windows in [-1, 1], cropped by `view_B3`, else in the middle; padding is 0.
+        Published: -1 with a view, so while training."""
         x_BTC = super().window(feats_BTC, lengths_B)
-        x_BTHWC = self._cropped(x_BTC.reshape(*x_BTC.shape[:2], *self.size, 3)) / 127.5 - 1
-        if self.training and "padded" not in self.repaired:
+        x_BTHWC = self._cropped(x_BTC.reshape(*x_BTC.shape[:2], *self.size, 3), view_B3) / 127.5 - 1
+        if view_B3 is not None and "padded" not in self.repaired:
             return x_BTHWC
         real_BT = torch.arange(self.max_length, device=x_BTC.device) < lengths_B.to(x_BTC.device)[:, None]
         return x_BTHWC * real_BT[:, :, None, None, None]
 
-    def _cropped(self, x_BTHWC: Tensor) -> Tensor:
+    def _cropped(self, x_BTHWC: Tensor, view_B3: Tensor | None) -> Tensor:
         rest = [size - self.crop for size in self.size]
-        if not self.training:
+        if view_B3 is None:
             top, left = (round(margin / 2) for margin in rest)
             return x_BTHWC[:, :, top : top + self.crop, left : left + self.crop]
         rows = []
-        for x_THWC, chance in zip(x_BTHWC, self.uniform(x_BTHWC, 3).tolist(), strict=True):
+        for x_THWC, chance in zip(x_BTHWC, view_B3.tolist(), strict=True):
             top, left = (int(share * (margin + 1)) for share, margin in zip(chance, rest, strict=False))
             cut_THWC = x_THWC[:, top : top + self.crop, left : left + self.crop]
             rows.append(cut_THWC.flip(2) if chance[2] < self.flip else cut_THWC)
@@ -157,12 +169,24 @@ class Detector(SaliencyDetector):
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """Begin with pre-trained I3D weights, under the names of `Inception`; its classifier is not needed.
 
+        A unit of the top-heavy network whose kernel has lost its temporal extent keeps its random beginning, norm
+        included, as the published student does everywhere; corrected (`summed`): it gets the kernel's sum over time,
+        which says the same of frames that stand still, and the norm.
+
         Raises:
             TadError: a weight is missing or of another shape.
         """
+        flat = flat_units(self.trunk, weights)
+        given = dict(weights)
+        for unit in flat:
+            given[f"{unit}.conv3d.weight"] = weights[f"{unit}.conv3d.weight"].sum(dim=2, keepdim=True)
+        left = () if "summed" in self.repaired else tuple(f"{unit}." for unit in flat)
         for name, value in self.trunk.state_dict().items():
-            if name.endswith("num_batches_tracked"):
+            if name.endswith("num_batches_tracked") or name.startswith(left):
                 continue
-            if name not in weights or weights[name].shape != value.shape:
+            if name not in given or given[name].shape != value.shape:
                 raise TadError(f"weights of I3D: '{name}' is missing or not {tuple(value.shape)}; give those for RGB")
-            value.copy_(weights[name])
+            value.copy_(given[name])
+        if flat:
+            how = "their kernels' sums over time" if "summed" in self.repaired else "random weights (settings.i3d)"
+            log.info("%d units of I3D without temporal extent begin with %s: %s", len(flat), how, ", ".join(flat))

@@ -6,25 +6,15 @@ Lin et al., CVPR 2021, section 3.4. It needs a sequence and its segments only, f
 # T positions, N instances, M maps, B videos
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """How to make the augmented sequence and where its three parts are.
-
-    Attributes:
-        source_T: position that each position is taken from.
-        parts_32: segments of the left part, the right part and the background between them.
-    """
-
-    source_T: Tensor
-    parts_32: Tensor
+from tad.layers.boundaries import boundary_max_pool, frame_regions
+from tad.layers.types import Cut, Targets
 
 
 def _gaps(segments_N2: list[list[float]], length: int, width: int, *, background: bool) -> list[tuple[int, int]]:
@@ -96,4 +86,36 @@ def triplet(maps: list[Tensor], weights: list[float]) -> Tensor:
         starts_C3, ends_C3 = pooled_C3.chunk(2)
         anchor_C, positive_C, negative_C = ends_C3[:, 0], starts_C3[:, 1], starts_C3[:, 2]
         loss = loss + weight * F.triplet_margin_loss(anchor_C[None], positive_C[None], negative_C[None])
+    return loss
+
+
+def cuts(
+    targets: Sequence[Targets], chance_B4: Tensor, *, lengths: Sequence[int], share: float, background: bool
+) -> dict[int, Cut]:
+    """How windows of so many positions are cut, by row; those that cannot be are left out. See `cut`, `width_of`."""
+    found = {}
+    for row, target in enumerate(targets):
+        shortest = target.shortest or min((end - start for start, end in target.segments_N2.tolist()), default=0.0)
+        width = width_of(shortest, share)
+        made = cut(target.segments_N2, chance_B4[row], length=lengths[row], width=width, background=background)
+        if made is not None:
+            found[row] = made
+    return found
+
+
+def triplets(maps: list[Tensor], frames: list[Tensor], *, scales: list[int], weights: list[float]) -> Tensor:
+    """Sum of `triplet` over windows.
+
+    Args:
+        maps: border features (B, C, T) of these windows.
+        frames: the three parts (3, 2) of each, in frames.
+        scales: frames per position of each map.
+        weights: of each map.
+    """
+    loss = maps[0].new_zeros(())
+    for row, parts_32 in enumerate(frames):
+        start_13, end_13 = parts_32.T[:, None]
+        regions_134 = frame_regions(start_13, end_13)
+        pooled = [boundary_max_pool(m[row][None], regions_134 / s)[0] for m, s in zip(maps, scales, strict=True)]
+        loss = loss + triplet(pooled, weights)
     return loss

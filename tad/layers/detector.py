@@ -19,7 +19,7 @@ from tad.layers.generative import Gated
 from tad.layers.losses import distance_iou_loss, focal_loss, label_points, offset_iou
 from tad.layers.masked import zero_outside
 from tad.layers.pyramid import points_of
-from tad.layers.types import MAIN, Candidates, Observed, Outputs, Part, Raw, Targets
+from tad.layers.types import MAIN, Candidates, Choice, Observed, Outputs, Part, Raw, Targets
 
 Chosen = tuple[Tensor, Tensor, Tensor]
 
@@ -123,8 +123,11 @@ class PointDetector(GatedDetector):
         return x_BCT
 
     @torch.no_grad()
-    def observe(self, feats_BTC: Tensor, lengths_B: Tensor, part: Part | None = None) -> Observed:
-        """What a trained detector computes of a batch or a part of one, for others to learn from; as for `loss`."""
+    def observe(
+        self, feats_BTC: Tensor, lengths_B: Tensor, part: Part | None = None, choice: Choice | None = None
+    ) -> Observed:
+        """What a trained detector computes of a batch or a part of one, for others to learn from; as for `loss`. What
+        students choose at random (`choice`) is not of features."""
         assert not self.training, "call eval() first"
         padded = self.padded(part.longest if part else int(lengths_B.max()))
         x_BCT, mask_B1T = self.batch(feats_BTC, lengths_B, padded)

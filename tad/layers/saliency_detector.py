@@ -3,6 +3,7 @@
 # B videos, T snippets, C channels, K classes (0: background), P points of all levels, F frames, N instances
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +12,6 @@ from torch.nn import functional as F
 
 from tad.errors import TadError
 from tad.layers import consistency
-from tad.layers.boundaries import boundary_max_pool, frame_regions
 from tad.layers.chance import of_part
 from tad.layers.faces import corrections_of
 from tad.layers.gated import GatedDetector
@@ -21,14 +21,23 @@ from tad.layers.saliency import FeatureEmbedding, TapEmbedding
 from tad.layers.saliency_losses import Predicted, assign, border_loss, border_marks, softmax_focal, video_losses
 from tad.layers.saliency_network import Masks, Outputs, SaliencyNetwork
 from tad.layers.saliency_points import FrameGrid, decode
-from tad.layers.types import MAIN, Candidates, Observed, Part, Raw, Targets
+from tad.layers.types import MAIN, Candidates, Choice, Cut, Observed, Part, Raw, Targets
 from tad.layers.types import Outputs as RawOutputs
 
 GATED = ("normalised", "target", "averaged")
-CORRECTIONS = ("masked", "aligned", "detached", "background", "scaled", "padded", *GATED)
+CORRECTIONS = ("masked", "aligned", "detached", "background", "scaled", "padded", "summed", *GATED)
 BORDER_WEIGHT = 0.1  # of border losses on the branches, beside that on frames
 MAP_WEIGHTS = [1.0, 0.1, 0.1]  # of the consistency of frames and of both branches
 PUBLISHED_SCALE = 4  # snippet positions are frames divided by this for the consistency, whatever the stride
+
+
+@dataclass(frozen=True, slots=True)
+class Augmented:
+    """Of windows that are cut: what the network sees of them, what the gates say, and the masks."""
+
+    maps: list[Tensor]
+    gated: list[Gated]
+    masks: Masks
 
 
 class SaliencyDetector(GatedDetector):
@@ -114,7 +123,11 @@ class SaliencyDetector(GatedDetector):
         """Snippets of the windows that a sequence is cut into by detect; no length is refused for that."""
         return -(-length // self.max_length) * self.max_length
 
-    def window(self, feats_BTC: Tensor, lengths_B: Tensor) -> Tensor:
+    def view(self, feats_BTC: Tensor) -> Tensor | None:
+        """What is chosen at random of each window while training, (B, 3) in [0, 1); None: nothing."""
+        return None
+
+    def window(self, feats_BTC: Tensor, lengths_B: Tensor, view_B3: Tensor | None = None) -> Tensor:
         """Features padded with zeros to whole windows.
 
         Raises:
@@ -168,7 +181,8 @@ class SaliencyDetector(GatedDetector):
         `tad.layers.detector.PointDetector.loss`."""
         assert len(targets) == feats_BTC.shape[0] == lengths_B.shape[0]
         of_part(self, part, given=len(targets), device=feats_BTC.device)
-        x_BTC = self.window(feats_BTC, lengths_B)
+        view_B3 = self.view(feats_BTC)
+        x_BTC = self.window(feats_BTC, lengths_B, view_B3)
         videos = part.videos if part else len(targets)
         masks, maps = self.network.masks(lengths_B, x_BTC.device), self.maps_of(x_BTC)
         if self.phase != MAIN.name:
@@ -176,15 +190,24 @@ class SaliencyDetector(GatedDetector):
             return {"vae": vae, "total": vae}
         weighed, gated = self.seen(maps, masks)
         outputs = self.network(weighed, masks)
-        if seen is not None:
-            seen.append(self._observed(weighed, gated, outputs, lengths_B))
         losses = self.losses_of(outputs, masks, targets)
-        cuts: dict[int, list[Tensor]] = {}
+        cuts: dict[int, Cut] = {}
+        again: Augmented | None = None
         if self.training and self.consistency_weight > 0:
-            losses["consistency"], cuts = self.consistency(x_BTC, lengths_B, targets, self.uniform(x_BTC, 4))
+            cuts = consistency.cuts(
+                targets,
+                self.uniform(x_BTC, 4),
+                lengths=lengths_B.tolist() if self.masked else [self.max_length] * len(targets),
+                share=self.consistency_share,
+                background="background" in self.repaired,
+            )
+            again = self.augmented(x_BTC, lengths_B, cuts)
+            losses["consistency"] = self._consistency_loss(again, cuts)
+        if seen is not None:
+            seen.append(self._observed(weighed, gated, outputs, lengths_B, again, Choice(view_B3, cuts)))
         if gated:
             losses["background"] = self._background_loss(gated, masks, videos)
-            losses["reconstruction"] = self._reconstruction_loss(maps, gated, masks, cuts)
+            losses["reconstruction"] = self._reconstruction_loss(maps, gated, masks, again, list(cuts))
         losses = {name: value / videos for name, value in losses.items()}
         located = losses["loc"] + losses["refined_loc"]
         classed = losses["cls"] + losses["refined_cls"] + losses["quality"]
@@ -206,14 +229,17 @@ class SaliencyDetector(GatedDetector):
         return ((loss_BP * masks.valid_BP).sum(dim=1) / masks.valid_BP.sum(dim=1) * loss_BP.shape[1]).sum()
 
     def _reconstruction_loss(
-        self, maps: list[Tensor], gated: list[Gated], masks: Masks, cuts: dict[int, list[Tensor]]
+        self, maps: list[Tensor], gated: list[Gated], masks: Masks, again: Augmented | None, rows: list[int]
     ) -> Tensor:
         """Generated features against the true ones; published: against those of the background or of the augmented
         window, whichever had overwritten them last."""
         wanted = [x.detach() for x in maps]
         if "target" not in self.repaired:
+            places = {row: place for place, row in enumerate(rows)}
             wanted = [
-                torch.stack([cuts[row][k] if row in cuts else x for row, x in enumerate(g.background)])
+                torch.stack(
+                    [again.maps[k][places[row]] if again and row in places else x for row, x in enumerate(g.background)]
+                )
                 for k, g in enumerate(gated)
             ]
         return self.reconstruction_losses(gated, wanted, self.map_masks(masks)).sum()
@@ -248,39 +274,25 @@ class SaliencyDetector(GatedDetector):
             loss = loss + BORDER_WEIGHT * border_loss(near_BCT[row], marks_2F[:, :: self.grid.stretch], valid_T)
         return loss
 
-    def consistency(
-        self, x_BTC: Tensor, lengths_B: Tensor, targets: list[Targets], chance_B4: Tensor
-    ) -> tuple[Tensor, dict[int, list[Tensor]]]:
-        """Sum over the videos of the triplet loss on their augmented windows, and what the network saw of these, by
-        row; 0 and nothing for videos that cannot be cut."""
-        cuts = {}
-        for row, target in enumerate(targets):
-            shortest = target.shortest or min((end - start for start, end in target.segments_N2.tolist()), default=0.0)
-            made = consistency.cut(
-                target.segments_N2,
-                chance_B4[row],
-                length=int(lengths_B[row]) if self.masked else self.max_length,
-                width=consistency.width_of(shortest, self.consistency_share),
-                background="background" in self.repaired,
-            )
-            if made is not None:
-                cuts[row] = made
+    def augmented(self, x_BTC: Tensor, lengths_B: Tensor, cuts: Mapping[int, Cut]) -> Augmented | None:
+        """What the gates make of the windows that are cut, one after another; None without any."""
         if not cuts:
-            return x_BTC.new_zeros(()), {}
+            return None
         rows = list(cuts)
-        cut_BTC = torch.stack([x_BTC[row][made.source_T] for row, made in cuts.items()])
+        cut_BTC = x_BTC[rows].clone()  # padding behind a shorter video stays
+        for place, (row, made) in enumerate(cuts.items()):
+            cut_BTC[place, : len(made.source_T)] = x_BTC[row][made.source_T]
         masks = self.network.masks(lengths_B[rows], x_BTC.device)
-        seen, _ = self.seen(self.maps_of(cut_BTC), masks)
-        maps = self.network.border_maps(seen, masks)
-        loss = x_BTC.new_zeros(())
+        return Augmented(*self.seen(self.maps_of(cut_BTC), masks), masks)
+
+    def _consistency_loss(self, again: Augmented | None, cuts: Mapping[int, Cut]) -> Tensor:
+        """Sum over the videos of the triplet loss on their augmented windows; 0 for those that cannot be cut."""
+        if again is None:
+            return torch.zeros((), device=next(self.parameters()).device)
+        maps = self.network.border_maps(again.maps, again.masks)
         near = self.grid.stretch if "scaled" in self.repaired else PUBLISHED_SCALE
-        for row, made in enumerate(cuts.values()):
-            start_13, end_13 = self.grid.to_frames(made.parts_32).T[:, None]
-            regions_134 = frame_regions(start_13, end_13)
-            scales = [1, near, near]
-            pooled = [boundary_max_pool(m[row][None], regions_134 / s)[0] for m, s in zip(maps, scales, strict=True)]
-            loss = loss + consistency.triplet(pooled, MAP_WEIGHTS)
-        return loss, {row: [x[place] for x in seen] for place, row in enumerate(rows)}
+        frames = [self.grid.to_frames(made.parts_32) for made in cuts.values()]
+        return consistency.triplets(maps, frames, scales=[1, near, near], weights=MAP_WEIGHTS)
 
     def parameter_groups(self, weight_decay: float, phase: str = MAIN.name) -> list[dict[str, Any]]:
         """The parameters of a pass, all with weight decay; those of the VAE without."""
@@ -290,15 +302,30 @@ class SaliencyDetector(GatedDetector):
     # -- for others to learn from --------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def observe(self, feats_BTC: Tensor, lengths_B: Tensor, part: Part | None = None) -> Observed:
-        """What a trained detector computes of a batch or a part of one; as for `loss`."""
+    def observe(
+        self, feats_BTC: Tensor, lengths_B: Tensor, part: Part | None = None, choice: Choice | None = None
+    ) -> Observed:
+        """What a trained detector computes of a batch or a part of one; as for `loss`.
+
+        `choice`: what the student chose at random, for which it is computed too: the same crops and cut windows.
+        """
         assert not self.training, "call eval() first"
-        x_BTC = self.window(feats_BTC, lengths_B)
+        chosen = choice or Choice()
+        x_BTC = self.window(feats_BTC, lengths_B, chosen.view_B3)
         masks = self.network.masks(lengths_B, x_BTC.device)
         weighed, gated = self.seen(self.maps_of(x_BTC), masks)
-        return self._observed(weighed, gated, self.network(weighed, masks), lengths_B)
+        again = self.augmented(x_BTC, lengths_B, chosen.cuts)
+        return self._observed(weighed, gated, self.network(weighed, masks), lengths_B, again, chosen)
 
-    def _observed(self, maps: list[Tensor], gated: list[Gated], outputs: Outputs, lengths_B: Tensor) -> Observed:
+    def _observed(
+        self,
+        maps: list[Tensor],
+        gated: list[Gated],
+        outputs: Outputs,
+        lengths_B: Tensor,
+        again: Augmented | None,
+        choice: Choice,
+    ) -> Observed:
         """The coarse head's classes and distances stand for logits and offsets."""
         count, device = self.grid.counts()[0], outputs.zero_BCT.device
         real_B1 = -(-lengths_B.to(device) * self.grid.upsample // self.grid.stretch)[:, None]
@@ -308,7 +335,8 @@ class SaliencyDetector(GatedDetector):
             logits=[level.logits_BTK.transpose(1, 2) for level in outputs.coarse],
             offsets=[level.distances_BT2.transpose(1, 2) for level in outputs.coarse],
         )
-        return Observed(maps[0], outputs.zero_BCT, said, [g.attention_BCT for g in gated])
+        attentions, augmented = ([g.attention_BCT for g in some] for some in (gated, again.gated if again else []))
+        return Observed(maps[0], outputs.zero_BCT, said, attentions, choice, augmented)
 
     def distances(self, outputs: RawOutputs, level: int) -> Tensor:
         """Both distances of every point of a level, (B, 2, T)."""

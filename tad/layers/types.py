@@ -2,6 +2,7 @@
 
 # N segments, B videos, T snippets, C channels, K classes, J outputs of the offset head
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,6 +110,32 @@ class Outputs:
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """How to make the augmented sequence of the boundary consistency and where its three parts are.
+
+    Attributes:
+        source_T: position that each position is taken from.
+        parts_32: segments of the left part, the right part and the background between them.
+    """
+
+    source_T: Tensor
+    parts_32: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a student chose at random of a batch, for its teachers to look at the same.
+
+    Attributes:
+        view_B3: of frames: where each window is cropped, from the top and the left, and whether it is mirrored.
+        cuts: row of the batch → how its window is cut for the boundary consistency.
+    """
+
+    view_B3: Tensor | None = None
+    cuts: Mapping[int, Cut] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """What a detector computed on its way, for others to learn from.
 
@@ -117,12 +144,16 @@ class Observed:
         stem_BCT: the encoder's features at full resolution.
         outputs: of the heads.
         attentions: of the gates, (B, C, T) each; none without.
+        choice: what was chosen at random.
+        augmented: attentions of the windows of `choice.cuts`, in its order.
     """
 
     inputs_BCT: Tensor
     stem_BCT: Tensor
     outputs: Outputs
     attentions: list[Tensor] = field(default_factory=list)
+    choice: Choice = field(default_factory=Choice)
+    augmented: list[Tensor] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ class Distiller(Strategy):
         terms = [term for term in self.lesson.terms if term.target != "reconstruction"]
         used = {term.teacher: self.teachers[term.teacher] for term in terms}
         seen = {
-            name: teacher.detector.observe(feats_BTC[:, :, teacher.columns], lengths_B, part)
+            name: teacher.detector.observe(feats_BTC[:, :, teacher.columns], lengths_B, part, student.choice)
             for name, teacher in used.items()
         }
         for term in terms:
@@ -95,12 +95,14 @@ class Distiller(Strategy):
             with torch.no_grad():
                 theirs = _tensors(term.target, used[term.teacher].detector, seen[term.teacher])
             self._agree(term, ours, theirs)
-            masks = student.outputs.masks if term.target != "attention" else student.outputs.masks[:1] * len(ours)
-            levels = [
-                reduced(difference(mine_BCT, other_BCT, term), mask_B1T, term.reduction, videos=videos)
-                for mine_BCT, other_BCT, mask_B1T in zip(ours, theirs, masks, strict=False)
-            ]
-            value = torch.stack(levels).sum() if term.target == "attention" else torch.stack(levels).mean()
+            masks = student.outputs.masks
+            levels = _by_level(term, ours, theirs, masks, videos=videos)
+            if term.target == "attention":
+                rows = list(student.choice.cuts)
+                cut = student.augmented, seen[term.teacher].augmented, [mask[rows] for mask in masks]
+                value = sum_of(levels + _by_level(term, *cut, videos=videos))
+            else:
+                value = torch.stack(levels).mean()
             losses[f"{term.target} of {term.teacher}"] = value.detach()
             soft = soft + term.weight * value
         return {**losses, "total": self.lesson.hard * losses["total"] + self.lesson.soft * soft}
@@ -138,6 +140,16 @@ class Distiller(Strategy):
                 f" {self.teachers[term.teacher].run}) {said[1]}: they cannot be compared; make detectors and features"
                 " alike, or leave the term out"
             )
+
+
+def _by_level(
+    term: TermSpec, ours: list[Tensor], theirs: list[Tensor], masks: list[Tensor], *, videos: int
+) -> list[Tensor]:
+    """Differences of each level, or of each map that makes a level, as far as both sides have it."""
+    return [
+        reduced(difference(mine_BCT, other_BCT, term), mask_B1T, term.reduction, videos=videos)
+        for mine_BCT, other_BCT, mask_B1T in zip(ours, theirs, masks, strict=False)
+    ]
 
 
 def _tensors(target: str, detector: Any, observed: Observed) -> list[Tensor]:

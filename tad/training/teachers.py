@@ -19,6 +19,7 @@ from tad.training import checkpoint
 from tad.training.data import Item
 from tad.training.distillation import Distiller, Teacher
 from tad.training.features import Features, SideBySide
+from tad.training.frames import open_features
 from tad.training.inputs import index_stamp, recipe_of
 from tad.training.models import Model, load_model, weights_digest
 
@@ -95,7 +96,7 @@ def examine(
     """
     content, identities = [], {}
     for teacher in teachers:
-        with FeatureReader(teacher.features) as reader:
+        with open_features(teacher.features) as reader:
             try:
                 model = load_teacher(teacher, reader, spec.dataset, CPU)
                 videos = [_compared(item, teacher, reader) for item in items]
@@ -170,7 +171,7 @@ def distiller(
     beside = SideBySide([features])
     loaded = []
     for teacher in teachers:
-        reader = held.enter_context(FeatureReader(teacher.features))
+        reader = held.enter_context(open_features(teacher.features))
         model = load_teacher(teacher, reader, spec.dataset, device)
         columns = beside.columns(reader, resize_to=teacher.spec.resize)
         loaded.append(Teacher(teacher.spec.name, teacher.spec.run, model.detector, columns))
