@@ -131,6 +131,9 @@ class PretrainSpec(Spec):
     short_segments: Literal["drop", "extend"] = Field(
         default="drop", description="instances shorter than a clip: left out, or seen by clips that contain them"
     )
+    shortest_gap: float = Field(
+        default=1.0, ge=1, description="clips that fit into the shortest gap between actions that shows background"
+    )
     hold_out: float = Field(
         default=0.0, ge=0, lt=1, description="share of train videos kept aside to select the epoch; 0: last epoch"
     )

@@ -14,7 +14,8 @@ from tad import plugins
 from tad.download import looks_like_page
 from tad.errors import TadError
 from tad.files import read_json, write_json
-from tad.weights import SUFFIXES, WeightFile, published
+from tad.specs import Plugin
+from tad.weights import SUFFIXES, WeightFile, published, weight_files
 
 ROOT = Path("data/weights")
 PINS = "pins.json"
@@ -109,6 +110,21 @@ def all_entries() -> dict[str, tuple[str, WeightFile]]:
     return found
 
 
+def expect_published(path: Path, backbone: Plugin) -> None:
+    """Refuse weights that lie under a published file's name and are something else, however they came there.
+
+    Files of other names are somebody's own. One whose hash was never published is held to its pin, if it has one.
+
+    Raises:
+        TadError: such a file, or none.
+    """
+    entries = {entry.name: entry for entry in published(backbone.name)}
+    for file in weight_files(path, backbone):
+        state, remark = state_of(file, entries[file.name]) if file.name in entries else ("", "")
+        if state == "BAD":
+            raise TadError(f"{file}: {remark}; fetch it anew, or give weights of your own a name of their own")
+
+
 # ── list ──
 
 
@@ -139,7 +155,8 @@ def listed(rows: Sequence[dict[str, Any]]) -> Iterable[str]:
         licence, width = (min(max(map(len, texts)), WIDEST) for texts in ([r["licence"] for r in own], fits))
         for row, fit in zip(own, fits, strict=True):
             check = CHECKS[next(key for key in CHECKS if not key or key in row)]
-            size = f"{row['bytes'] / 1e6:.1f} MB" if row["bytes"] else "?"
+            about = f"~{row['about_mb']:.1f} MB" if "about_mb" in row else "?"
+            size = f"{row['bytes'] / 1e6:.1f} MB" if row["bytes"] else about
             kind = "  (alternative)" if row.get("alternative") else ""
             facts = f"{row['state']:<9} {size:>9}  {check:<13}  {row['licence'][:WIDEST]:<{licence}}  {fit:<{width}}"
             yield f"  {facts}  {row['name']}{kind}"

@@ -24,6 +24,7 @@ class WeightFile(Spec):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+=-]*$", description="file name; unique among all backbones")
     url: str = Field(pattern=r"^https?://[^\s]+$")
     bytes: int | None = Field(default=None, ge=1, description="exact size")
+    about_mb: float | None = Field(default=None, gt=0, description="10^6 bytes, where no exact size was published")
     sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
     sha256_prefix: str = Field(default="", pattern=r"^([0-9a-f]{8,63})?$", description="as file names carry it")
     git_blob: str = Field(default="", pattern=r"^([0-9a-f]{40})?$", description="id of the file in a git repository")

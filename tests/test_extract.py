@@ -255,6 +255,13 @@ def test_what_is_refused(videos: Path, manifest: Path, tmp_path: Path) -> None:
         run(manifest, videos, tmp_path, spec(backbone=Plugin(name="tiny", settings={"value": 1e300 * 1e10})))
     with pytest.raises(TadError, match="does not fit float16; set dtype: float32"):
         run(manifest, videos, tmp_path, spec(backbone=Plugin(name="tiny", settings={"value": 1e9}), dtype="float16"))
+    weights = tmp_path / "r3d_18-b3b3357e.pth"
+    weights.write_bytes(b"PK of another file")
+    with pytest.raises(TadError, match=r"b3b3357e\.pth: has sha256 \w+, published is one that begins with b3b3357e"):
+        extract(
+            manifest, videos, weights, tmp_path / "f" / manifest.name, spec=spec(backbone=Plugin(name="r3d_18")),
+            kept=tmp_path / "kept",
+        )  # fmt: skip
     assert not (tmp_path / "f").exists() or not list((tmp_path / "f").iterdir())
 
 

@@ -100,6 +100,8 @@ def test_segment_table_follows_tsp() -> None:
     assert table.labels_S.tolist() == [-1, 0, -1, -1]  # [0, 2], a, [5, 7], [9, 12]
     np.testing.assert_allclose(table.bounds_S2, [[0, 1], [2, 4], [5, 6], [9, 11]])
     assert table.dropped == 2  # b, and the gap [7.5, 8]
+    wide = tsp_clips.segment_table(**rows, short="drop", shortest_gap=2.5)
+    assert wide.labels_S.tolist() == [0, -1]  # a, [9, 12]: gaps alone are held to it
     extended = tsp_clips.segment_table(**rows, short="extend")
     assert extended.labels_S.tolist() == [-1, 0, -1, 1, -1]
     np.testing.assert_allclose(extended.bounds_S2[3], [6.5, 7.0])  # every such clip contains b
@@ -239,6 +241,14 @@ def test_a_backbone_that_cannot_be_trained_is_refused(dataset: dict[str, Any], t
     spec = make_spec(backbone={"name": "i3d", "settings": document("backbones", "i3d")["settings"]})
     with pytest.raises(TadError, match="i3d: cannot be trained here"):
         pretrain(**dataset, out=tmp_path / "b.safetensors", spec=spec, kept=tmp_path / "kept", device="cpu")
+
+
+def test_weights_that_are_not_the_published_ones_are_refused(dataset: dict[str, Any], tmp_path: Path) -> None:
+    spec = make_spec(backbone={"name": "tsp", "settings": document("backbones", "tsp")["settings"]})
+    weights = tmp_path / "r2plus1d_34-tac_on_kinetics-0547130e.pth"
+    weights.write_bytes(b"PK of another file")
+    with pytest.raises(TadError, match=r"0547130e\.pth: has sha256 \w+, published is one that begins with 0547130e"):
+        pretrain(**dataset, out=tmp_path / "b", spec=spec, kept=tmp_path / "kept", device="cpu", weights=weights)
 
 
 def test_manifests_of_another_data_set_are_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tad import plugins, vision
 from tad.backbones._weights import load_weights
 from tad.errors import TadError
-from tad.weights import published
+from tad.weights import wanted
 
 # name: torchvision's weights, its head, dim, frames to test with, parameters with the 400-way head
 MODELS = {
@@ -93,8 +93,9 @@ def test_settings_are_those_of_the_published_weights(name: str) -> None:
     assert list(settings["resize"]) == preset.resize_size
     assert [settings["crop"]] * 2 == preset.crop_size
     assert (settings["mean"], settings["std"]) == (preset.mean, preset.std)
-    (entry,) = published(name)
+    (entry,) = wanted(name, settings)
     assert entry.url == weights.url
+    assert entry.about_mb == pytest.approx(weights.meta["_file_size"] * 2**20 / 1e6, abs=0.1)
     assert entry.name == f"{name}-{entry.sha256_prefix}.pth"
     scores = weights.meta["_metrics"]["Kinetics-400"]
     assert f"top-1 {scores['acc@1']:.3f}, top-5 {scores['acc@5']:.3f}" in entry.accuracy

@@ -18,7 +18,8 @@ from tad import plugins, weight_fetch, weight_store
 from tad.cli import main
 from tad.download import Patience, fetch_file
 from tad.errors import TadError
-from tad.weight_store import list_weights, listed, problem_of, sums_of, verify
+from tad.specs import Plugin
+from tad.weight_store import expect_published, list_weights, listed, problem_of, sums_of, verify
 
 BODY = b"PK\x03\x04" + bytes(range(256)) * 3000
 FLIPPED = BODY[:5000] + bytes([BODY[5000] ^ 1]) + BODY[5001:]
@@ -246,6 +247,26 @@ def test_a_file_put_by_hand_is_judged_like_a_fetched_one(entry: dict[str, Any]) 
     assert path.read_bytes() == FLIPPED, "what somebody put there is theirs"
 
 
+def test_what_lies_under_a_published_name_is_verified_before_it_is_used(entry: dict[str, Any]) -> None:
+    folder, toy = Path("w"), Plugin(name="toy")
+    folder.mkdir()
+    (folder / "own.pth").write_bytes(FLIPPED)
+    expect_published(folder, toy)
+    (folder / "x.pt").write_bytes(FLIPPED)
+    expect_published(folder, toy)  # no hash is published, and no pin is there
+    entry["sha256"] = SHA
+    for place in (folder, folder / "x.pt"):
+        with pytest.raises(TadError, match=r"w/x\.pt: has sha256 \w+, published is \w+; fetch it anew, or give"):
+            expect_published(place, toy)
+    (folder / "x.pt").write_bytes(BODY)
+    expect_published(folder, toy)
+    entry["sha256"] = ""
+    pin = {"sha256": "0" * 64, "bytes": 1, "url": entry["url"]}
+    (folder / "pins.json").write_text(json.dumps({"x.pt": pin}))
+    with pytest.raises(TadError, match=r"w/x\.pt: has sha256 \w+, pinned is 0+; fetch"):
+        expect_published(folder, toy)
+
+
 @pytest.mark.parametrize("linked", [True, False])
 def test_pytorchs_own_store_is_used_after_verification(
     entry: dict[str, Any], place: Path, linked: bool, monkeypatch: pytest.MonkeyPatch
@@ -355,4 +376,5 @@ def test_sums_are_those_of_git_and_sha256(tmp_path: Path) -> None:
 def test_the_shipped_list_is_readable() -> None:
     lines = list(listed(list_weights()))
     assert any("rgb_imagenet.pt" in line and "50.9 MB" in line and "sha256" in line for line in lines)
+    assert any("r2plus1d_18-91a641e6.pth" in line and "~126.2 MB" in line for line in lines)
     assert max(map(len, lines)) < 200

@@ -37,6 +37,7 @@ from tad.provenance import expect, stamp
 from tad.specs import ExtractSpec
 from tad.video.feed import Ended
 from tad.video.ring import Job
+from tad.weight_store import expect_published
 
 log = logging.getLogger(__name__)
 NAME_BYTES = 180  # of a video's part, without the endings that it has and gets while it is written
@@ -216,6 +217,7 @@ def extract(
     usable, excluded = _usable(manifest, spec)
     inputs = {"manifest": str(expect(manifest, stage="probe")["identity"])}
     if weights is not None:
+        expect_published(weights, spec.backbone)
         inputs["weights"] = weights_identity(weights, spec.backbone)
     stamped = stamp("extract", spec.model_dump(mode="json"), inputs)
     recipe = digest(

@@ -27,6 +27,7 @@ from tad.provenance import expect, stamp
 from tad.specs import Plugin, PretrainSpec
 from tad.training import checkpoint, tsp, tsp_clips
 from tad.training.tsp_store import frames_of
+from tad.weight_store import expect_published
 
 log = logging.getLogger(__name__)
 TRAINABLE = ("frame_size", "crop_size", "shrink", "encode", "stem")
@@ -186,6 +187,8 @@ def pretrain(
     table_file = read_json(annotations)
     videos = _train_videos(table_file, manifests)
     labels = list(table_file["labels"])
+    if weights is not None:
+        expect_published(weights, spec.backbone)
     inputs = _contents(videos, labels, weights, spec.backbone)
     made = stamp("pretrain", spec.model_dump(mode="json"), inputs)["identity"]
     if _finished(kept, made):
@@ -243,6 +246,7 @@ def _segments(
         {label: k for k, label in enumerate(labels)},
         clip_seconds=[spec.clip.length / rate for rate in frames.rates],
         short=spec.short_segments,
+        shortest_gap=spec.shortest_gap,
     )
-    log.info("%d videos with %d segments; %d others are too short for a clip", len(videos), len(table), table.dropped)
+    log.info("%d videos with %d segments; %d others are too short", len(videos), len(table), table.dropped)
     return table

@@ -128,7 +128,6 @@ class Trainer:
         if pooling == "none":
             return torch.zeros(videos, 0, device=self.device)
         self.backbone.eval()
-        length = self.spec.clip.length
         length, size = self.spec.clip.length, self.spec.batch_size
         rows = []
         for video in range(videos):
