@@ -95,7 +95,9 @@ def cuts(
     """How windows of so many positions are cut, by row; those that cannot be are left out. See `cut`, `width_of`."""
     found = {}
     for row, target in enumerate(targets):
-        shortest = target.shortest or min((end - start for start, end in target.segments_N2.tolist()), default=0.0)
+        if not len(target.segments_N2):  # all background: the video's shortest instance may be infinite
+            continue
+        shortest = target.shortest or min(end - start for start, end in target.segments_N2.tolist())
         width = width_of(shortest, share)
         made = cut(target.segments_N2, chance_B4[row], length=lengths[row], width=width, background=background)
         if made is not None:

@@ -18,7 +18,8 @@ from tad.layers.gated import GatedDetector
 from tad.layers.generative import Gated
 from tad.layers.masked import Mask
 from tad.layers.saliency import FeatureEmbedding, TapEmbedding
-from tad.layers.saliency_losses import Predicted, assign, border_loss, border_marks, softmax_focal, video_losses
+from tad.layers.saliency_criterion import UNKNOWN, Criterion
+from tad.layers.saliency_losses import Predicted, softmax_focal
 from tad.layers.saliency_network import Masks, Outputs, SaliencyNetwork
 from tad.layers.saliency_points import FrameGrid, decode
 from tad.layers.types import MAIN, Candidates, Choice, Cut, Observed, Part, Raw, Targets
@@ -26,7 +27,6 @@ from tad.layers.types import Outputs as RawOutputs
 
 GATED = ("normalised", "target", "averaged")
 CORRECTIONS = ("masked", "aligned", "detached", "background", "scaled", "padded", "summed", *GATED)
-BORDER_WEIGHT = 0.1  # of border losses on the branches, beside that on frames
 MAP_WEIGHTS = [1.0, 0.1, 0.1]  # of the consistency of frames and of both branches
 PUBLISHED_SCALE = 4  # snippet positions are frames divided by this for the consistency, whatever the stride
 
@@ -60,6 +60,7 @@ class SaliencyDetector(GatedDetector):
         smooth_l1: bool,
         loss_weight: float,
         class_weight: float,
+        normaliser: str,
         consistency_weight: float,
         consistency_share: float,
         gate: str,
@@ -80,7 +81,14 @@ class SaliencyDetector(GatedDetector):
         self.masked = "masked" in self.repaired
         self.feature_dim, self.num_classes, self.max_length = feature_dim, num_classes, max_length
         self.grid = self.grid_of(max_length, upsample, regression_ranges, aligned="aligned" in self.repaired)
-        self.piou, self.adaptive_piou, self.smooth_l1 = piou, adaptive_piou, smooth_l1
+        self.criterion = Criterion(
+            self.grid,
+            piou=piou,
+            adaptive=adaptive_piou,
+            smooth=smooth_l1,
+            detach_quality="detached" in self.repaired,
+            normaliser=normaliser,
+        )
         self.loss_weight, self.class_weight = loss_weight, class_weight
         self.consistency_weight, self.consistency_share = consistency_weight, consistency_share
         self.network = SaliencyNetwork(
@@ -154,19 +162,41 @@ class SaliencyDetector(GatedDetector):
     # -- training ------------------------------------------------------------------------------------------------------
 
     def positives(self, lengths_B: Tensor, targets: list[Targets]) -> int:
-        """Not needed: losses are divided video by video."""
-        return 0
+        """Points with a class in a batch, known before any loss; not counted where losses are divided by video."""
+        if self.criterion.normaliser == "video":
+            return 0
+        valid_BP = self.network.masks(lengths_B, targets[0].segments_N2.device).valid_BP
+        return self.criterion.positives(valid_BP, targets)
 
     def normalise(self, positives: int) -> None:
-        """Nothing is kept from batch to batch."""
+        """A batch's `positives`; how many are refined the next loss counts, if it is of the whole batch."""
+        self.criterion.counts_2 = torch.tensor([float(positives), UNKNOWN])
+
+    @property
+    def counts_ahead(self) -> bool:
+        """Whether a loss of a part needs to know how many points are refined in the whole batch."""
+        return self.criterion.normaliser == "batch" and self.phase == MAIN.name
+
+    def normalise_refined(self, refined: int) -> None:
+        """The sum of `refined` over a batch's parts."""
+        self.criterion.counts_2[1] = float(refined)
+
+    @torch.no_grad()
+    def refined(self, feats_BTC: Tensor, lengths_B: Tensor, targets: list[Targets], part: Part | None = None) -> int:
+        """Points that the loss of these videos, with the same random stream, is going to refine."""
+        of_part(self, part, given=len(targets), device=feats_BTC.device)
+        x_BTC = self.window(feats_BTC, lengths_B, self.view(feats_BTC))
+        masks = self.network.masks(lengths_B, x_BTC.device)
+        outputs = self.network(self.seen(self.maps_of(x_BTC), masks)[0], masks)
+        return self.criterion.refined(outputs, masks, targets)
 
     def training_state(self) -> dict[str, Tensor]:
-        """Nothing besides the weights."""
-        return {}
+        """What a batch's losses are divided by, where that is of the whole batch."""
+        return {"counts": self.criterion.counts_2.clone()} if self.criterion.normaliser == "batch" else {}
 
     def load_training_state(self, state: dict[str, Tensor]) -> None:
         """Restores `training_state`."""
-        assert not state
+        self.criterion.counts_2 = state.get("counts", self.criterion.counts_2).cpu()
 
     def loss(
         self,
@@ -180,6 +210,8 @@ class SaliencyDetector(GatedDetector):
         """Losses of a training batch, means over its videos, and their weighted sum `total`; arguments as
         `tad.layers.detector.PointDetector.loss`."""
         assert len(targets) == feats_BTC.shape[0] == lengths_B.shape[0]
+        if self.training and part is None:
+            self.normalise(self.positives(lengths_B, targets))
         of_part(self, part, given=len(targets), device=feats_BTC.device)
         view_B3 = self.view(feats_BTC)
         x_BTC = self.window(feats_BTC, lengths_B, view_B3)
@@ -190,7 +222,7 @@ class SaliencyDetector(GatedDetector):
             return {"vae": vae, "total": vae}
         weighed, gated = self.seen(maps, masks)
         outputs = self.network(weighed, masks)
-        losses = self.losses_of(outputs, masks, targets)
+        losses = self.losses_of(outputs, masks, targets, videos=videos)
         cuts: dict[int, Cut] = {}
         again: Augmented | None = None
         if self.training and self.consistency_weight > 0:
@@ -244,35 +276,11 @@ class SaliencyDetector(GatedDetector):
             ]
         return self.reconstruction_losses(gated, wanted, self.map_masks(masks)).sum()
 
-    def losses_of(self, outputs: Outputs, masks: Masks, targets: list[Targets]) -> dict[str, Tensor]:
-        """Sums over the videos of their losses."""
-        joined, valid_BP = outputs.joined(), masks.valid_BP
-        points_P3 = self.grid.points(outputs.frames_BCF.device)
-        sums: dict[str, Tensor] = {}
-        for row, target in enumerate(targets):
-            segments_N2 = self.grid.to_frames(target.segments_N2)
-            said = Predicted(**{name: value[row][valid_BP[row]] for name, value in joined.items()})
-            found = video_losses(
-                said,
-                assign(points_P3[valid_BP[row]], segments_N2, target.labels_N),
-                piou=self.piou,
-                adaptive=self.adaptive_piou,
-                smooth=self.smooth_l1,
-                detach_quality="detached" in self.repaired,
-            )
-            found["borders"] = self._border_losses(outputs, masks, row, segments_N2)
-            for name, value in found.items():
-                sums[name] = sums.get(name, 0) + value
-        return sums
-
-    def _border_losses(self, outputs: Outputs, masks: Masks, row: int, segments_N2: Tensor) -> Tensor:
-        marks_2F = border_marks(segments_N2, frames=self.grid.frames)
-        near, fine = masks.inner[0], masks.inner_frames
-        valid_T, valid_F = None if near is None else near[row, 0], None if fine is None else fine[row, 0]
-        loss = border_loss(outputs.frames_BCF[row], marks_2F, valid_F)
-        for near_BCT in (outputs.refined[0].loc_BCT, outputs.refined[0].cls_BCT):
-            loss = loss + BORDER_WEIGHT * border_loss(near_BCT[row], marks_2F[:, :: self.grid.stretch], valid_T)
-        return loss
+    def losses_of(
+        self, outputs: Outputs, masks: Masks, targets: list[Targets], *, videos: int = 0
+    ) -> dict[str, Tensor]:
+        """Sums over the videos of their losses; `videos` of the whole batch, 0: these."""
+        return self.criterion.losses(outputs, masks, targets, videos=videos or len(targets), training=self.training)
 
     def augmented(self, x_BTC: Tensor, lengths_B: Tensor, cuts: Mapping[int, Cut]) -> Augmented | None:
         """What the gates make of the windows that are cut, one after another; None without any."""

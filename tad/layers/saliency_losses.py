@@ -1,7 +1,8 @@
 """AFSD's targets and losses: points compete on equal terms, coarse and refined heads learn, borders are marked.
 
 Everything is in frames of the window. Sums are divided by numbers of the video itself, so that a batch's loss is the
-mean of its videos' whichever way it is computed.
+mean of its videos' whichever way it is computed; or by those of the whole batch (published for THUMOS14), which are
+then counted before the loss.
 """
 
 # P points of all levels, N instances, K classes with the background as class 0, F frames
@@ -96,31 +97,45 @@ def generalised_iou_loss(predicted_N2: Tensor, target_N2: Tensor) -> Tensor:
     return 1 - offset_iou(predicted_N2, target_N2) + (hull_N - union_N) / hull_N.clamp(min=EPSILON)
 
 
+@torch.no_grad()
+def refined_points(said: Predicted, wanted: Assigned, *, piou: float, adaptive: bool) -> Tensor:
+    """Which of a video's positive points are refined, bool (N,): those whose coarse tIoU is at least `piou`.
+
+    `adaptive`: that is lowered to the best tIoU there is, so that one point at least is refined.
+    """
+    positive_P = wanted.labels_P > 0
+    iou_N = offset_iou(at_least_float32(said.distances_P2[positive_P]), wanted.distances_P2[positive_P])
+    return iou_N >= (torch.clamp(iou_N.max(), max=piou) if adaptive and len(iou_N) else piou)
+
+
 def video_losses(
-    said: Predicted, wanted: Assigned, *, piou: float, adaptive: bool, smooth: bool, detach_quality: bool
+    said: Predicted,
+    wanted: Assigned,
+    refined_N: Tensor,
+    *,
+    smooth: bool,
+    detach_quality: bool,
+    divisors: tuple[float, float] | None = None,
 ) -> dict[str, Tensor]:
     """The five losses of one video's points: loc, cls, refined_loc, refined_cls, quality.
 
     Args:
         said: of the points that count.
         wanted: of the same points.
-        piou: coarse tIoU from which a positive point is refined.
-        adaptive: lower it to the best tIoU there is, so that one point at least is refined.
+        refined_N: `refined_points`.
         smooth: smooth L1 for the offsets, else L1.
         detach_quality: the tIoU that quality is compared with has no gradient; published: it has.
+        divisors: what the sums over positive points and over refined ones are divided by; None: their numbers in this
+            video.
     """
     positive_P = wanted.labels_P > 0
-    count = positive_P.sum().clamp(min=1)
     coarse_N2, target_N2 = at_least_float32(said.distances_P2[positive_P]), wanted.distances_P2[positive_P]
     offsets_N2 = at_least_float32(said.offsets_P2[positive_P])
+    count, refined_count = divisors or (positive_P.sum().clamp(min=1), refined_N.sum().clamp(min=1))
     with torch.no_grad():
-        iou_N = offset_iou(coarse_N2, target_N2)
-        least = torch.clamp(iou_N.max(), max=piou) if adaptive and len(iou_N) else piou
-        refined_N = iou_N >= least
         refined_labels_P = wanted.labels_P.clone()
         refined_labels_P[positive_P] = wanted.labels_P[positive_P] * refined_N
         goal_N2 = (target_N2 - coarse_N2) / (0.5 * coarse_N2.sum(dim=1, keepdim=True)).clamp(min=EPSILON)
-    refined_count = refined_N.sum().clamp(min=1)
     distance = F.smooth_l1_loss if smooth else F.l1_loss
     quality_N = offset_iou(refine(coarse_N2, offsets_N2), target_N2).clamp(0, 1)
     quality_N = quality_N.detach() if detach_quality else quality_N

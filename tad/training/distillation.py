@@ -107,6 +107,12 @@ class Distiller(Strategy):
             soft = soft + term.weight * value
         return {**losses, "total": self.lesson.hard * losses["total"] + self.lesson.soft * soft}
 
+    def refined(
+        self, detector: Any, feats_BTC: Tensor, lengths_B: Tensor, targets: list[Targets], part: Part | None
+    ) -> int:
+        """The student's."""
+        return super().refined(detector, feats_BTC[:, :, self.columns], lengths_B, targets, part)
+
     def _explained(self, losses: dict[str, Tensor], student: Explained, videos: int) -> dict[str, Tensor]:
         """The VAEs' pass: what teachers' VAEs make of the student's features and attention, summed over the maps."""
         terms = [term for term in self.lesson.terms if term.target == "reconstruction"]

@@ -1,7 +1,8 @@
 """The gradient of a batch, in as many parts as memory asks for and by as many processes as there are.
 
-Losses are sums over videos divided by a number that follows from the labels alone, and every video has random numbers
-of its own. So the parts' gradients add up to the batch's: how it is divided changes the order of additions, no more.
+Losses are sums over videos divided by a number that follows from the labels alone, or that all parts count before the
+first of them is computed, and every video has random numbers of its own. So the parts' gradients add up to the batch's:
+how it is divided changes the order of additions, no more.
 """
 
 import gc
@@ -75,7 +76,7 @@ class Gradients:
             normaliser = {name: value.clone() for name, value in self.detector.training_state().items()}
             self.detector.zero_grad(set_to_none=True)
             self.detector.normalise(positives)
-            losses = self._of_parts(batch, step)
+            losses = self._of_parts(batch, step) if self._counted(batch, step) else None
             if self.ranks.all(losses is not None, self.device):
                 assert losses is not None
                 self.ranks.add_gradients(self.detector.parameters())
@@ -106,13 +107,37 @@ class Gradients:
             " bfloat16"
         )
 
-    def _losses(self, detector: Any, batch: Batch, size: int, *random: int) -> Iterator[dict[str, Tensor]]:
-        """Losses of each part of a batch; all parts see the same random stream, of which they use their videos'."""
+    def _parts(self, batch: Batch, size: int, *random: int) -> Iterator[tuple[Any, ...]]:
+        """Each part of a batch; all parts see the same random stream, of which they use their videos'."""
         seed = int(generator(self.seed, *random).integers(2**63))
         for part in batch.parts(size, self.device):
             torch.manual_seed(seed)
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.spec.precision == "bfloat16"):
-                yield self.strategy.loss(detector, *part)
+                yield part
+
+    def _losses(self, detector: Any, batch: Batch, size: int, *random: int) -> Iterator[dict[str, Tensor]]:
+        """Losses of each part of a batch."""
+        for part in self._parts(batch, size, *random):
+            yield self.strategy.loss(detector, *part)
+
+    def _counted(self, batch: Batch, step: int) -> bool:
+        """Have what a loss of a part cannot know of its batch counted by all parts, where the detector asks for it;
+        False where memory did not suffice."""
+        whole = self.ranks.count == 1 and self.at_once >= len(batch.video_ids)
+        if whole or not getattr(self.detector, "counts_ahead", False):
+            return True
+        count, fits = torch.zeros((), device=self.device), True
+        try:
+            for part in self._parts(batch, self.at_once, MODEL, step):
+                count += self.strategy.refined(self.detector, *part)
+        except (RuntimeError, MemoryError) as error:
+            if not exhausted(error):
+                raise
+            fits = False
+        if not self.ranks.all(fits, self.device):
+            return False
+        self.detector.normalise_refined(int(self.ranks.add(count)))
+        return True
 
     def _of_parts(self, batch: Batch, step: int) -> dict[str, Tensor] | None:
         """Add the gradients of this process's videos to the parameters; None where memory did not suffice."""

@@ -90,6 +90,12 @@ class SelfTaught(Strategy):
         """Of videos with labels."""
         return self.inner.loss(detector, feats_BTC, lengths_B, targets, part)
 
+    def refined(
+        self, detector: Any, feats_BTC: Tensor, lengths_B: Tensor, targets: list[Targets], part: Part | None
+    ) -> int:
+        """Of videos with labels."""
+        return self.inner.refined(detector, feats_BTC, lengths_B, targets, part)
+
     def weight(self, step: int) -> float:
         """Of the videos without labels at a step."""
         risen = min(step / self.rise, 1.0)

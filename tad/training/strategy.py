@@ -25,6 +25,13 @@ class Strategy:
         losses: dict[str, Tensor] = detector.loss(feats_BTC, lengths_B, targets, part)
         return losses
 
+    def refined(
+        self, detector: Any, feats_BTC: Tensor, lengths_B: Tensor, targets: list[Targets], part: Part | None
+    ) -> int:
+        """What a detector that `counts_ahead` counts in a part of a batch before its losses are computed."""
+        count: int = detector.refined(feats_BTC, lengths_B, targets, part)
+        return count
+
     def further(
         self, detector: Any, batch: Any, size: int, *, step: int, averages: Weights
     ) -> Iterator[dict[str, Tensor]]:
