@@ -12,7 +12,7 @@ from tad.annotations import Table, Video, write_table
 from tad.config import Config
 from tad.errors import TadError
 from tad.files import digest, read_json
-from tad.provenance import stamp
+from tad.provenance import expect, stamp
 from tad.specs import DetectStageSpec, ExtractSpec, MergeSpec, ProbeSpec, SuppressStageSpec
 from tad.video.listing import list_videos
 
@@ -89,6 +89,8 @@ def apply(
         raise TadError(f"{model}: no such file; train it with `snakemake {model}`")
     names = {"dataset": row.dataset, "features": row.features}
     weights = _weights(settings, **names)
+    plan = cast(DetectStageSpec, settings.spec("detect", run=name)).model_copy(update={"exclude": {}, "split": "test"})
+    expect(model, stage="train", **names, detector=plan.detector.model_dump(mode="json"))  # before hours of extraction
     labels = read_json_field(model, read_tensors(model)[1], "labels", list)
     work = settings.root / "results" / name / "apply"
     folder = _folder(Path(videos), work)
@@ -106,7 +108,6 @@ def apply(
     )  # fmt: skip
     index = merge([shard], [manifest], work / "features.h5", spec=cast(MergeSpec, settings.spec("merge", **names)))
     table = _table(work, manifest, [str(label) for label in labels], settings, row.dataset)
-    plan = cast(DetectStageSpec, settings.spec("detect", run=name)).model_copy(update={"exclude": {}, "split": "test"})
     candidates = detect(index, model, table, work / "candidates.h5", spec=plan, device=device)
     suppress(candidates, out, spec=cast(SuppressStageSpec, settings.spec("suppress", run=name)), device=device)
     yield from _lines(out)

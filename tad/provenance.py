@@ -239,8 +239,17 @@ def check(found: dict[str, Any], path: Path, *, stage: str | tuple[str, ...], **
     for key, wanted in spec.items():
         have = found["spec"].get(key)
         if have != wanted:
+            name, have, wanted = _first_apart(key, have, wanted)
             raise TadError(
-                f"{path}: made with {key}={have!r:.120}, expected {key}={wanted!r:.120}; "
+                f"{path}: made with {name}={have!r:.120}, expected {name}={wanted!r:.120}; "
                 f"remove it and run {found['stage']} again"
             )
     return found
+
+
+def _first_apart(name: str, have: Any, wanted: Any) -> tuple[str, Any, Any]:
+    """The innermost setting in which two values differ, by its dotted name."""
+    while isinstance(have, dict) and isinstance(wanted, dict):
+        key = next(k for k in (*wanted, *have) if (k in have, have.get(k)) != (k in wanted, wanted.get(k)))
+        name, have, wanted = f"{name}.{key}", have.get(key), wanted.get(key)
+    return name, have, wanted

@@ -112,3 +112,17 @@ def test_what_cannot_be_applied_is_said(demo: Path, tmp_path: Path, capsys: pyte
         assert applied(demo, videos, str(tmp_path / "no.json"), run) == 1
         assert message in capsys.readouterr().err
         assert not (tmp_path / "no.json").exists()
+
+
+def test_a_detector_of_other_settings_is_noticed_before_a_video_is_opened(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = yaml.safe_load((demo / "config.yaml").read_text())
+    config["runs"]["demo"]["detector"]["head_dim"] = 24
+    (demo / "other.yaml").write_text(yaml.safe_dump(config))
+    arguments = ["demo", str(tmp_path / "no such"), "--out", str(tmp_path / "no.json"), "--config", "other.yaml"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(demo)
+        assert main(["apply", *arguments]) == 1
+    said = "made with detector.settings.head_dim=16, expected detector.settings.head_dim=24; remove it and run train"
+    assert said in capsys.readouterr().err

@@ -9,7 +9,7 @@ import pytest
 from tad.cache import FeatureReader, ShardWriter
 from tad.errors import TadError
 from tad.grid import Grid
-from tad.provenance import expect, read_stamp, stamp
+from tad.provenance import check, expect, read_stamp, stamp
 
 GRID = Grid(0.5, 0.25, 6, 3.0)
 FEATS_TC = np.arange(24, dtype=np.float16).reshape(6, 4)
@@ -122,3 +122,9 @@ def test_expect_says_what_differs(tmp_path: Path) -> None:
         expect(path, stage="extract", dataset="e")
     with pytest.raises(TadError, match="made by stage extract, expected one made by merge"):
         expect(path, stage="merge")
+    settings = {"a": 1, "long": ["x"] * 99, "b": [2]}
+    stamped = {"stage": "train", "spec": {"detector": {"name": "mse", "settings": settings}}}
+    others = [({**settings, "b": [3]}, r"b=\[2\], .*b=\[3\]"), ({"a": 1, "b": [2]}, r"long=\['x'.*long=None")]
+    for asked, said in others:
+        with pytest.raises(TadError, match=rf"made with detector\.settings\.{said}; remove it and run train again"):
+            check(stamped, path, stage="train", detector={"name": "mse", "settings": asked})
