@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tad.layers.heads import join
-from tad.layers.kernels import convolve, norm_relu
+from tad.layers.kernels import convolve, norm_relu, norm_relu_convolve
 from tad.layers.masked import max_pool, padding_of
 from tad.layers.recomputed import gelu_linear, norm_linear
 
@@ -55,6 +55,25 @@ def test_norm_relu() -> None:
     grad = innermost(2, 8, 20)
     ours = norm_relu(x, weight, bias, [(3, 5), (19, 20)])
     assert_equal(gradients(ours, grad, x, weight, bias), gradients(F.relu(norm) * live, grad, x, weight, bias))
+
+
+def test_convolution_that_computes_its_input_again() -> None:
+    torch.manual_seed(0)
+    x, weight = innermost(2, 8, 20).requires_grad_(), torch.randn(6, 8, 3, requires_grad=True)
+    scale, shift, zeros = torch.randn(8, requires_grad=True), torch.randn(8, requires_grad=True), [(3, 5), (19, 20)]
+    grad = innermost(2, 6, 20)
+    ours = norm_relu_convolve(x, scale, shift, zeros, weight)
+    plain = convolve(norm_relu(x, scale, shift, zeros), weight, None)
+    assert torch.equal(ours, plain)
+    of = (x, scale, shift, weight)
+    assert_equal(gradients(ours, grad, *of), gradients(plain, grad, *of))
+    alone = norm_relu_convolve(x.detach(), scale.detach(), shift.detach(), zeros, weight)
+    assert_equal(
+        gradients(alone, grad, weight),
+        gradients(convolve(norm_relu(x, scale, shift, zeros), weight, None), grad, weight),
+    )
+    with torch.no_grad():
+        assert torch.equal(norm_relu_convolve(x, scale, shift, zeros, weight), plain)
 
 
 @pytest.mark.parametrize("half", [False, True])

@@ -64,12 +64,20 @@ class _Tower(nn.Module):
         )
         self.norm = nn.ModuleList(ChannelNorm(channels) for _ in range(layers - 1))
 
-    def tower(self, joined: Joined) -> Tensor:
+    def tower(self, joined: Joined, last: MaskedConv1d) -> Tensor:
+        """All convolutions, of which `last` is the subclass's own."""
         x_BCT, mask_B1T = joined.x_BCT, joined.mask_B1T
-        for conv, norm in zip(self.head, self.norm, strict=True):
+        if self.masked or not len(self.head):
+            for conv, norm in zip(self.head, self.norm, strict=True):
+                x_BCT = zero_outside(norm(conv(x_BCT, None), relu=True, zeros=joined.gaps), mask_B1T)
+            y_BCT: Tensor = last(x_BCT, mask_B1T)
+            return y_BCT
+        x_BCT = self.head[0](x_BCT, mask_B1T)
+        for conv, norm in zip([*self.head[1:], last], self.norm, strict=True):
+            assert isinstance(conv, MaskedConv1d)
+            assert isinstance(norm, ChannelNorm)
             # published: zeroed before the norm, whose bias then stands in the padding
-            x_BCT = norm(conv(x_BCT, None if self.masked else mask_B1T), relu=True, zeros=joined.gaps)
-            x_BCT = zero_outside(x_BCT, mask_B1T) if self.masked else x_BCT
+            x_BCT = conv.after(x_BCT, mask_B1T, norm, joined.gaps)
         return x_BCT
 
 
@@ -96,7 +104,7 @@ class ClassHead(_Tower):
 
     def forward(self, joined: Joined) -> list[Tensor]:
         """(B, K, T) per level."""
-        return joined.split(self.cls_head(self.tower(joined), joined.mask_B1T))
+        return joined.split(self.tower(joined, self.cls_head))
 
 
 class OffsetHead(_Tower):
@@ -111,7 +119,7 @@ class OffsetHead(_Tower):
 
     def forward(self, joined: Joined) -> list[Tensor]:
         """(B, outputs, T) per level."""
-        parts = joined.split(self.offset_head(self.tower(joined), joined.mask_B1T))
+        parts = joined.split(self.tower(joined, self.offset_head))
         return [F.relu(scale(x_BJT)) for scale, x_BJT in zip(self.scale, parts, strict=True)]
 
 

@@ -66,18 +66,25 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_BOT: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
         x_BCT, weight = ctx.saved_tensors
-        grad_x = grad_weight = None
-        grad_BTO = grad_BOT.transpose(1, 2).contiguous()
-        if ctx.needs_input_grad[0]:
-            (grad_x, *_) = torch.ops.aten.convolution_backward(
-                grad_BTO.transpose(1, 2).unsqueeze(2), x_BCT.unsqueeze(2), weight.unsqueeze(2), None,
-                [1, 1], [0, weight.shape[2] // 2], [1, 1], False, [0, 0], ctx.groups, [True, False, False],
-            )  # fmt: skip
-            grad_x = grad_x.squeeze(2)
-        if ctx.needs_input_grad[1]:
-            of = dense_gradient if ctx.groups == 1 else depthwise_gradient
-            grad_weight = of(grad_BTO, x_BCT.transpose(1, 2).contiguous(), weight.shape[2])
-        return grad_x, grad_weight, None
+        return (*_gradients(grad_BOT, x_BCT, weight, ctx.groups, ctx.needs_input_grad[:2]), None)
+
+
+def _gradients(
+    grad_BOT: Tensor, x_BCT: Tensor, weight: Tensor, groups: int, needed: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Of the input and the kernels of a convolution of stride 1."""
+    grad_x = grad_weight = None
+    grad_BTO = grad_BOT.transpose(1, 2).contiguous()
+    if needed[0]:
+        (grad_x, *_) = torch.ops.aten.convolution_backward(
+            grad_BTO.transpose(1, 2).unsqueeze(2), x_BCT.unsqueeze(2), weight.unsqueeze(2), None,
+            [1, 1], [0, weight.shape[2] // 2], [1, 1], False, [0, 0], groups, [True, False, False],
+        )  # fmt: skip
+        grad_x = grad_x.squeeze(2)
+    if needed[1]:
+        of = dense_gradient if groups == 1 else depthwise_gradient
+        grad_weight = of(grad_BTO, x_BCT.transpose(1, 2).contiguous(), weight.shape[2])
+    return grad_x, grad_weight
 
 
 def dense_gradient(grad_BTO: Tensor, x_BTC: Tensor, kernel: int) -> Tensor:
@@ -139,20 +146,64 @@ def norm_relu(x_BCT: Tensor, weight_C: Tensor, bias_C: Tensor, zeros: Sequence[S
     return y_BTC.transpose(1, 2)
 
 
+def norm_relu_convolve(
+    x_BCT: Tensor, scale_C: Tensor, shift_C: Tensor, zeros: Sequence[Span], weight_OCK: Tensor
+) -> Tensor:
+    """`norm_relu`, then `convolve` without bias: (B, O, T). Where it can it computes the norm's output again for the
+    gradient of the kernels in place of keeping it."""
+    dense = x_BCT.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x_BCT.device.type)
+    if eager_cpu(x_BCT) and dense and torch.is_grad_enabled():
+        y_BOT: Tensor = _NormReluConvolution.apply(x_BCT, scale_C, shift_C, zeros, weight_OCK)  # type: ignore[no-untyped-call]
+        return y_BOT
+    return convolve(norm_relu(x_BCT, scale_C, shift_C, zeros), weight_OCK, None)
+
+
+def _norm_relu(x_BTC: Tensor, scale_C: Tensor, shift_C: Tensor, zeros: Sequence[Span]) -> tuple[Tensor, Tensor, Tensor]:
+    """Norm, ReLU and zeros in one buffer, and the norm's mean and 1 / deviation."""
+    y_BTC, mean, rstd = torch.native_layer_norm(x_BTC, scale_C.shape, scale_C, shift_C, 1e-5)
+    y_BTC.relu_()
+    for first, last in zeros:
+        y_BTC[:, first:last] = 0
+    return y_BTC, mean, rstd
+
+
+class _NormReluConvolution(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, x_BCT: Tensor, scale_C: Tensor, shift_C: Tensor, zeros: Sequence[Span], weight_OCK: Tensor
+    ) -> Tensor:
+        y_BTC, mean, rstd = _norm_relu(x_BCT.transpose(1, 2), scale_C, shift_C, zeros)
+        ctx.save_for_backward(x_BCT, mean, rstd, scale_C, shift_C, weight_OCK)
+        ctx.zeros = zeros
+        return _convolution(y_BTC.transpose(1, 2), weight_OCK, None, 1, 1)
+
+    @staticmethod
+    def backward(ctx: Any, grad_BOT: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x_BCT, mean, rstd, scale_C, shift_C, weight_OCK = ctx.saved_tensors
+        x_BTC = x_BCT.transpose(1, 2)
+        y_BTC, _, _ = _norm_relu(x_BTC, scale_C, shift_C, ctx.zeros)
+        needed = (any(ctx.needs_input_grad[:3]), ctx.needs_input_grad[4])
+        grad_BCT, grad_weight = _gradients(grad_BOT, y_BTC.transpose(1, 2), weight_OCK, 1, needed)
+        if grad_BCT is None:
+            return None, None, None, None, grad_weight
+        passed_BTC = torch.ops.aten.threshold_backward(grad_BCT.transpose(1, 2), y_BTC, 0)
+        del y_BTC, grad_BCT
+        grad_x, grad_scale, grad_shift = torch.ops.aten.native_layer_norm_backward(
+            passed_BTC, x_BTC, scale_C.shape, mean, rstd, scale_C, shift_C, list(ctx.needs_input_grad[:3])
+        )
+        return None if grad_x is None else grad_x.transpose(1, 2), grad_scale, grad_shift, None, grad_weight
+
+
 class _NormRelu(torch.autograd.Function):
-    """Norm, ReLU and zeros in one buffer: one pass over the data less in each direction, and one copy less kept."""
+    """`_norm_relu`: one pass over the data less in each direction, and one copy less kept."""
 
     @staticmethod
     def forward(  # type: ignore[override]
         ctx: Any, x_BTC: Tensor, weight_C: Tensor, bias_C: Tensor, zeros: Sequence[Span]
     ) -> Tensor:
-        y_BTC, mean, rstd = torch.native_layer_norm(x_BTC, weight_C.shape, weight_C, bias_C, 1e-5)
-        y_BTC.relu_()
-        for first, last in zeros:
-            y_BTC[:, first:last] = 0
+        y_BTC, mean, rstd = _norm_relu(x_BTC, weight_C, bias_C, zeros)
         ctx.save_for_backward(x_BTC, y_BTC, mean, rstd, weight_C, bias_C)
-        result: Tensor = y_BTC
-        return result
+        return y_BTC
 
     @staticmethod
     def backward(ctx: Any, grad_BTC: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tad.layers.chance import PerVideo
-from tad.layers.kernels import Span, at_least_float32, convolve, norm_relu
+from tad.layers.kernels import Span, at_least_float32, convolve, norm_relu, norm_relu_convolve
 from tad.layers.recomputed import gelu_linear, norm_linear
 
 Mask = Tensor | None  # None: nothing is padded
@@ -65,6 +65,13 @@ class MaskedConv1d(nn.Module):
         conv = self.conv
         x_BCT = convolve(x_BCT, conv.weight, conv.bias, stride=self.stride, groups=conv.groups)
         return zero_outside(x_BCT, mask_B1T if self.stride == 1 else halve(mask_B1T))
+
+    def after(self, x_BCT: Tensor, mask_B1T: Mask, norm: "ChannelNorm", zeros: Sequence[Span]) -> Tensor:
+        """The layer, dense and of stride 1, on `norm` of the sequence with its ReLU and zeros."""
+        assert (self.stride, self.conv.groups) == (1, 1)
+        scale_C, shift_C, bias_O = norm.weight.flatten(), norm.bias.flatten(), self.conv.bias
+        x_BCT = norm_relu_convolve(x_BCT, scale_C, shift_C, zeros, self.conv.weight)
+        return zero_outside(x_BCT if bias_O is None else x_BCT + bias_O[:, None], mask_B1T)
 
 
 class Pointwise(nn.Conv1d):
