@@ -277,10 +277,11 @@ class Config:
         return Plugin(name=name, settings=settings).model_dump()
 
     def _train(self, run: str, dataset: str, features: str) -> Settings:
-        row, detector, recipe = self.run(run), self._detector(run), self.resolve_run(run).sections["train"]
+        row, detector, sections = self.run(run), self._detector(run), self.resolve_run(run).sections
+        recipe, settings = sections["train"], {**sections["detect"], **detector["settings"]}
         constraints = plugins.document("detectors", detector["name"]).get("constraints", {})
-        if problem := broken(constraints, detector["settings"], max_length=recipe["max_length"]):
-            where = "train" if problem.startswith("max_length") else "detector"
+        if problem := broken(constraints, settings, max_length=recipe["max_length"]):
+            where = {"max_length": "train", "fuse_borders": "detect"}.get(problem.partition(":")[0], "detector")
             raise TadError(f"{self.source}: runs.{run}.{where}.{problem}")
         return {
             "run": run,

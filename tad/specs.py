@@ -252,6 +252,9 @@ class DetectSpec(Spec):
         default=0, ge=0, description="snippets between windows of train.max_length that a video is cut into; 0: whole"
     )
     fuse: str = Field(default="", description="another run, whose network's raw outputs are averaged with this one's")
+    fuse_borders: Literal["offsets", "geometric"] = Field(
+        default="offsets", description="geometric: each location's borders are the geometric means of the decoded ones"
+    )
 
 
 class FusedSpec(Spec):

@@ -1,5 +1,6 @@
 """Late fusion: raw outputs of two runs are averaged location by location and decoded once."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,7 +46,7 @@ def test_a_detector_fused_with_itself_changes_nothing(method: str, face: str) ->
     lengths = (50, 64, 0) if method == "afsd" else (50, 130, 0)
     x_BTC, lengths_B = feats(*lengths)
     raw = detector.raw(x_BTC, lengths_B)
-    twice = detector.found(fused([raw, raw]), 3, **DETECT)
+    twice = detector.found(fused([raw, raw], detector), 3, **DETECT)
     for ours, alone in zip(twice, detector.candidates(x_BTC, lengths_B, **DETECT), strict=True):
         torch.testing.assert_close(ours.segments_N2, alone.segments_N2)
         torch.testing.assert_close(ours.scores_N, alone.scores_N)
@@ -54,7 +55,52 @@ def test_a_detector_fused_with_itself_changes_nothing(method: str, face: str) ->
     other = [replace(part, rows=part.rows[::-1]) for part in raw]
     if any(len(part.rows) > 1 for part in raw):
         with pytest.raises(TadError, match="pad videos differently"):
-            fused([raw, other])
+            fused([raw, other], detector)
+
+
+@pytest.mark.parametrize("face", ["parity", "corrected"])
+def test_geometric_means_of_the_decoded_borders(face: str) -> None:
+    """By hand, point by point [the reference, A.9]: both networks are decoded, moved into the window, multiplied."""
+    one, other = (afsd(face).eval() for _ in range(2))
+    torch.manual_seed(9)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    x_BTC, lengths_B = feats(64)
+    raws = [detector.raw(x_BTC, lengths_B) for detector in (one, other)]
+    keep_all = {"score_threshold": 0.0, "topk": 10_000, "min_length": -1.0}
+    (found,) = one.found(fused(raws, one, borders="geometric"), 1, **keep_all)
+    said = [{name: value[0].tolist() for name, value in raw[0].outputs.items()} for raw in raws]
+    expected, shift, p = [], 0.5 * (face == "corrected"), 0
+    for count in (64, 32, 16, 8, 4, 2):
+        for c in range(count):
+            ends, centre = [], (c + 0.5) * 128 / count
+            for network in said:
+                (left, right), (a, b) = network["distances_P2"][p], network["offsets_P2"][p]
+                half = (left + right) / 2
+                ends.append([min(max(x, 0), 128) for x in (centre - left - half * a, centre + right + half * b)])
+            segment = [math.sqrt(s * t) / 2 - shift for s, t in zip(*ends, strict=True)]
+            rows = [np.mean([n[name][p] for n in said], axis=0) for name in ("logits_PK", "refined_PK")]
+            classes = sum(np.exp(row) / np.exp(row).sum() for row in rows)[1:] / 2
+            quality = 1 / (1 + math.exp(-np.mean([network["quality_P"][p] for network in said])))
+            expected += [(*segment, score * quality, k) for k, score in enumerate(classes)]
+            p += 1
+    assert len(found.scores_N) == len(expected) == 3 * 126
+    columns = found.segments_N2[:, 0], found.segments_N2[:, 1], found.scores_N, found.labels_N
+    ours = sorted(zip(*(c.tolist() for c in columns), strict=True), key=lambda row: (row[3], row[2]))
+    expected.sort(key=lambda row: (row[3], row[2]))
+    assert np.allclose(np.array(ours), np.array(expected), rtol=2e-4, atol=2e-3)
+    (plain,) = one.found(fused(raws, one), 1, **keep_all)
+    assert not torch.allclose(plain.segments_N2, found.segments_N2, atol=0.05)
+
+
+def test_geometric_borders_are_for_detectors_that_have_them() -> None:
+    detector = point_detector("mse", "parity").eval()
+    raw = detector.raw(*feats(50))
+    with pytest.raises(TadError, match=r"detect\.fuse_borders: 'geometric': this detector averages offsets only"):
+        fused([raw, raw], detector, borders="geometric")
+    with pytest.raises(TadError, match=r"runs\.one\.detect\.fuse_borders: 'geometric': choose offsets"):
+        config(one_detect={"fuse": "two", "fuse_borders": "geometric"}).spec("train", run="one")
 
 
 # -- the stage ---------------------------------------------------------------------------------------------------------

@@ -36,12 +36,22 @@ def mean_of(parts: Sequence[Any]) -> Any:
     return replace(first, **{f.name: mean_of([getattr(part, f.name) for part in parts]) for f in fields(first)})
 
 
-def fused(raws: Sequence[list[Raw]]) -> list[Raw]:
-    """The averages of several networks' outputs on the same videos.
+def fused(raws: Sequence[list[Raw]], detector: Any, *, borders: str = "offsets") -> list[Raw]:
+    """The averages of several networks' outputs on the same videos, for the first one's detector to decode.
+
+    `borders`: `offsets`: averaged like everything else; `geometric`: each location's borders are the geometric means of
+    the decoded ones.
 
     Raises:
-        TadError: networks of different kinds, or that pad videos differently.
+        TadError: networks of different kinds, or that pad videos differently; a detector that cannot do the latter.
     """
     if len({tuple(tuple(raw.rows) for raw in each) for each in raws}) > 1:
         raise TadError("detectors that pad videos differently cannot be averaged")
-    return [replace(each[0], outputs=mean_of([raw.outputs for raw in each])) for each in zip(*raws, strict=True)]
+    together = list(zip(*raws, strict=True))
+    means = [replace(each[0], outputs=mean_of([raw.outputs for raw in each])) for each in together]
+    if borders == "offsets":
+        return means
+    if not hasattr(detector, "geometric"):
+        raise TadError(f"detect.fuse_borders: '{borders}': this detector averages offsets only")
+    pairs = zip(means, together, strict=True)
+    return [replace(mean, outputs={**mean.outputs, **detector.geometric(each)}) for mean, each in pairs]

@@ -3,7 +3,6 @@
 # B videos, T snippets, C channels, K classes (0: background), P points of all levels, F frames, N instances
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,8 +19,8 @@ from tad.layers.masked import Mask
 from tad.layers.saliency import FeatureEmbedding, TapEmbedding
 from tad.layers.saliency_criterion import UNKNOWN, Criterion
 from tad.layers.saliency_losses import Predicted, softmax_focal
-from tad.layers.saliency_network import Masks, Outputs, SaliencyNetwork
-from tad.layers.saliency_points import FrameGrid, decode
+from tad.layers.saliency_network import Augmented, Masks, Outputs, SaliencyNetwork
+from tad.layers.saliency_points import FrameGrid, between, decode
 from tad.layers.types import MAIN, Candidates, Choice, Cut, Observed, Part, Raw, Targets
 from tad.layers.types import Outputs as RawOutputs
 
@@ -29,15 +28,6 @@ GATED = ("normalised", "target", "averaged")
 CORRECTIONS = ("masked", "aligned", "detached", "background", "scaled", "padded", "summed", *GATED)
 MAP_WEIGHTS = [1.0, 0.1, 0.1]  # of the consistency of frames and of both branches
 PUBLISHED_SCALE = 4  # snippet positions are frames divided by this for the consistency, whatever the stride
-
-
-@dataclass(frozen=True, slots=True)
-class Augmented:
-    """Of windows that are cut: what the network sees of them, what the gates say, and the masks."""
-
-    maps: list[Tensor]
-    gated: list[Gated]
-    masks: Masks
 
 
 class SaliencyDetector(GatedDetector):
@@ -371,6 +361,10 @@ class SaliencyDetector(GatedDetector):
         masks = self.network.masks(lengths_B[rows], x_BTC.device)
         outputs: Outputs = self.network(self.seen(self.maps_of(x_BTC), masks)[0], masks)
         return [Raw(rows, lengths_B[rows], outputs.joined())]
+
+    def geometric(self, raws: Sequence[Raw]) -> dict[str, Tensor]:
+        """Fields of the outputs that make each point's segment the geometric mean of several networks' (`between`)."""
+        return between(self.grid, [raw.outputs for raw in raws])
 
     @torch.no_grad()
     def found(

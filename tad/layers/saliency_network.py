@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tad.layers.generative import Gated
 from tad.layers.masked import Mask, padding_of
 from tad.layers.saliency import (
     Coarse,
@@ -56,6 +57,15 @@ class Outputs:
             "refined_PK": torch.cat([level.logits_BTK for level in self.refined], dim=1),
             "quality_P": torch.cat([level.quality_BT for level in self.refined], dim=1),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Augmented:
+    """Of windows that are cut: what the network sees of them, what the gates say, and the masks."""
+
+    maps: list[Tensor]
+    gated: list[Gated]
+    masks: Masks
 
 
 class SaliencyNetwork(nn.Module):

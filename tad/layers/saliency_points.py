@@ -2,13 +2,13 @@
 
 # P points of all levels, K classes with the background as class 0, N candidates
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from tad.layers.saliency_losses import Predicted
+from tad.layers.saliency_losses import Predicted, refine
 from tad.layers.types import Candidates
 
 
@@ -55,6 +55,23 @@ class FrameGrid:
             part[:, 1], part[:, 2] = low, high
             parts.append(part)
         return torch.cat(parts)
+
+
+def between(grid: FrameGrid, outputs: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Distances and offsets of every point whose segment lies, border by border, at the geometric mean of those that
+    several networks say, moved into the window first (as AFSD fuses RGB and flow on ActivityNet).
+
+    `outputs`: of each network, fields of `Predicted` with a first axis of videos.
+    """
+    centre_P = grid.points(outputs[0]["distances_P2"].device)[:, 0]
+    logs_BP2 = []
+    for said in outputs:
+        left_BP, right_BP = refine(said["distances_P2"], said["offsets_P2"]).float().unbind(2)
+        segments_BP2 = torch.stack([centre_P - left_BP, centre_P + right_BP], dim=2).clamp(0, grid.frames)
+        logs_BP2.append(segments_BP2.log())
+    start_BP, end_BP = torch.stack(logs_BP2).mean(dim=0).exp().unbind(2)
+    distances_BP2 = torch.stack([centre_P - start_BP, end_BP - centre_P], dim=2)
+    return {"distances_P2": distances_BP2, "offsets_P2": torch.zeros_like(distances_BP2)}
 
 
 def decode(

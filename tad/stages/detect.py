@@ -101,7 +101,9 @@ def _seen(
             found: list[Candidates] = stream.model.detector.candidates(feats_BTC.to(device), lengths_B, **settings)
             return found
         raws.append(stream.model.detector.raw(feats_BTC.to(device), lengths_B))
-    found = streams[0].model.detector.found(averaged(raws), len(feats[0]), **settings)
+    detector = streams[0].model.detector
+    together = averaged(raws, detector, borders=spec.detect.fuse_borders)
+    found = detector.found(together, len(feats[0]), **settings)
     return found
 
 
