@@ -256,7 +256,7 @@ def test_candidates_do_not_depend_on_the_batch_and_bad_input_is_named() -> None:
     assert len(alone.scores_N) > 0
     torch.testing.assert_close(together[2].scores_N, alone.scores_N, rtol=1e-4, atol=1e-6)
     assert float(together[2].segments_N2.max()) <= 6.5
-    same = detector.found(fused([detector.raw(feats_BTC, lengths_B)] * 2), 3, **settings)
+    same = detector.found(fused([detector.raw(feats_BTC, lengths_B)] * 2, detector), 3, **settings)
     torch.testing.assert_close(same[2].scores_N, together[2].scores_N)
     with pytest.raises(TadError, match=r"17 snippets.*train\.resize to 16"):
         detector.candidates(torch.randn(1, 17, 6), torch.tensor([17]), **settings)
