@@ -92,16 +92,17 @@ rule index:
     wildcard_constraints:
         features=flow.pattern("framed"),
     conda:
-        "../envs/base.yaml"
+        "../envs/video.yaml"
+    threads: cores
     resources:
-        mem_mb=1000,
-        runtime=30,
+        mem_mb=8000,
+        runtime=1440,
     params:
         spec=spec("index"),
         code=code("index"),
         videos=content("video_folder"),
     shell:
-        "tad index {input.manifests} --videos {params.videos:q} --spec {params.spec:q} --out {output} 2> {log}"
+        "tad index {input.manifests} --videos {params.videos:q} --spec {params.spec:q} --threads {threads} --out {output} 2> {log}"
 
 
 rule convert:

@@ -221,7 +221,7 @@ def _index(a: argparse.Namespace) -> Path:
     from tad.specs import IndexSpec
     from tad.stages.index import index
 
-    return index(a.manifests_in, a.videos, a.out, spec=IndexSpec.parse(a.spec))
+    return index(a.manifests_in, a.videos, a.out, spec=IndexSpec.parse(a.spec), threads=a.threads)
 
 
 def _convert(a: argparse.Namespace) -> Path:

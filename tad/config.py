@@ -164,8 +164,7 @@ class Config:
         if row.source or row.frames:
             names = ("source", "dim", "dtype", "prefix", "layout", "tolerance", "every", "channels")
             own = row.frames.model_dump() if row.frames else {key: getattr(row, key) for key in names}
-            clip = {"length": 1, "stride": 1, "policy": "resample", "rate": row.frames.rate} if row.frames else row.clip
-            given = Resolved({"settings": own, "clip": clip})
+            given = Resolved({"settings": own, "clip": row.frames.clip if row.frames else row.clip})
             given.origin = {f"{s}.{key}": f"{self.source} {where}" for s in given.sections for key in given.sections[s]}
             return given
         backbone, changes, recipe = self._encoder(name)
@@ -343,8 +342,9 @@ class Config:
 
     def backbone(self, features: str, dataset: str) -> Plugin:
         """The backbone of a feature set with its settings for a dataset."""
-        if features in self.framed:  # what a detector on frames begins with
-            return Plugin(name="i3d", settings=plugins.document("backbones", "i3d")["settings"] | {"streams": "rgb"})
+        if frames := self._row("features", features).frames:  # what a detector on frames begins with
+            own = plugins.document("backbones", "i3d")["settings"]
+            return Plugin(name="i3d", settings=own | {"streams": frames.modality})
         return Plugin.model_validate(self.recipe(features, dataset)["backbone"])
 
     def missing(self, dataset: str, features: str = "") -> list[str]:

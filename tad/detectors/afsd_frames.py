@@ -1,7 +1,7 @@
 """AFSD on frames: I3D in front of AFSD's network, all of it trained together.
 
 Lin et al.: Learning Salient Boundary Feature for Anchor-free Temporal Action Localization, CVPR 2021. What are features
-elsewhere are frames here, one a snippet, each a row of height · width · 3 values from 0 to 255.
+elsewhere are frames here, one a snippet, each a row of height · width · 3 values from 0 to 255, or · 2 of optical flow.
 """
 
 # B videos, T frames, C channels, H rows, W columns
@@ -26,6 +26,7 @@ from tad.layers.types import MAIN
 log = logging.getLogger(__name__)
 
 TAPS = {"Mixed_4f": (832, 4, 16), "Mixed_5c": (1024, 8, 32)}  # channels, frames per position, pixels per cell
+MODALITIES = {3: "RGB", 2: "flow"}
 TRUNKS: dict[str, type[Inception]] = {"full": Inception, "top_heavy": TopHeavy}
 
 
@@ -60,11 +61,13 @@ class Detector(SaliencyDetector):
         gate: str,
         gate_settings: Mapping[str, Any],
     ) -> None:
-        if feature_dim != height * width * 3:
+        channels = feature_dim // (height * width)
+        if feature_dim != height * width * channels or channels not in (2, 3):
             raise TadError(
-                f"features: {feature_dim} values a row: frames of {height} x {width} have {height * width * 3}; make"
-                " settings.height and width those of the feature set's frames"
+                f"features: {feature_dim} values a row: frames of {height} x {width} have {height * width * 3}, their"
+                f" flow {height * width * 2}; make settings.height and width those of the feature set's frames"
             )
+        self.channels = channels
         if not 0 < crop <= min(height, width):
             raise TadError(f"settings.crop: {crop}: must lie within {height} x {width}")
         if list(taps) not in (["Mixed_4f", "Mixed_5c"], ["Mixed_5c"]):
@@ -93,7 +96,7 @@ class Detector(SaliencyDetector):
             gate=gate,
             gate_settings=gate_settings,
         )
-        self.trunk = TRUNKS[i3d](channels=3, num_classes=1)
+        self.trunk = TRUNKS[i3d](channels=channels, num_classes=1)
         del self.trunk.logits
 
     def grid_of(self, length: int, upsample: int, ranges: Sequence[Sequence[float]], *, aligned: bool) -> FrameGrid:
@@ -123,7 +126,7 @@ class Detector(SaliencyDetector):
         """Frames (B, T, H, W, 3) of whole windows in [-1, 1], cropped by `view_B3`, else in the middle; padding is 0.
         Published: -1 with a view, so while training."""
         x_BTC = super().window(feats_BTC, lengths_B)
-        x_BTHWC = self._cropped(x_BTC.reshape(*x_BTC.shape[:2], *self.size, 3), view_B3) / 127.5 - 1
+        x_BTHWC = self._cropped(x_BTC.reshape(*x_BTC.shape[:2], *self.size, self.channels) / 127.5 - 1, view_B3)
         if view_B3 is not None and "padded" not in self.repaired:
             return x_BTHWC
         real_BT = torch.arange(self.max_length, device=x_BTC.device) < lengths_B.to(x_BTC.device)[:, None]
@@ -138,8 +141,15 @@ class Detector(SaliencyDetector):
         for x_THWC, chance in zip(x_BTHWC, view_B3.tolist(), strict=True):
             top, left = (int(share * (margin + 1)) for share, margin in zip(chance, rest, strict=False))
             cut_THWC = x_THWC[:, top : top + self.crop, left : left + self.crop]
-            rows.append(cut_THWC.flip(2) if chance[2] < self.flip else cut_THWC)
+            rows.append(self._mirrored(cut_THWC) if chance[2] < self.flip else cut_THWC)
         return torch.stack(rows)
+
+    def _mirrored(self, x_THWC: Tensor) -> Tensor:
+        """Pictures seen in a mirror; motion to the right is one to the left there (published: still to the right)."""
+        x_THWC = x_THWC.flip(2)
+        if self.channels == 2 and "turned" in self.repaired:
+            return x_THWC * x_THWC.new_tensor([-1.0, 1.0])
+        return x_THWC
 
     def maps_of(self, x_BTC: Tensor) -> list[Tensor]:
         """The taps of I3D."""
@@ -187,7 +197,9 @@ class Detector(SaliencyDetector):
             if name.endswith("num_batches_tracked") or name.startswith(left):
                 continue
             if name not in given or given[name].shape != value.shape:
-                raise TadError(f"weights of I3D: '{name}' is missing or not {tuple(value.shape)}; give those for RGB")
+                stream = MODALITIES[self.channels]
+                shape = tuple(value.shape)
+                raise TadError(f"weights of I3D: '{name}' is missing or not {shape}; give those for {stream}")
             value.copy_(given[name])
         if flat:
             how = "their kernels' sums over time" if "summed" in self.repaired else "random weights (settings.i3d)"

@@ -1,9 +1,12 @@
-"""Frames as features: per picked frame a row of height · width · 3 values from 0 to 255, decoded when it is needed."""
+"""Frames as features: per picked frame a row of height · width · channels values from 0 to 255, decoded when it is
+needed; of optical flow, read from where it is kept."""
 
 # T frames, H rows, W columns
 
 import itertools
-from collections.abc import Iterable, Iterator
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,8 +19,10 @@ from tad.errors import TadError
 from tad.grid import Grid
 from tad.provenance import read_stamp
 from tad.specs import FrameSpec
+from tad.training import frame_flow
 from tad.video.seeking import Cursor, Noted, Source
 
+log = logging.getLogger(__name__)
 AT_ONCE = 32  # frames that are resized together
 
 
@@ -44,6 +49,36 @@ def _batched(images: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, ...]]:
         yield some
 
 
+def source_of(facts: Mapping[str, Any], index: Path) -> Source:
+    """The video behind an index's entry.
+
+    Raises:
+        TadError: it is not the file that was indexed.
+    """
+    path = Path(str(facts["path"]))
+    if not path.is_file() or path.stat().st_size != int(facts["bytes"]):
+        raise TadError(f"{path}: not the file that {index} is of; run probe again")
+    return Source(path, str(facts["reader"]), "resample", float(facts["rate"]), float(facts["native_rate"]))
+
+
+def flow_of(index: Path, facts: Mapping[str, Any], frames: FrameSpec) -> np.ndarray:
+    """The flow (T, H·W·2) uint8 of a video, from where it is kept, beside the index; computed and kept if it is not.
+
+    Raises:
+        TadError: another video, one that cannot be decoded, or a file of flow that is not whole.
+    """
+    path, length = frame_flow.file_of(index, str(facts["checksum"])), int(facts["length"])
+    if not path.is_file():
+        source = source_of(facts, index)
+        started = time.monotonic()
+        try:
+            frame_flow.keep(path, shrunk(source.images(), frames), length=length, frames=frames)
+        except TadError as error:
+            raise TadError(f"{source.path}: flow: {error}") from None
+        log.info("%s: flow of %d frames in %.0f s", source.path.name, length, time.monotonic() - started)
+    return frame_flow.kept(path, length=length, frames=frames)
+
+
 class FrameReader(FeatureReader):
     """An index of frames, read as if its rows were stored. One pass over a video finds where its frames are; windows
     are then decoded from the key frame before them.
@@ -66,7 +101,7 @@ class FrameReader(FeatureReader):
     @property
     def dim(self) -> int:
         """Values of a frame."""
-        return self.frames.height * self.frames.width * 3
+        return self.frames.dim
 
     def grid(self, video_id: str) -> Grid:
         """The grid of a video's frames."""
@@ -75,14 +110,16 @@ class FrameReader(FeatureReader):
         return Grid(start, step, int(facts["length"]), duration)
 
     def _source(self, video_id: str) -> Source:
-        facts = self.attrs(video_id)
-        path = Path(str(facts["path"]))
-        if not path.is_file() or path.stat().st_size != int(facts["bytes"]):
-            raise TadError(f"{path}: not the file that {self.path} is of; run probe again")
-        return Source(path, str(facts["reader"]), "resample", float(facts["rate"]), float(facts["native_rate"]))
+        return source_of(self.attrs(video_id), self.path)
+
+    def _flow(self, video_id: str) -> np.ndarray:
+        """The flow of a video, computed if it is not kept any more."""
+        return flow_of(self.path, self.attrs(video_id), self.frames)
 
     def stored(self, video_id: str) -> np.ndarray:
-        """All frames of a video, (T, H·W·3) uint8; what its header promised too much repeats the last one."""
+        """All frames of a video, (T, H·W·channels) uint8; what its header promised too much repeats the last one."""
+        if self.frames.modality == "flow":
+            return np.array(self._flow(video_id))
         noted = Noted(self._source(video_id))
         length = self.grid(video_id).length
         rows = np.zeros((length, self.dim), np.uint8)
@@ -105,6 +142,9 @@ class FrameReader(FeatureReader):
 
     def read_into(self, out_TC: np.ndarray, video_id: str, first: int) -> None:
         """Fill a float32 array with the frames from `first` on, decoded from the key frame before them."""
+        if self.frames.modality == "flow":
+            out_TC[:] = self._flow(video_id)[first : first + len(out_TC)]
+            return
         noted = self._noted.get(video_id)
         if noted is None:
             out_TC[:] = self.stored(video_id)[first : first + len(out_TC)]

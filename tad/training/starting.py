@@ -24,4 +24,4 @@ def begin_with(detector: Any, path: Path, *, named: str) -> None:
             return
         except TadError as error:
             said = f"{file}: {error}"
-    raise TadError(said or f"{path}: holds no weights; give those of I3D for RGB")
+    raise TadError(said or f"{path}: holds no weights; give those of I3D")
