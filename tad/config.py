@@ -162,7 +162,7 @@ class Config:
         row: FeatureRow = self._row("features", name)
         where = f"features.{name}"
         if row.source or row.frames:
-            names = ("source", "dim", "dtype", "prefix", "layout", "tolerance", "every", "channels")
+            names = ("source", "dim", "dtype", "prefix", "layout", "tolerance", "timing", "every", "channels")
             own = row.frames.model_dump() if row.frames else {key: getattr(row, key) for key in names}
             given = Resolved({"settings": own, "clip": row.frames.clip if row.frames else row.clip})
             given.origin = {f"{s}.{key}": f"{self.source} {where}" for s in given.sections for key in given.sections[s]}
@@ -260,7 +260,7 @@ class Config:
 
     def _convert(self, _run: str, dataset: str, features: str) -> Settings:
         row: FeatureRow = self._row("features", features)
-        names = ("clip", "dim", "dtype", "prefix", "layout", "tolerance", "every", "channels")
+        names = ("clip", "dim", "dtype", "prefix", "layout", "tolerance", "timing", "every", "channels")
         own = {key: getattr(row, key) for key in names}
         users = [r for r in self.file.runs.values() if (r.dataset, r.features) == (dataset, features)]
         may_miss = sorted({video_id for user in users for video_id in user.exclude})

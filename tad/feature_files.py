@@ -1,4 +1,4 @@
-"""Published feature files → arrays, without running code from them: .npy, .npz, .pt, .h5 and pickles of plain tensors.
+"""Published feature files → arrays, without running code from them: .npy, .npz, .pt, .h5, .csv, pickles of tensors.
 
 A pickle names functions that are called when it is read. Here a name is looked up in a short list of functions that
 build arrays and tensors, each written or wrapped below; every other name refuses the file.
@@ -6,6 +6,7 @@ build arrays and tensors, each written or wrapped below; every other name refuse
 
 # T snippets, C channels
 
+import csv
 import io
 import json
 import pickle
@@ -31,7 +32,7 @@ from tad.feature_facts import (
     read_sidecar,
 )
 
-SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".pkl", ".pickle")
+SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".pkl", ".pickle", ".csv")
 HDF5 = (".h5", ".hdf5")
 TORCH_ZIP = b"PK\x03\x04"
 
@@ -128,10 +129,43 @@ def _only(values: Mapping[str, Any], key: str) -> Any:
     raise ValueError(f"holds {', '.join(sorted(map(str, values))[:5]) or 'nothing'}, and no '{key}'")
 
 
+def _is_row(cells: list[str]) -> bool:
+    """Whether the first line of a table is numbers that do not just count the columns."""
+    try:
+        numbers = [float(cell) for cell in cells]
+    except ValueError:
+        return False
+    return numbers not in ([*range(len(cells))], [*range(1, len(cells) + 1)])
+
+
+def _table(path: Path) -> np.ndarray:
+    """(T, C) of a CSV file with a header and a row for each snippet.
+
+    Raises:
+        ValueError: no header, a row of another width, or a cell that is no number; the line is named.
+    """
+    with open(path, encoding="utf-8", newline="") as handle:
+        lines = csv.reader(handle)
+        header = next(lines, [])
+        if not header or _is_row(header):
+            raise ValueError(f"line 1: {'a row of numbers' if header else 'nothing'} where a header is expected")
+        rows = []
+        for cells in lines:
+            if len(cells) != len(header):
+                raise ValueError(f"line {lines.line_num}: {len(cells)} columns, the header has {len(header)}")
+            try:
+                rows.append(np.array(cells, dtype=np.float32))
+            except ValueError as error:
+                raise ValueError(f"line {lines.line_num}: {error}") from None
+    return np.stack(rows) if rows else np.empty((0, len(header)), np.float32)
+
+
 def _value(path: Path) -> Any:
     """What a feature file holds: an array or tensor, or a dict of them."""
     if path.suffix == ".npy":
         return np.load(path, allow_pickle=False)
+    if path.suffix == ".csv":
+        return _table(path)
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as archive:
             return _only({name: archive[name] for name in archive.files}, "feats")

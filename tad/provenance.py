@@ -18,7 +18,7 @@ from tad.plugins import SYMBOLS
 ROOT = Path(tad.__file__).parent
 # Their whole effect on a result is in the spec (specs, config, plugins), or they have none (the others).
 TRANSPARENT = {
-    *("spec_base", "frame_specs", "distill", "fuse", "labels"),
+    *("spec_base", "frame_specs", "clip_specs", "distill", "fuse", "labels"),
     *("specs", "config", "rows", "plugins", "provenance", "errors", "files", "progress", "leases"),
     *("cli", "cli_data", "cli_runs", "why", "workflow", "__main__"),
     *("weights", "weight_store", "weight_fetch", "download"),

@@ -42,6 +42,9 @@ class FeatureRow(Spec):
     prefix: str = Field(default="", description="with source: what names begin with before the video's id")
     layout: Literal["TC", "CT"] = Field(default="TC", description="with source: (snippets, channels) or its transpose")
     tolerance: float = Field(default=0.05, ge=0, lt=1, description="with source: by which numbers of rows may differ")
+    timing: Literal["clips", "spread"] = Field(
+        default="clips", description="with source; spread: rows lie evenly over each video, however many there are"
+    )
     every: int = Field(default=1, ge=1, description="with source: the first of every so many rows is taken")
     channels: tuple[int, ...] = Field(
         default=(), description="with source: first and last (not included) of the channels that are taken; empty: all"
@@ -58,7 +61,8 @@ class FeatureRow(Spec):
             )
         if self.recipe and self.weights == "pretrain":
             raise ValueError("a `recipe` needs `weights`: the published file, or the folder that holds it")
-        own = {"prefix", "layout", "tolerance", "every", "channels", "dim", "published"} & self.model_fields_set
+        own = {"prefix", "layout", "tolerance", "timing", "every", "channels", "dim", "published"}
+        own &= self.model_fields_set
         foreign = {"on_damaged", "weights", "pretrain", "network"} & self.model_fields_set
         if self.frames:
             own |= {"clip", "network", "dtype", "pretrain"} & self.model_fields_set

@@ -150,8 +150,18 @@ def _grid(video: Video, rows: int, rate: float, spec: ConvertSpec) -> Grid:
 
 
 def _placed(video: Video, video_id: str, feats_TC: np.ndarray, spec: ConvertSpec) -> Placed | Misfit:
-    """Grid and facts of a video by the clip settings; or how its rows do not fit them."""
-    rate, rows = rate_of(video_id, video, spec), len(feats_TC)
+    """Grid and facts of a video by the clip settings; or how its rows do not fit them.
+
+    Raises:
+        TadError: the annotations lack what they are placed by: the video's rate, or (`spread`) its duration.
+    """
+    rows = len(feats_TC)
+    if spec.timing == "spread":
+        if not video.duration:
+            raise TadError(f"{spec.dataset}: video '{video_id}': timing spread needs its duration in the annotations")
+        rate = rows / video.duration
+        return Placed(_grid(video, rows, rate, spec), {"rate": rate, "clip_length": 1, "stride": 1})
+    rate = rate_of(video_id, video, spec)
     least, most = expected_rows(video.duration, rate, spec) if video.duration else (1, rows)
     if not least <= rows <= most:
         return Misfit(video_id, rows, least, most, float(video.duration or 0), rate)
