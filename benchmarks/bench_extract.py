@@ -19,6 +19,7 @@ import argparse
 import os
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -51,12 +52,23 @@ CASES = ["r2plus1d_18:openvino", "i3d:openvino", "tsp:openvino", "i3d:torch", "i
 CPU = torch.device("cpu")
 
 
+def lean_readers() -> None:
+    """Keep reading processes from importing the script that starts them, and torch with it, which is most of their CPU
+    seconds on short videos: those of the workflow do not."""
+    vars(sys.modules["__main__"]).pop("__file__", None)
+
+
 class Spent(NamedTuple):
-    """Seconds of a run: of the clock; of the CPU without and with reading processes and the resizing thread."""
+    """Seconds of a run: of the clock; of the CPU without and with reading and resizing; of these two."""
 
     clock: float
     own: float
     all: float
+    reading: float = 0.0
+    resizing: float = 0.0
+
+
+SHARES = ("clock", "own", "all")
 
 
 def total() -> float:
@@ -122,7 +134,9 @@ def extraction(jobs: list[Job], spec: ExtractSpec, model: torch.nn.Module, worke
             assert not isinstance(item, Ended), item.cause
             rows += item.rows.count
         taken, used = time.perf_counter() - clock, time.process_time() - cpu
-    return Spent(taken, used - sum(preparing), total() - before), rows, clock - asked
+        everything = total() - before
+    resizing = sum(preparing)
+    return Spent(taken, used - resizing, everything, everything - used, resizing), rows, clock - asked
 
 
 preparing: list[float] = []  # CPU seconds of the resizing thread
@@ -156,9 +170,11 @@ def measured(name: str, engine: str, a: argparse.Namespace, manifest: Path) -> s
             runs.append((memory, through, start))
     frames = sum(job.frames for job in jobs)
     best = [min(pair[k].own for pair in runs) for k in (0, 1)]
-    shares = [statistics.median(getattr(m, what) / getattr(t, what) for m, t, _ in runs) for what in Spent._fields]
+    shares = [statistics.median(getattr(m, what) / getattr(t, what) for m, t, _ in runs) for what in SHARES]
     cells = [name, engine, f"{len(clips)}", f"{frames / best[0]:.0f}", f"{frames / best[1]:.0f}"]
-    cells += [f"{share:.3f}" for share in shares] + [f"{min(run[2] for run in runs):.1f}"]
+    cells += [f"{share:.3f}" for share in shares]
+    cells += [f"{min(getattr(t, what) for _, t, _ in runs) / frames * 1e3:.2f}" for what in ("reading", "resizing")]
+    cells += [f"{best[0] / frames * 1e3:.2f}", f"{min(run[2] for run in runs):.1f}"]
     return f"| {' | '.join(cells)} |"
 
 
@@ -173,10 +189,14 @@ def main() -> None:
     parser.add_argument("--readers", type=int, default=1)
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
+    lean_readers()
     manifest = probe(a.videos, Path("/dev/shm") / f"bench-{time.time_ns()}.json", spec=ProbeSpec(dataset="bench"))
     print(f"{a.threads} thread(s) for the network, {a.readers} reading process(es), {a.repeats} alternating runs\n")
-    print("| backbone | engine | clips | frames/cpu-s from memory | in extraction | clock | own | all | start, s |")
-    print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
+    print(
+        "| backbone | engine | clips | frames/cpu-s from memory | in extraction | clock | own | all "
+        "| reading, ms a frame | resizing | network | start, s |"
+    )
+    print("|---|---|" + "---:|" * 10)
     for text in a.cases:
         print(measured(*text.split(":"), a, manifest), flush=True)
     manifest.unlink()

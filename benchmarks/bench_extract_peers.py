@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from bench_extract import CPU, case, started, total
+from bench_extract import CPU, case, lean_readers, started, total
 
 from tad.vision import torchvision
 
@@ -179,6 +179,7 @@ def side(a: argparse.Namespace) -> None:
     """One side of a case, in this process: writes its features and prints its CPU seconds."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    lean_readers()
     name, videos, work = a.side, [video.resolve() for video in a.videos], a.work
     weights = work / f"{name}.pth"
     if a.engine:

@@ -91,29 +91,35 @@ class Sender:
         Raises:
             TadError: see `read_frames`; frames that are not of the size in the manifest.
         """
-        images: deque[np.ndarray] = deque()  # fewer than a slot holds
-        for image in read_frames(job, beat=self._beat):
-            if image.nbytes > self.ring.slot_bytes:
-                size = f"{image.shape[1]}x{image.shape[0]}"
-                raise TadError(f"{job.path}: frames of {size} where its manifest says smaller ones; run probe again")
-            images.append(image)
-            if len(images) == min(MOST_FRAMES, self.ring.slot_bytes // image.nbytes):
-                self._flush(images)
-        self._flush(images)
+        slot, filled, shape = -1, 0, (0, 0, 0)
+        try:
+            for image in read_frames(job, beat=self._beat):
+                if image.nbytes > self.ring.slot_bytes:
+                    size = f"frames of {image.shape[1]}x{image.shape[0]}"
+                    raise TadError(f"{job.path}: {size} where its manifest says smaller ones; run probe again")
+                most = min(MOST_FRAMES, self.ring.slot_bytes // image.nbytes)
+                if slot < 0:
+                    slot, filled, shape = self._free_slot(), 0, image.shape
+                # at once, while the frame is in the processor's cache and before the next needs memory of its own
+                self.ring.view(slot, (most, *shape))[filled] = image
+                filled += 1
+                if filled == most:
+                    self.connection.send((slot, (filled, *shape)))
+                    slot = -1
+            if slot >= 0:
+                self.connection.send((slot, (filled, *shape)))
+                slot = -1
+        finally:
+            if slot >= 0:
+                self._free.appendleft(slot)
 
     def _beat(self) -> None:
         self.ring.progress[FRAMES_READ] += 1
 
-    def _flush(self, images: deque[np.ndarray]) -> None:
-        if not images:
-            return
+    def _free_slot(self) -> int:
         while not self._free:
             self._free.append(self._receive())
-        slot = self._free.popleft()
-        shape = (len(images), *images[0].shape)
-        np.stack(list(images), out=self.ring.view(slot, shape))
-        images.clear()
-        self.connection.send((slot, shape))
+        return self._free.popleft()
 
 
 def read_frames(job: Job, *, beat: Callable[[], None] = lambda: None) -> Iterator[np.ndarray]:
