@@ -1,5 +1,6 @@
 """AFSD on frames: sizes, cropping and padding, frozen norms, frames read from videos, and the whole way at toy size."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,20 @@ def test_windows_are_cropped_scaled_and_padded_alike() -> None:
         assert sorted(row.round().tolist()) == list(range(round(float(row.min())), round(float(row.min())) + CROP))
     assert len({first for first, _ in seen}) > 10
     assert {mirrored for _, mirrored in seen} == {True, False}
+
+
+@pytest.mark.parametrize("gate", ["none", "generative"])
+def test_windows_shorter_than_any_region_and_all_background(gate: str) -> None:
+    detector = toy(gate=gate, gate_settings={"hidden": 32}, taps=["Mixed_5c"]).train()
+    x_BTC, lengths_B = clips(1, 16)
+    background = replace(targets(), shortest=float("inf"))
+    losses = detector.loss(x_BTC, lengths_B, [targets((0, 1, 0)), background])
+    losses["total"].backward()
+    assert bool(torch.isfinite(losses["total"]))
+    assert losses["consistency"] == 0
+    for found in detector.eval().candidates(x_BTC, lengths_B, score_threshold=0.0, topk=9, min_length=-1.0):
+        assert len(found.scores_N) > 0
+        assert bool(torch.isfinite(found.segments_N2).all())
 
 
 def test_pretrained_weights_are_taken_whole_or_not_at_all() -> None:

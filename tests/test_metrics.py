@@ -101,6 +101,32 @@ def test_perfect_detections_score_one_everywhere(shared: Path) -> None:
         assert (result.recall == 1.0).all(), path
 
 
+@pytest.mark.parametrize("name", ["thumos14-213", "thumos14-212", "thumos14-211", "thumos14-210"])
+def test_perfect_detections_score_one_under_each_protocol(shared: Path, name: str) -> None:
+    rules = protocol(name)
+    truth = truth_of(shared / "data/annotations/thumos14.json", "test")
+    truth = {video_id: rows for video_id, rows in truth.items() if video_id not in rules.left_out}
+    result = evaluate(truth, perfect(truth), tiou=np.linspace(0.3, 1.0, 8), **rules.rules())
+    assert result.mean_ap.tolist() == [1.0] * 8
+
+
+def test_perfect_detections_score_one_on_activitynet_once_its_12_empty_instances_are_dropped(shared: Path) -> None:
+    folder = shared / "data/annotations"
+    entries = json.loads((folder / "anet_anno_action_bmn.json").read_text())
+    official = json.loads((folder / "activity_net.v1-3.json").read_text())["database"]
+    rows = {v: [(*a["segment"], a["label"]) for a in entry["annotations"]] for v, entry in entries.items()}
+    kept = {v: [row for row in found if row[1] > row[0]] for v, found in rows.items()}
+    assert sum(map(len, rows.values())) - sum(map(len, kept.values())) == 12
+    truth = {
+        v: clean_instances(found, duplicates="drop", tolerance=1e-3, shortest=0.0)[0]  # a repeated detection is wrong
+        for v, found in kept.items()
+        if official[v.removeprefix("v_")]["subset"] == "validation"
+    }
+    assert len(truth) == 4728
+    result = evaluate(truth, perfect(truth), tiou=np.linspace(0.5, 0.95, 10), **protocol("activitynet").rules())
+    assert result.mean_ap.tolist() == [1.0] * 10
+
+
 def test_a_point_is_found_by_itself_alone() -> None:
     rules = protocol("plain").rules()
     truth = {"a": [(1.0, 1.0, "x"), (4.0, 6.0, "x")], "b": [(0.0, 2.0, "x")]}
