@@ -28,6 +28,7 @@ from tad.stages.train import train
 from tad.training import checkpoint
 from tad.training.features import Features
 from tad.training.frames import FrameReader, open_features, shrunk
+from tad.training.phases import Phases
 
 HEIGHT, WIDTH, CROP = 24, 40, 16
 FRAMES = {"rate": 10.0, "height": HEIGHT, "width": WIDTH}
@@ -107,6 +108,19 @@ def test_training_moves_all_but_the_norms_of_i3d() -> None:
     assert not {id(m.weight) for m in norms} & {id(p) for g in groups for p in g["params"]}
     assert detector.trunk.Conv3d_1a_7x7.conv3d.weight.grad.any()
     assert all(gate.attention.reduce.weight.grad.any() for gate in detector.gates)
+
+
+def test_i3d_learns_at_its_own_rate() -> None:
+    detector = toy(i3d_rate=0.1).train()
+    spec = train_spec(epochs=2, warmup_epochs=0, lr=1e-3, eta_min=1e-3, optimizer="adam").train
+    phases = Phases(detector, spec, iterations=1)
+    groups = phases.enter(1).param_groups
+    assert [group["lr"] for group in groups] == pytest.approx([1e-3, 1e-4])
+    trunk = {id(p) for p in detector.trunk.parameters()}
+    assert [{id(p) in trunk for p in group["params"]} for group in groups] == [{False}, {True}]
+    assert settings("afsd_frames", "activitynet13")["i3d_rate"] == 0.1
+    with pytest.raises(TadError, match=r"settings\.i3d_rate: 0\.0: must be above 0"):
+        toy(i3d_rate=0)
 
 
 def test_windows_are_cropped_scaled_and_padded_alike() -> None:

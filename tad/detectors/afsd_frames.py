@@ -46,6 +46,7 @@ class Detector(SaliencyDetector):
         crop: int,
         flip: float,
         i3d: str,
+        i3d_rate: float,
         taps: Sequence[str],
         embed_dim: int,
         strides: Sequence[float],
@@ -74,7 +75,10 @@ class Detector(SaliencyDetector):
             raise TadError(f"settings.taps: {list(taps)}: write [Mixed_4f, Mixed_5c] or [Mixed_5c]")
         if i3d not in TRUNKS:
             raise TadError(f"settings.i3d: '{i3d}': choose {' or '.join(TRUNKS)}")
+        if i3d_rate <= 0:
+            raise TadError(f"settings.i3d_rate: {i3d_rate}: must be above 0")
         self.size, self.crop, self.flip, self.taps = (height, width), crop, flip, list(taps)
+        self.i3d_rate = i3d_rate
         super().__init__(
             feature_dim=feature_dim,
             num_classes=num_classes,
@@ -170,12 +174,18 @@ class Detector(SaliencyDetector):
         return self
 
     def parameter_groups(self, weight_decay: float, phase: str = MAIN.name) -> list[dict[str, Any]]:
-        """All but the batch norms' parameters, which do not learn."""
+        """All but the batch norms' parameters, which do not learn; I3D's last, at a `rate` of their own."""
+        trunk = {id(parameter) for parameter in self.trunk.parameters()}
         still = {id(parameter) for norm in self._norms() for parameter in norm.parameters()}
         for norm in self._norms():
             norm.requires_grad_(False)
-        groups = super().parameter_groups(weight_decay, phase)
-        return [{**group, "params": [p for p in group["params"] if id(p) not in still]} for group in groups]
+        split: list[dict[str, Any]] = []
+        for group in super().parameter_groups(weight_decay, phase):
+            learning = [p for p in group["params"] if id(p) not in still]
+            split.append({**group, "params": [p for p in learning if id(p) not in trunk]})
+            if theirs := [p for p in learning if id(p) in trunk]:
+                split.append({**group, "params": theirs, "rate": self.i3d_rate})
+        return split
 
     @torch.no_grad()
     def start_from(self, weights: Mapping[str, Tensor]) -> None:

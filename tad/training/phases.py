@@ -59,7 +59,7 @@ class Phases:
             self.detector.enter(phase.name, epoch, self.epochs)
         rate = self._rate(epoch * self.iterations + step % self.iterations) if phase.lr == 0 else phase.lr
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("rate", 1.0)
         return optimizer
 
     def _rate(self, step: int) -> float:
