@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import signal
+from fractions import Fraction
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -98,6 +99,17 @@ def test_varying_rate_rotation_and_edit_list(manifest: dict) -> None:
     assert manifest["cut"]["reader"] == "pyav"
     assert manifest["cut"]["reader_cause"].startswith("edit list: decord gives")
     assert manifest["cut"]["frames"] == 54
+
+
+def test_pixels_that_are_not_square_are_kept_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "v"
+    vt.encode(folder / "wide.mp4", 3, pixel_aspect=Fraction(4, 3))
+    vt.encode(folder / "square.mp4", 3)
+    found = entries(probe(folder, tmp_path / "m.json", spec=ProbeSpec(dataset="d")))
+    assert (found["wide"]["width"], found["wide"]["height"], found["wide"]["status"]) == (64, 48, "ok")
+    said = [record.getMessage() for record in caplog.records if "as wide as high" in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].startswith("wide.mp4: pixels are 1.333 times as wide as high; they are used as they are")
 
 
 def test_one_frame_is_a_video(manifest: dict) -> None:

@@ -141,7 +141,7 @@ def test_a_row_takes_a_recipe_and_may_change_it() -> None:
     assert resolved.sections["settings"] == recipe.settings | {"streams": "rgb"}
     assert resolved.origin["settings.streams"] == resolved.origin["clip.length"] == "config.yaml features.set"
     assert resolved.origin["clip.stride"] == file
-    assert config.notes("set")[1].startswith("  changed: streams, length;")
+    assert config.notes("set")[1].startswith("  changed: streams, length; so these are not the published features;")
 
 
 def test_equal_settings_are_one_feature_set_however_they_are_said() -> None:

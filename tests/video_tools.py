@@ -31,6 +31,7 @@ def encode(
     codec: str = "libx264",
     pix_fmt: str = "yuv420p",
     sound: bool = False,
+    pixel_aspect: Fraction | None = None,
 ) -> Path:
     """A video of `frames` pictures; `times_ms` gives each its time (varying rate), `sound` starts at 0 beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,6 +40,8 @@ def encode(
         stream = container.add_stream(codec, rate=rate, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         stream.codec_context.thread_count = 1
+        if pixel_aspect is not None:
+            stream.codec_context.sample_aspect_ratio = pixel_aspect
         if rotation:
             stream.set_display_rotation(rotation)
         if times_ms is not None:

@@ -82,7 +82,8 @@ def notes(name: str, *, changed: Sequence[str] = ()) -> list[str]:
     found = recipe(name)
     lines = [f"recipe {name}: {found.title}"]
     if changed:
-        lines.append(f"  changed: {', '.join(changed)}; what follows is about the recipe as it stands")
+        what = "so these are not the published features; what follows is about the recipe as it stands"
+        lines.append(f"  changed: {', '.join(changed)}; {what}")
     if not found.released:
         lines.append("  weights: those behind the published features were never released")
     facts = [("matches", found.matches), ("published", found.published)]

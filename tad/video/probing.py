@@ -254,6 +254,9 @@ def examine(path: Path, decoder: Decoder, *, spec: ProbeSpec) -> dict[str, Any]:
     edit_list = has_edit_list(path)
     if facts["frames"] not in (0, truth.frames):
         log.warning("%s: header promises %d frames, %d can be decoded", path.name, facts["frames"], truth.frames)
+    if facts["pixel_aspect"] != 1:
+        told = "%s: pixels are %.3f times as wide as high; they are used as they are, as published features were made"
+        log.warning(told, path.name, facts["pixel_aspect"])
     reader, reader_cause = spec.reader, ""
     if reader != "pyav":
         reader_cause = _against(path, truth, decoder, reader, rate=rate)

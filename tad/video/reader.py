@@ -59,7 +59,8 @@ class Opening(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the container claims, before anything is decoded; counts and rates may be wrong or absent (0)."""
+    """What the container claims, before anything is decoded; counts and rates may be wrong or absent (0). Pixels are
+    `pixel_aspect` times as wide as high (1 where it does not say)."""
 
     width: int
     height: int
@@ -68,6 +69,7 @@ class Header:
     codec: str
     pix_fmt: str
     audio: bool
+    pixel_aspect: float
 
 
 class _Closing:
@@ -120,7 +122,7 @@ class PyavReader(_Closing):
         audio = len(self._container.streams.audio) > 0
         return Header(
             codec.width, codec.height, stream.frames, float(rate or 0), codec.codec.canonical_name,
-            codec.pix_fmt or "", audio,
+            codec.pix_fmt or "", audio, float(stream.sample_aspect_ratio or 1),
         )  # fmt: skip
 
     def enter(self, seconds: float, opening: Opening) -> Iterator[Frame]:
