@@ -357,7 +357,7 @@ def refusals(folder: Path) -> Iterator[tuple[str, TrainStageSpec, dict[str, Any]
     )  # fmt: skip
     tridet = tools.real_spec("tridet").detector
     other = student_spec(teachers=[{**spec.distill.teachers[0].model_dump(), "detector": tridet}])  # type: ignore[union-attr]
-    yield "detector", other, {}, r"run two: teacher t \(run one\): .*model\.safetensors: made with detector="
+    yield "detector", other, {}, r"run two: teacher t \(run one\): .*model\.safetensors: made with detector\.name="
     agnostic = spec.model_copy(update={"train": spec.train.model_copy(update={"class_agnostic": True})})
     yield "classes", agnostic, {}, r"teacher t \(run one\) knows 2 classes \(jump, run\) and run two 1 \(action\)"
     softmax = student_spec(terms=[{**TERMS[2], "target": "input"}])
