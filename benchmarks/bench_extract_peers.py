@@ -152,7 +152,7 @@ def ours(name: str, engine: str, videos: list[Path], weights: Path) -> Callable[
     from tad.stages.extract import _jobs
     from tad.stages.probe import probe
 
-    folder = weights.parent / f"videos-{engine}"
+    folder = weights.parent / f"videos-{name}-{engine}"
     folder.mkdir()
     for video in videos:
         (folder / video.name).symlink_to(video)
