@@ -267,7 +267,7 @@ def test_scores_that_do_not_belong_together_are_refused(project: Path) -> None:
         summary(project, run="others")
     annotations = project / "results/annotations/toys.json"
     write_seed(project / "results", "many/seed-1", annotations, seed=5, hits=5, tiou=(0.5,))
-    with pytest.raises(TadError, match=r"seed-1/map\.json: made with eval="):
+    with pytest.raises(TadError, match=r"seed-1/map\.json: made with eval\.tiou="):
         summary(project)
     score_path = write_seed(project / "results", "many/seed-1", annotations, seed=5, hits=5)
     write_json(score_path, read_json(score_path) | {"instances": 71})
