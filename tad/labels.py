@@ -25,10 +25,14 @@ class LabelsSpec(Spec):
     teacher: Literal["ema", "self"] = Field(
         default="ema", description="whose detections they are: of the averaged weights, or of the present ones"
     )
-    confidence: Fraction = Field(default=0.3, description="score from which a detection, or a snippet's class, counts")
+    confidence: Fraction = Field(default=0.6, description="score from which a detection, or a snippet's class, counts")
+    doubt: Fraction = Field(
+        default=0.1, description="score from which the others are no background either; 0: all else is background"
+    )
+    borders: bool = Field(default=True, description="learn detections' borders too; false: only which class is where")
     mask: Fraction = Field(default=0.7, description="detectors with masks: probability from which an entry is in it")
-    weight: Positive = Field(default=0.5, description="of their loss beside that of the labels")
-    ramp: Fraction = Field(default=1.0, description="share of the training in which this weight rises to its value")
+    weight: Positive = Field(default=1.0, description="of their loss beside that of the labels")
+    ramp: Fraction = Field(default=0.4, description="share of the training in which this weight rises to its value")
     batch_size: int = Field(default=0, ge=0, description="of them in a step; 0: as many as videos with labels")
     weak: float = Field(default=0.0, ge=0, description="noise on what the teacher sees, in deviations of a channel")
     strong: float = Field(default=0.0, ge=0, lt=1, description="share of channels that the learner does not see")

@@ -20,14 +20,13 @@ from tad.config import Config
 from tad.errors import TadError
 from tad.grid import Grid
 from tad.labels import LabelsSpec
-from tad.layers.types import Candidates
 from tad.provenance import read_stamp
 from tad.specs import TrainStageSpec
 from tad.training import checkpoint
 from tad.training.data import Item, Windows
 from tad.training.label_split import draw_labelled, read_split, split_labels
 from tad.training.optim import Ema
-from tad.training.pseudo import SelfTaught, as_instances
+from tad.training.pseudo import SelfTaught
 from tad.training.selection import roles_of
 from tad.training.strategy import Strategy
 from tad.workflow import Workflow
@@ -190,16 +189,6 @@ def test_the_workflow_looks_at_the_content_of_a_split(tmp_path: Path, monkeypatc
 # -- what the others teach ---------------------------------------------------------------------------------------------
 
 
-def test_overlapping_candidates_of_a_class_become_one_instance() -> None:
-    segments_N2 = torch.tensor([[1.0, 5.0], [1.5, 5.0], [1.0, 5.0], [-3.0, 0.2], [8.0, 30.0]])
-    found = Candidates(segments_N2, torch.tensor([0.6, 0.9, 0.8, 0.9, 0.7]), torch.tensor([0, 0, 1, 0, 0]))
-    targets = as_instances(found, 10)
-    assert targets is not None
-    assert targets.segments_N2.tolist() == [[1.5, 5.0], [1.0, 5.0], [8.0, 10.0]]
-    assert targets.labels_N.tolist() == [0, 1, 0]
-    assert as_instances(Candidates(segments_N2[3:4], torch.ones(1), torch.zeros(1).long()), 10) is None
-
-
 def test_their_weight_rises_to_its_value() -> None:
     spec = LabelsSpec(share=0.5, weight=2.0, ramp=0.5)
     taught = SelfTaught(torch.nn.Linear(1, 1), spec, inner=Strategy(), train=train_spec().train, each=10, seed=0)
@@ -239,6 +228,23 @@ def test_videos_without_labels_give_every_detector_a_gradient(folder: Path, name
         for n, p in detector.named_parameters() if name != "afsd" else ():
             if p.grad is not None:
                 torch.testing.assert_close(p.grad, kept[n], rtol=1e-3, atol=1e-6)
+
+
+def test_their_borders_can_be_left_out(folder: Path) -> None:
+    """Then the heads for borders have no gradient of their own from videos without labels."""
+    given = with_labels(real_spec("actionformer"), LabelsSpec(share=0.5, confidence=1e-4, borders=False))
+    with FeatureReader(folder / "f.h5") as reader:
+        roles = roles_of(reader, read_table(folder / "toy.json"), given)
+        batch, detector, taught = tools.mixed(reader, roles, given)
+        detector.zero_grad()
+        losses = list(taught.further(detector, batch, 4, step=100, averages=detector.state_dict))[1:]
+        assert float(sum(one["pseudo"] for one in losses)) > 0
+        sum(one["total"] for one in losses).backward()
+    moved = {name.split(".")[0] for name, p in detector.named_parameters() if p.grad is not None and p.grad.any()}
+    assert "cls_head" in moved
+    assert "reg_head" not in moved
+    with pytest.raises(TadError, match=r"labels\.borders: false: this detector learns"):
+        SelfTaught(torch.nn.Linear(1, 1), given.labels, inner=Strategy(), train=given.train, each=1, seed=0)
 
 
 def test_windows_without_a_confident_detection_teach_nothing(folder: Path) -> None:

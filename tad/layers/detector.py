@@ -16,7 +16,7 @@ from tad.errors import TadError
 from tad.layers.chance import of_part
 from tad.layers.gated import GatedDetector
 from tad.layers.generative import Gated
-from tad.layers.losses import distance_iou_loss, focal_loss, label_points, offset_iou
+from tad.layers.losses import distance_iou_loss, doubtful_points, focal_loss, label_points, offset_iou
 from tad.layers.masked import zero_outside
 from tad.layers.pyramid import points_of
 from tad.layers.types import MAIN, Candidates, Choice, Observed, Outputs, Part, Raw, Targets
@@ -265,6 +265,9 @@ class PointDetector(GatedDetector):
         logits_BPK = torch.cat(outputs.logits, dim=2).transpose(1, 2)
         smoothed_BPK = classes_BPK * (1 - self.label_smoothing) + self.label_smoothing / (self.num_classes + 1)
         class_BPK = focal_loss(logits_BPK, smoothed_BPK) * valid_BP1
+        if any(target.doubtful_M2 is not None for target in targets):
+            doubtful = [doubtful_points(points_P4, target, classes=self.num_classes) for target in targets]
+            class_BPK = class_BPK.masked_fill(torch.stack(doubtful) & (classes_BPK == 0), 0.0)
         if self.iou_weight_power > 0:
             iou_N = offset_iou(predicted_N2, target_N2) ** self.iou_weight_power
             # published: not detached, which teaches the offsets to overlap less where the class is uncertain

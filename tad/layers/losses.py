@@ -43,6 +43,21 @@ def label_points(points_P4: Tensor, targets: Targets, *, classes: int, radius: f
     return classes_PK, offsets_P2 / stride_P1
 
 
+def within(position_P1: Tensor, segments_N2: Tensor) -> Tensor:
+    """Bool (P, N): the positions that lie in a segment."""
+    start_N, end_N = segments_N2.to(position_P1).unbind(1)
+    return (position_P1 >= start_N) & (position_P1 <= end_N)
+
+
+def doubtful_points(points_P4: Tensor, targets: Targets, *, classes: int) -> Tensor:
+    """Bool (P, K): the points of one video that lie where an instance of a class is in doubt."""
+    if targets.doubtful_M2 is None or targets.doubtful_labels_M is None:
+        return points_P4.new_zeros(len(points_P4), classes, dtype=torch.bool)
+    inside_PM = within(points_P4[:, :1], targets.doubtful_M2)
+    one_hot_MK = F.one_hot(targets.doubtful_labels_M, classes).to(points_P4)
+    return inside_PM.to(points_P4.dtype) @ one_hot_MK > 0
+
+
 def focal_loss(logits: Tensor, targets: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
     """Sigmoid focal loss of each element against soft targets in [0, 1] (RetinaNet, equation 5)."""
     logits = at_least_float32(logits)

@@ -94,7 +94,7 @@ def confident(
         empty_N2 = masks_TT.new_zeros(0, 2)
         valid_TT = sure_T[:, None] & real_T
         labels_N = classes_T[action_T].unique()
-        found.append(MaskTargets(empty_N2, labels_N, 0.0, classes_T, targets_TT, valid_TT))
+        found.append(MaskTargets(empty_N2, labels_N, classes_T=classes_T, masks_TT=targets_TT, valid_TT=valid_TT))
     return found
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tad.errors import TadError
+from tad.layers.losses import within
 from tad.layers.saliency_losses import (
     Assigned,
     Predicted,
@@ -48,6 +49,15 @@ class Criterion:
         points_P3 = self.grid.points(target.segments_N2.device)
         return assign(points_P3[valid_P], self.grid.to_frames(target.segments_N2), target.labels_N)
 
+    def _in_doubt(self, target: Targets) -> Tensor:
+        """Bool (P,): the points without an instance that lie where there may be one; they learn nothing."""
+        points_P3 = self.grid.points(target.segments_N2.device)
+        if target.doubtful_M2 is None:
+            return torch.zeros(len(points_P3), dtype=torch.bool, device=points_P3.device)
+        inside_PM = within(points_P3[:, :1], self.grid.to_frames(target.doubtful_M2))
+        segments_N2 = self.grid.to_frames(target.segments_N2)
+        return inside_PM.any(dim=1) & (assign(points_P3, segments_N2, target.labels_N).labels_P == 0)
+
     def positives(self, valid_BP: Tensor, targets: list[Targets]) -> int:
         """Points with a class."""
         rows = zip(targets, valid_BP, strict=True)
@@ -59,6 +69,7 @@ class Criterion:
         """Of each video's points that count what they say, what they are to say, and which are refined."""
         joined, found = outputs.joined(), []
         for row, (target, valid_P) in enumerate(zip(targets, masks.valid_BP, strict=True)):
+            valid_P = valid_P & ~self._in_doubt(target)
             said = Predicted(**{name: value[row][valid_P] for name, value in joined.items()})
             wanted = self._wanted(target, valid_P)
             found.append((said, wanted, refined_points(said, wanted, piou=self.piou, adaptive=self.adaptive)))

@@ -17,11 +17,15 @@ class Targets:
         segments_N2: float32 (start, end) on the window's snippet grid.
         labels_N: int64 class ids.
         shortest: snippets of the video's shortest instance as its windows cut it; infinite without any, 0 unknown.
+        doubtful_M2: where there may be instances of the classes `doubtful_labels_M`, or not; None: nowhere.
+        doubtful_labels_M: int64 class ids.
     """
 
     segments_N2: Tensor
     labels_N: Tensor
     shortest: float = 0.0
+    doubtful_M2: Tensor | None = None
+    doubtful_labels_M: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tad.errors import TadError
 from tad.labels import LabelsSpec
+from tad.layers.detector import PointDetector
 from tad.layers.types import MAIN, Candidates, Part, Targets
 from tad.specs import TrainSpec
 from tad.training.data import Batch, generator
@@ -27,25 +29,36 @@ from tad.training.unlabelled import MixedBatch
 PSEUDO = 41  # a purpose of random numbers beside those in tad.training.data
 MOST = 100  # candidates of a level that are looked at
 SHORTEST = 0.5  # snippets of an instance
-SAME = 0.5  # tIoU of two detections of one instance
+SAME = 0.5  # of the shorter of two detections of one instance lies in the other
 
 
-def as_instances(found: Candidates, length: int) -> Targets | None:
+def as_instances(found: Candidates, length: int, confidence: float = 0.0) -> Targets | None:
     """The best of candidates that overlap, by class, as instances of a window of `length` snippets; None: there is
-    none, and the window teaches nothing (as background alone it would teach to find nothing)."""
+    none, and the window teaches nothing (as background alone it would teach to find nothing).
+
+    Those that score less than `confidence` are in doubt.
+    """
     segments_N2 = found.segments_N2.clamp(0, length)
     order_N = found.scores_N.argsort(descending=True, stable=True)
     order_N = order_N[(segments_N2[:, 1] - segments_N2[:, 0])[order_N] >= SHORTEST]
-    segments_N2, labels_N = segments_N2[order_N], found.labels_N[order_N]
+    segments_N2, labels_N, scores_N = segments_N2[order_N], found.labels_N[order_N], found.scores_N[order_N]
     start_N, end_N = segments_N2.unbind(1)
     overlap_NN = (torch.minimum(end_N[:, None], end_N) - torch.maximum(start_N[:, None], start_N)).clamp(min=0)
-    union_NN = (end_N - start_N)[:, None] + (end_N - start_N) - overlap_NN
-    same_NN = ((overlap_NN > SAME * union_NN) & (labels_N[:, None] == labels_N)).tolist()
+    length_N = end_N - start_N
+    shorter_NN = torch.minimum(length_N[:, None], length_N)
+    same_NN = ((overlap_NN > SAME * shorter_NN) & (labels_N[:, None] == labels_N)).tolist()
     kept: list[int] = []
     for k, same_N in enumerate(same_NN):
         if not any(same_N[other] for other in kept):
             kept.append(k)
-    return Targets(segments_N2[kept], labels_N[kept]) if kept else None
+    sure = [k for k in kept if scores_N[k] > confidence]
+    if not sure:
+        return None
+    targets = Targets(segments_N2[sure], labels_N[sure])
+    doubtful = kept[len(sure) :]
+    if not doubtful:
+        return targets
+    return replace(targets, doubtful_M2=segments_N2[doubtful], doubtful_labels_M=labels_N[doubtful])
 
 
 def labels_of(teacher: Any, feats_BTC: Tensor, lengths_B: Tensor, spec: LabelsSpec) -> list[Targets | None]:
@@ -55,10 +68,9 @@ def labels_of(teacher: Any, feats_BTC: Tensor, lengths_B: Tensor, spec: LabelsSp
         if own is not None:
             targets: list[Targets | None] = own(feats_BTC, lengths_B, confidence=spec.confidence, mask=spec.mask)
             return targets
-        found = teacher.candidates(
-            feats_BTC, lengths_B, score_threshold=spec.confidence, topk=MOST, min_length=SHORTEST
-        )
-    return [as_instances(one, length) for one, length in zip(found, lengths_B.tolist(), strict=True)]
+        lowest = min(spec.doubt or 1.0, spec.confidence)
+        found = teacher.candidates(feats_BTC, lengths_B, score_threshold=lowest, topk=MOST, min_length=SHORTEST)
+    return [as_instances(one, length, spec.confidence) for one, length in zip(found, lengths_B.tolist(), strict=True)]
 
 
 class SelfTaught(Strategy):
@@ -78,7 +90,13 @@ class SelfTaught(Strategy):
             train: the recipe.
             each: steps of a pass.
             seed: of the random stream.
+
+        Raises:
+            TadError: the detector's losses on borders cannot be left out.
         """
+        if not (spec.borders or isinstance(detector, PointDetector)):
+            raise TadError("labels.borders: false: this detector learns classes and borders together; set it to true")
+        self.border_weight = detector.loss_weight if isinstance(detector, PointDetector) else 0.0
         self.teacher = copy.deepcopy(detector).eval()
         self.spec, self.inner, self.seed, self.precision = spec, inner, seed, train.precision
         passes = len(getattr(detector, "phases", (MAIN,)))
@@ -132,7 +150,10 @@ class SelfTaught(Strategy):
     def _weighted(self, losses: dict[str, Tensor], targets: list[Targets], step: int) -> dict[str, Tensor]:
         """What is added; the part of a loss that needs no labels has its full weight."""
         free = losses.get("unsupervised", torch.zeros_like(losses["total"]))
-        total = self.weight(step) * (losses["total"] - free) + free
+        taught = losses["total"] - free
+        if not self.spec.borders:
+            taught = taught - self.border_weight * losses["reg"]
+        total = self.weight(step) * taught + free
         count = sum(len(target.labels_N) for target in targets)
         return {"total": total, "unlabelled": losses["total"].detach(), "pseudo": free.new_tensor(float(count))}
 
