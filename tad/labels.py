@@ -25,11 +25,10 @@ class LabelsSpec(Spec):
     teacher: Literal["ema", "self"] = Field(
         default="ema", description="whose detections they are: of the averaged weights, or of the present ones"
     )
-    confidence: Fraction = Field(default=0.6, description="score from which a detection, or a snippet's class, counts")
+    confidence: Fraction = Field(default=0.6, description="score above which a detection, or a snippet's class, counts")
     doubt: Fraction = Field(
-        default=0.1, description="score from which the others are no background either; 0: all else is background"
+        default=0.1, description="score above which the others are no background either; 0: all else is background"
     )
-    borders: bool = Field(default=True, description="learn detections' borders too; false: only which class is where")
     mask: Fraction = Field(default=0.7, description="detectors with masks: probability from which an entry is in it")
     weight: Positive = Field(default=1.0, description="of their loss beside that of the labels")
     ramp: Fraction = Field(default=0.4, description="share of the training in which this weight rises to its value")
@@ -46,6 +45,12 @@ class LabelsSpec(Spec):
         if number == value or not number.replace(".", "", 1).isdigit():
             raise ValueError("write a share as 10% or 0.1")
         return float(number) / 100
+
+    @model_validator(mode="after")
+    def _doubt_is_less(self) -> Self:
+        if "doubt" in self.model_fields_set and self.doubt > self.confidence:
+            raise ValueError(f"doubt {self.doubt:g} must not exceed confidence {self.confidence:g}")
+        return self
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:

@@ -211,6 +211,12 @@ class DetectSpec(Spec):
         default="offsets", description="geometric: each location's borders are the geometric means of the decoded ones"
     )
 
+    @model_validator(mode="after")
+    def _borders_of_two(self) -> Self:
+        if self.fuse_borders != "offsets" and not self.fuse:
+            raise ValueError(f"fuse_borders {self.fuse_borders} goes with fuse, the run to fuse with")
+        return self
+
 
 class FusedSpec(Spec):
     """The other run, with `detect.fuse`: what its model is."""

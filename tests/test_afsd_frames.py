@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -29,6 +30,8 @@ from tad.training import checkpoint
 from tad.training.features import Features
 from tad.training.frames import FrameReader, open_features, shrunk
 from tad.training.phases import Phases
+from tad.training.starting import begin_with, beginning
+from tad.weights import weights_identity
 
 HEIGHT, WIDTH, CROP = 24, 40, 16
 FRAMES = {"rate": 10.0, "height": HEIGHT, "width": WIDTH}
@@ -289,6 +292,28 @@ def test_from_videos_to_candidates_without_features(project: Path, tmp_path: Pat
         assert [v.decode() for v in file["video_ids"][:]] == ["test_a"]
         assert len(file["scores"]) > 5
         assert file["segments"][:].max() <= COUNTS["test_a"] / 3 + 0.5
+
+
+def test_weights_of_the_other_stream_do_not_count_and_published_names_are_verified(tmp_path: Path) -> None:
+    plugin = Plugin(name="afsd_frames", settings=settings("afsd_frames", **TOY))
+    size = plugin.settings["height"] * plugin.settings["width"]
+    folder = tmp_path / "i3d"
+    folder.mkdir()
+    (folder / "flow_imagenet.pt").write_bytes(b"not what was published")
+    own = folder / "own.safetensors"
+    checkpoint.write_tensors(own, Inception(channels=3, num_classes=4).state_dict(), {})
+    rgb, flow = beginning(plugin, 3 * size), beginning(plugin, 2 * size)
+    assert weights_identity(folder, rgb) == weights_identity(own) != weights_identity(folder, flow)
+    given: list[str] = []
+    taker = SimpleNamespace(start_from=lambda weights: given.extend(weights))
+    begin_with(taker, folder, rgb)
+    assert "Conv3d_1a_7x7.conv3d.weight" in given
+    with pytest.raises(TadError, match=r"flow_imagenet\.pt: .*fetch it anew"):
+        begin_with(taker, folder, flow)
+    with pytest.raises(TadError, match="begins with no backbone's weights"):
+        beginning(Plugin(name="actionformer", settings={}), 2048)
+    with pytest.raises(TadError, match=r"are not \d+ x \d+ pixels"):
+        beginning(plugin, 3 * size + 1)
 
 
 def test_an_index_of_frames_is_no_file_of_features(project: Path) -> None:

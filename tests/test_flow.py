@@ -101,7 +101,7 @@ def test_raft_weights_come_from_a_file_beside_the_streams(name: str, tmp_path: P
 @pytest.mark.parametrize("name", ["tvl1", "dis"])
 def test_absent_opencv_is_one_line_that_names_the_extra(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(TadError, match=r"tad\[flow\].*streams: rgb") as error:
+    with pytest.raises(TadError, match=r"tad\[flow\].*to rgb") as error:
         backbone(streams="both", flow_method=name)
     assert "\n" not in str(error.value)
     assert backbone(streams="rgb", flow_method=name).dim == 1024  # needs none

@@ -22,7 +22,7 @@ from tad.config import Config
 from tad.errors import TadError
 from tad.layers.fusion import fused, mean_of
 from tad.provenance import read_stamp
-from tad.specs import DetectStageSpec, FusedSpec
+from tad.specs import DetectSpec, DetectStageSpec, FusedSpec
 from tad.stages.detect import detect
 from tad.workflow import Workflow
 
@@ -189,3 +189,8 @@ def test_seeds_are_fused_one_by_one() -> None:
     ]:
         with pytest.raises(TadError, match=said):
             config(**changes)
+
+
+def test_borders_of_one_network_have_no_mean() -> None:
+    with pytest.raises(ValueError, match="fuse_borders geometric goes with fuse"):
+        DetectSpec(score_threshold=0.1, topk=5, min_length=0.0, fuse_borders="geometric")

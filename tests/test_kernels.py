@@ -61,19 +61,21 @@ def test_convolution_that_computes_its_input_again() -> None:
     torch.manual_seed(0)
     x, weight = innermost(2, 8, 20).requires_grad_(), torch.randn(6, 8, 3, requires_grad=True)
     scale, shift, zeros = torch.randn(8, requires_grad=True), torch.randn(8, requires_grad=True), [(3, 5), (19, 20)]
-    grad = innermost(2, 6, 20)
-    ours = norm_relu_convolve(x, scale, shift, zeros, weight)
-    plain = convolve(norm_relu(x, scale, shift, zeros), weight, None)
-    assert torch.equal(ours, plain)
-    of = (x, scale, shift, weight)
+    grad, bias = innermost(2, 6, 20), torch.randn(6, requires_grad=True)
+    ours = norm_relu_convolve(x, scale, shift, zeros, weight, bias)
+    plain = convolve(norm_relu(x, scale, shift, zeros), weight, bias)
+    torch.testing.assert_close(ours, plain)
+    of = (x, scale, shift, weight, bias)
     assert_equal(gradients(ours, grad, *of), gradients(plain, grad, *of))
-    alone = norm_relu_convolve(x.detach(), scale.detach(), shift.detach(), zeros, weight)
+    alone = norm_relu_convolve(x.detach(), scale.detach(), shift.detach(), zeros, weight, bias)
     assert_equal(
         gradients(alone, grad, weight),
-        gradients(convolve(norm_relu(x, scale, shift, zeros), weight, None), grad, weight),
+        gradients(convolve(norm_relu(x, scale, shift, zeros), weight, bias), grad, weight),
     )
     with torch.no_grad():
-        assert torch.equal(norm_relu_convolve(x, scale, shift, zeros, weight), plain)
+        torch.testing.assert_close(norm_relu_convolve(x, scale, shift, zeros, weight, bias), plain)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert norm_relu_convolve(x, scale, shift, zeros, weight, bias).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("half", [False, True])

@@ -59,6 +59,8 @@ def test_a_share_is_written_as_percent_or_number_and_a_file_stands_alone() -> No
             LabelsSpec(share=wrong)
     with pytest.raises(ValueError, match="leave out share and seed"):
         LabelsSpec(share=0.5, file="split.csv")
+    with pytest.raises(ValueError, match=r"doubt 0\.4 must not exceed confidence 0\.3"):
+        LabelsSpec(share=0.5, confidence=0.3, doubt=0.4)
 
 
 @pytest.mark.skipif(not SPLITS.is_dir(), reason="the published splits are not here")
@@ -228,23 +230,6 @@ def test_videos_without_labels_give_every_detector_a_gradient(folder: Path, name
         for n, p in detector.named_parameters() if name != "afsd" else ():
             if p.grad is not None:
                 torch.testing.assert_close(p.grad, kept[n], rtol=1e-3, atol=1e-6)
-
-
-def test_their_borders_can_be_left_out(folder: Path) -> None:
-    """Then the heads for borders have no gradient of their own from videos without labels."""
-    given = with_labels(real_spec("actionformer"), LabelsSpec(share=0.5, confidence=1e-4, borders=False))
-    with FeatureReader(folder / "f.h5") as reader:
-        roles = roles_of(reader, read_table(folder / "toy.json"), given)
-        batch, detector, taught = tools.mixed(reader, roles, given)
-        detector.zero_grad()
-        losses = list(taught.further(detector, batch, 4, step=100, averages=detector.state_dict))[1:]
-        assert float(sum(one["pseudo"] for one in losses)) > 0
-        sum(one["total"] for one in losses).backward()
-    moved = {name.split(".")[0] for name, p in detector.named_parameters() if p.grad is not None and p.grad.any()}
-    assert "cls_head" in moved
-    assert "reg_head" not in moved
-    with pytest.raises(TadError, match=r"labels\.borders: false: this detector learns"):
-        SelfTaught(torch.nn.Linear(1, 1), given.labels, inner=Strategy(), train=given.train, each=1, seed=0)
 
 
 def test_windows_without_a_confident_detection_teach_nothing(folder: Path) -> None:

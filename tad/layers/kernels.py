@@ -147,15 +147,15 @@ def norm_relu(x_BCT: Tensor, weight_C: Tensor, bias_C: Tensor, zeros: Sequence[S
 
 
 def norm_relu_convolve(
-    x_BCT: Tensor, scale_C: Tensor, shift_C: Tensor, zeros: Sequence[Span], weight_OCK: Tensor
+    x_BCT: Tensor, scale_C: Tensor, shift_C: Tensor, zeros: Sequence[Span], weight_OCK: Tensor, bias_O: Tensor | None
 ) -> Tensor:
-    """`norm_relu`, then `convolve` without bias: (B, O, T). Where it can it computes the norm's output again for the
+    """`norm_relu`, then `convolve`: (B, O, T). Where it can it computes the norm's output again for the
     gradient of the kernels in place of keeping it."""
     dense = x_BCT.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x_BCT.device.type)
     if eager_cpu(x_BCT) and dense and torch.is_grad_enabled():
         y_BOT: Tensor = _NormReluConvolution.apply(x_BCT, scale_C, shift_C, zeros, weight_OCK)  # type: ignore[no-untyped-call]
-        return y_BOT
-    return convolve(norm_relu(x_BCT, scale_C, shift_C, zeros), weight_OCK, None)
+        return y_BOT if bias_O is None else y_BOT + bias_O[:, None]
+    return convolve(norm_relu(x_BCT, scale_C, shift_C, zeros), weight_OCK, bias_O)
 
 
 def _norm_relu(x_BTC: Tensor, scale_C: Tensor, shift_C: Tensor, zeros: Sequence[Span]) -> tuple[Tensor, Tensor, Tensor]:

@@ -70,8 +70,7 @@ class MaskedConv1d(nn.Module):
         """The layer, dense and of stride 1, on `norm` of the sequence with its ReLU and zeros."""
         assert (self.stride, self.conv.groups) == (1, 1)
         scale_C, shift_C, bias_O = norm.weight.flatten(), norm.bias.flatten(), self.conv.bias
-        x_BCT = norm_relu_convolve(x_BCT, scale_C, shift_C, zeros, self.conv.weight)
-        return zero_outside(x_BCT if bias_O is None else x_BCT + bias_O[:, None], mask_B1T)
+        return zero_outside(norm_relu_convolve(x_BCT, scale_C, shift_C, zeros, self.conv.weight, bias_O), mask_B1T)
 
 
 class Pointwise(nn.Conv1d):

@@ -37,7 +37,7 @@ from tad.training.pretext import learn_pretext
 from tad.training.priors import absent_classes, silence
 from tad.training.pseudo import SelfTaught
 from tad.training.selection import roles_of
-from tad.training.starting import begin_with
+from tad.training.starting import begin_with, beginning
 from tad.training.strategy import Strategy
 from tad.training.teachers import TeacherFiles, distiller, examine, teacher_files
 from tad.training.unlabelled import MixedWindows
@@ -128,7 +128,7 @@ def _engine(job: Job, reader: FeatureReader, ranks: Ranks, device: torch.device,
     strategy: Strategy = Strategy()
     seen: Features | SideBySide = features
     if job.start is not None:
-        begin_with(detector, job.start, named=job.spec.detector.name)
+        begin_with(detector, job.start, beginning(job.spec.detector, reader.dim))
     if job.teachers:
         strategy, seen = distiller(detector, features, job.teachers, spec=spec, device=device, held=held)
     silence(detector, job.absent)
@@ -263,7 +263,7 @@ def train(
     absent = absent_classes(read.table, labels)
     taught_by = teacher_files(spec, teachers, teacher_features)
     taught, identities = examine(taught_by, spec, labels, roles.train)
-    begun = [{"start": weights_identity(start)}] if start is not None else []
+    begun = [{"start": weights_identity(start, beginning(spec.detector, dim))}] if start is not None else []
     key = training_key(spec, labels, roles.videos, absent, [*taught, *begun])
     count = _processes(device, devices, min(spec.train.batch_size, len(roles.train)))
     job = Job(

@@ -21,7 +21,7 @@ from tad.provenance import modules
 from tad.specs import FrameSpec
 
 log = logging.getLogger(__name__)
-OPENCV = ("opencv-contrib-python-headless", "opencv-contrib-python")
+OPENCV = ("opencv-contrib-python-headless", "opencv-contrib-python", "opencv-python-headless", "opencv-python")
 
 
 def made_by() -> str:
@@ -32,7 +32,7 @@ def made_by() -> str:
             versions.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             continue
-    return digest([modules("tad.training.frame_flow", "tad.video.seeking"), versions])
+    return digest([modules("tad.training.frame_flow", "tad.training.frames", "tad.video.seeking"), versions])
 
 
 def flows(rows: Iterable[np.ndarray], frames: FrameSpec) -> Iterator[np.ndarray]:
@@ -67,16 +67,17 @@ def keep(path: Path, rows: Iterable[np.ndarray], *, length: int, frames: FrameSp
     Raises:
         TadError: there is no frame.
     """
-    kept = np.empty((length, frames.dim), np.uint8)
-    count = -1
-    for count, field in enumerate(flows(rows, frames)):
-        if count < length:
-            kept[count] = field
-    if count < 0:
-        raise TadError("no frame could be decoded; run probe again")
-    kept[count + 1 :] = kept[min(count, length - 1)]
-    with publish(path) as partial, open(partial, "wb") as handle:
-        np.save(handle, kept)
+    with publish(path) as partial:
+        # mapped: an hour of flow is a gigabyte, and each thread has a video of its own
+        kept = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(length, frames.dim))
+        count = -1
+        for count, field in enumerate(flows(rows, frames)):
+            if count < length:
+                kept[count] = field
+        if count < 0:
+            raise TadError("no frame could be decoded; run probe again")
+        kept[count + 1 :] = kept[min(count, length - 1)]
+        kept.flush()
 
 
 def kept(path: Path, *, length: int, frames: FrameSpec) -> np.ndarray:

@@ -17,9 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tad.errors import TadError
 from tad.labels import LabelsSpec
-from tad.layers.detector import PointDetector
 from tad.layers.types import MAIN, Candidates, Part, Targets
 from tad.specs import TrainSpec
 from tad.training.data import Batch, generator
@@ -90,13 +88,7 @@ class SelfTaught(Strategy):
             train: the recipe.
             each: steps of a pass.
             seed: of the random stream.
-
-        Raises:
-            TadError: the detector's losses on borders cannot be left out.
         """
-        if not (spec.borders or isinstance(detector, PointDetector)):
-            raise TadError("labels.borders: false: this detector learns classes and borders together; set it to true")
-        self.border_weight = detector.loss_weight if isinstance(detector, PointDetector) else 0.0
         self.teacher = copy.deepcopy(detector).eval()
         self.spec, self.inner, self.seed, self.precision = spec, inner, seed, train.precision
         passes = len(getattr(detector, "phases", (MAIN,)))
@@ -150,10 +142,7 @@ class SelfTaught(Strategy):
     def _weighted(self, losses: dict[str, Tensor], targets: list[Targets], step: int) -> dict[str, Tensor]:
         """What is added; the part of a loss that needs no labels has its full weight."""
         free = losses.get("unsupervised", torch.zeros_like(losses["total"]))
-        taught = losses["total"] - free
-        if not self.spec.borders:
-            taught = taught - self.border_weight * losses["reg"]
-        total = self.weight(step) * taught + free
+        total = self.weight(step) * (losses["total"] - free) + free
         count = sum(len(target.labels_N) for target in targets)
         return {"total": total, "unlabelled": losses["total"].detach(), "pseudo": free.new_tensor(float(count))}
 
