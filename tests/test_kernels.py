@@ -5,9 +5,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tad.layers.group_norms import group_norm_relu
 from tad.layers.heads import join
 from tad.layers.kernels import convolve, norm_relu, norm_relu_convolve
-from tad.layers.masked import max_pool, padding_of
+from tad.layers.masked import group_norm, max_pool, padding_of, zero_outside
 from tad.layers.recomputed import gelu_linear, norm_linear
 
 
@@ -131,3 +132,22 @@ def test_levels_are_joined_by_gaps() -> None:
     assert padding_of(full[0]) is full[0]
     assert padded.mask_B1T is not None
     assert padded.mask_B1T[1, 0].tolist() == [True] * 5 + [False] * 4 + [True] * 4 + [False] + [True] * 2
+
+
+@pytest.mark.parametrize("relative_mean", [0.0, 30.0])
+def test_masked_group_norm_and_relu(relative_mean: float) -> None:
+    torch.manual_seed(0)
+    norm = nn.GroupNorm(4, 12).double()
+    with torch.no_grad():
+        for parameter in norm.parameters():
+            parameter.copy_(torch.randn(12))
+    x = (innermost(3, 12, 20).double() + relative_mean).requires_grad_()
+    mask_B1T = torch.arange(20) < torch.tensor([20, 7, 1])[:, None, None]
+    expected = zero_outside(F.relu(group_norm(x, mask_B1T, norm, masked=True)), mask_B1T)
+    ours = group_norm_relu(x, mask_B1T, norm, masked=True)
+    grad = innermost(3, 12, 20).double()
+    assert ours.transpose(1, 2).is_contiguous()
+    assert not ours[2, :, 1:].any()
+    assert_equal(gradients(ours, grad, x, *norm.parameters()), gradients(expected, grad, x, *norm.parameters()))
+    (of_padding,) = torch.autograd.grad(group_norm_relu(x, mask_B1T, norm, masked=True).square().sum(), x)
+    assert not of_padding[1, :, 7:].any()

@@ -3,47 +3,46 @@
 Lin et al.: Learning Salient Boundary Feature for Anchor-free Temporal Action Localization, CVPR 2021, section 3.3.
 """
 
-# B videos, T positions, C channels, N segments, L levels of the table
+# B videos, T positions, C channels, H half of them, N segments, L levels of the table
 
 import torch
 from torch import Tensor
 
 
-def _first_maxima(x_BCT: Tensor, longest: int) -> tuple[Tensor, Tensor]:
-    """Maxima of the 2^l positions from each one on and where they are first, (L, B, C, T) each, until 2^L > longest.
+def _first_maxima(x_BTC: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+    """Maxima of the 2^l positions from each one on and where they are first, (L, B, T, C) each, until 2^L > longest.
 
     Where fewer positions are left, of those.
     """
-    length = x_BCT.shape[2]
-    where_BCT = torch.arange(length, device=x_BCT.device).expand_as(x_BCT)
-    values, places, width = [x_BCT], [where_BCT], 1
-    while 2 * width <= longest:
-        # past the end nothing is left to compare with, so the later half is the same one again
-        shift_T = (torch.arange(length, device=x_BCT.device) + width).clamp(max=length - 1)
-        later_BCT, place_BCT = values[-1][:, :, shift_T], places[-1][:, :, shift_T]
-        wins_BCT = later_BCT > values[-1]
-        values.append(torch.where(wins_BCT, later_BCT, values[-1]))
-        places.append(torch.where(wins_BCT, place_BCT, places[-1]))
-        width *= 2
-    return torch.stack(values), torch.stack(places)
+    length = x_BTC.shape[1]
+    levels = max(longest, 1).bit_length()
+    values = x_BTC.new_empty(levels, *x_BTC.shape)
+    places = torch.empty(values.shape, dtype=torch.int32, device=x_BTC.device)
+    values[0] = x_BTC
+    places[0] = torch.arange(length, dtype=torch.int32, device=x_BTC.device)[:, None]
+    for level in range(1, levels):
+        width = 2 ** (level - 1)
+        value, place, left = values[level - 1], places[level - 1], length - width
+        wins_BTC = value[:, width:] > value[:, :left]
+        torch.where(wins_BTC, value[:, width:], value[:, :left], out=values[level, :, :left])
+        torch.where(wins_BTC, place[:, width:], place[:, :left], out=places[level, :, :left])
+        # past the end nothing is left to compare with
+        values[level, :, left:], places[level, :, left:] = value[:, left:], place[:, left:]
+    return values, places
 
 
 @torch.no_grad()
-def _argmax(x_BCT: Tensor, left_BN: Tensor, right_BN: Tensor) -> Tensor:
-    """Where the maxima over [left, right] are, (B, C, N); the first of equal ones."""
-    batch, channels, length = x_BCT.shape
+def _argmax(x_BTC: Tensor, left_BN: Tensor, right_BN: Tensor) -> Tensor:
+    """Where the maxima over [left, right] are, (B, N, C); the first of equal ones."""
     span_BN = right_BN - left_BN + 1
-    values, places = _first_maxima(x_BCT, int(span_BN.max()))
-    flat = (values.permute(1, 2, 0, 3).flatten(2), places.permute(1, 2, 0, 3).flatten(2))
+    values, places = _first_maxima(x_BTC, int(span_BN.max()))
     level_BN = torch.zeros_like(span_BN)
     for level in range(1, len(values)):
         level_BN += span_BN >= 2**level
-    halves = []
-    for first_BN in (left_BN, right_BN - 2**level_BN + 1):  # two overlapping stretches that cover the region
-        index_BCN = (level_BN * length + first_BN)[:, None].expand(batch, channels, -1)
-        halves.append((flat[0].gather(2, index_BCN), flat[1].gather(2, index_BCN)))
-    (first, first_at), (last, last_at) = halves
-    return torch.where(last > first, last_at, first_at)
+    row_B1 = torch.arange(len(x_BTC), device=x_BTC.device)[:, None]
+    # two overlapping stretches that cover the region; all channels of a position lie together
+    first, last = ((level_BN, row_B1, from_BN) for from_BN in (left_BN, right_BN - 2**level_BN + 1))
+    return torch.where(values[last] > values[first], places[last], places[first]).long()
 
 
 def boundary_max_pool(x_BCT: Tensor, regions_BN4: Tensor) -> Tensor:
@@ -60,11 +59,11 @@ def boundary_max_pool(x_BCT: Tensor, regions_BN4: Tensor) -> Tensor:
     limit = x_BCT.shape[2] - 1
     regions_BN4 = regions_BN4.detach().trunc().clamp(0, limit).long()
     pooled = []
-    for x_BHT, region_BN2 in zip(x_BCT.chunk(2, dim=1), regions_BN4.chunk(2, dim=2), strict=True):
+    for x_BTH, region_BN2 in zip(x_BCT.transpose(1, 2).chunk(2, dim=2), regions_BN4.chunk(2, dim=2), strict=True):
         left_BN = region_BN2[:, :, 0]
         right_BN = torch.maximum(region_BN2[:, :, 1], left_BN)
-        pooled.append(x_BHT.gather(2, _argmax(x_BHT.detach(), left_BN, right_BN)))
-    return torch.cat(pooled, dim=1)
+        pooled.append(x_BTH.gather(1, _argmax(x_BTH.detach(), left_BN, right_BN)))
+    return torch.cat(pooled, dim=2).transpose(1, 2)
 
 
 def boundary_regions(start_BN: Tensor, end_BN: Tensor, width_BN: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tad.layers.chance import PerVideo
-from tad.layers.masked import Mask, group_norm, zero_outside
+from tad.layers.group_norms import group_norm_relu
+from tad.layers.masked import Mask, zero_outside
 
 GROUPS = 32
 TINY = 1e-8
@@ -63,7 +64,7 @@ class GenerativeAttention(nn.Module):
         return zero_outside(attention_BCT, mask_B1T)
 
     def _unit(self, x_BCT: Tensor, mask_B1T: Mask, norm: nn.GroupNorm) -> Tensor:
-        return zero_outside(F.relu(group_norm(x_BCT, mask_B1T, norm, masked=self.masked)), mask_B1T)
+        return group_norm_relu(x_BCT, mask_B1T, norm, masked=self.masked)
 
 
 def _mlp(*widths: int) -> nn.Sequential:

@@ -3,7 +3,7 @@
 Lin et al.: Learning Salient Boundary Feature for Anchor-free Temporal Action Localization, CVPR 2021, section 3.
 """
 
-# B videos, T positions of a level, F frames of a window, C channels, K classes with the background as class 0
+# B videos, T positions of a level, P of all, F frames of a window, C channels, K classes with background as class 0
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tad.layers.boundaries import boundary_max_pool, boundary_regions, frame_regions
+from tad.layers.group_norms import group_norm_relu
 from tad.layers.kernels import convolve
-from tad.layers.masked import Mask, MaskedConv1d, Scale, group_norm, zero_outside
+from tad.layers.masked import Mask, MaskedConv1d, Scale, zero_outside
 
 GROUPS = 32
 
@@ -42,7 +43,7 @@ class ConvUnit(nn.Module):
             y_BCT = convolve(x_BCT, self.conv.weight, self.conv.bias)
         else:
             y_BCT = self.conv(F.pad(x_BCT, (0, self.conv.kernel_size[0] - self.stride)))
-        return zero_outside(F.relu(group_norm(y_BCT, mask_B1T, self.norm, masked=self.masked)), mask_B1T)
+        return group_norm_relu(y_BCT, mask_B1T, self.norm, masked=self.masked)
 
 
 class UnitStack(nn.ModuleList):
@@ -180,13 +181,14 @@ class ProposalBranch(nn.Module):
         self.frame = ConvUnit(channels, channels, masked=masked)
         self.join = ConvUnit(4 * channels, channels, masked=masked)
 
-    def forward(
-        self, x_BCT: Tensor, frames_BCF: Tensor, regions: tuple[Tensor, Tensor], mask_B1T: Mask
-    ) -> tuple[Tensor, Tensor]:
-        """Proposal features (B, C, T) and border features (B, 2C, T); `regions`: on the level and in frames."""
+    def forward(self, x_BCT: Tensor, fine_BCT: Tensor, regions_BT4: Tensor, mask_B1T: Mask) -> tuple[Tensor, Tensor]:
+        """Proposal features (B, C, T) and border features (B, 2C, T).
+
+        `fine_BCT`: what is strongest in frames; `regions_BT4`: where to look on the level.
+        """
         border_BCT = self.border(x_BCT, mask_B1T)
-        near_BCT = boundary_max_pool(border_BCT, regions[0])
-        fine_BCT = self.frame(boundary_max_pool(frames_BCF, regions[1]), mask_B1T)
+        near_BCT = boundary_max_pool(border_BCT, regions_BT4)
+        fine_BCT = self.frame(fine_BCT, mask_B1T)
         joined_BCT = torch.cat([fine_BCT, near_BCT, self.point(x_BCT, mask_B1T)], dim=1)
         return self.join(joined_BCT, mask_B1T), border_BCT
 
@@ -220,11 +222,18 @@ class RefineHead(nn.Module):
         self.cls = MaskedConv1d(channels, outputs, kernel=1)
         self.quality = MaskedConv1d(channels, 1, kernel=3)
 
-    def forward(self, coarse: Coarse, frames_BCF: Tensor, mask_B1T: Mask) -> Refined:
-        """One level; no gradient goes through where the regions lie."""
-        regions = saliency_regions(coarse.distances_BT2.detach(), frames=frames_BCF.shape[2])
-        loc_BCT, loc_border_BCT = self.loc_branch(coarse.loc_BCT, frames_BCF, regions, mask_B1T)
-        cls_BCT, cls_border_BCT = self.cls_branch(coarse.cls_BCT, frames_BCF, regions, mask_B1T)
+    def forward(self, coarse: Sequence[Coarse], frames_BCF: Tensor, masks: Sequence[Mask]) -> list[Refined]:
+        """All levels; no gradient goes through where the regions lie."""
+        found = [saliency_regions(said.distances_BT2.detach(), frames=frames_BCF.shape[2]) for said in coarse]
+        near, fine = zip(*found, strict=True)
+        # one table of maxima serves both branches and all levels
+        fine_BCP = boundary_max_pool(frames_BCF, torch.cat(fine, dim=1))
+        pooled = torch.split(fine_BCP, [regions_BT4.shape[1] for regions_BT4 in fine], dim=2)
+        return [self._level(*of_level) for of_level in zip(coarse, pooled, near, masks, strict=True)]
+
+    def _level(self, coarse: Coarse, fine_BCT: Tensor, near_BT4: Tensor, mask_B1T: Mask) -> Refined:
+        loc_BCT, loc_border_BCT = self.loc_branch(coarse.loc_BCT, fine_BCT, near_BT4, mask_B1T)
+        cls_BCT, cls_border_BCT = self.cls_branch(coarse.cls_BCT, fine_BCT, near_BT4, mask_B1T)
         return Refined(
             offsets_BT2=self.loc(loc_BCT, None).transpose(1, 2),
             logits_BTK=self.cls(cls_BCT, None).transpose(1, 2),

@@ -120,8 +120,7 @@ class SaliencyNetwork(nn.Module):
         levels = self.pyramid.levels(self.embed(maps, masks.levels), masks.levels)
         frames_BCF = self.pyramid.frame_features(levels[0], masks.inner_frames)
         coarse = [self.coarse(x, mask, level) for level, (x, mask) in enumerate(zip(levels, masks.inner, strict=True))]
-        refined = [self.refine(said, frames_BCF, mask) for said, mask in zip(coarse, masks.inner, strict=True)]
-        return Outputs(coarse, refined, levels[0], frames_BCF)
+        return Outputs(coarse, self.refine(coarse, frames_BCF, masks.inner), levels[0], frames_BCF)
 
     def class_logits(self, maps: list[Tensor], masks: Masks) -> Tensor:
         """Coarse classes (B, P, K) alone."""
