@@ -249,6 +249,24 @@ def test_what_cannot_be_compared_is_one_line() -> None:
         distiller(detector_of(), TERMS[2:3]).loss(levels.train(), *batch(), None)
 
 
+def test_masks_teach_masks() -> None:
+    torch.manual_seed(0)
+    teacher, student = (detector_of("spot", width=8, heads=2) for _ in range(2))
+    with torch.no_grad():
+        student.network.classifier.bias.add_(1.0)
+    terms = [{**TERMS[2], "classes": "softmax"}, *TERMS[:2]]
+    found = distiller(teacher, terms).loss(student.train(), *batch(), None)
+    assert all(found[f"{term['target']} of t"] > 0 for term in terms)
+    same = distiller(teacher, terms)
+    student.load_state_dict(teacher.state_dict())
+    student.eval()
+    assert same.loss(student.train(), *batch(), None)["input of t"] == 0
+    with pytest.raises(TadError, match=r"spot says masks and no offsets; leave terms with target offsets out"):
+        distiller(teacher, TERMS[3:]).loss(student, *batch(), None)
+    with pytest.raises(TadError, match=r"logits is 2 levels 2 wide .* 1 level 3 wide"):
+        distiller(teacher, TERMS[2:3]).loss(detector_of().train(), *batch(), None)
+
+
 # -- the stage ---------------------------------------------------------------------------------------------------------
 
 

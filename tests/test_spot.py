@@ -266,6 +266,55 @@ def test_candidates_do_not_depend_on_the_batch_and_bad_input_is_named() -> None:
         small(face="original")
 
 
+# -- the gate, and learning from others --------------------------------------------------------------------------------
+
+
+GATE = {"gate": "generative", "gate_settings": {**SETTINGS["gate_settings"], "hidden": 8}}
+
+
+@pytest.mark.parametrize("face", ["parity", "corrected"])
+def test_the_gate_is_judged_in_a_pass_of_its_own(
+    batch: tuple[torch.Tensor, torch.Tensor, list[Targets]], face: str
+) -> None:
+    feats_BTC, lengths_B, targets = batch
+    detector = small(face=face, **GATE).train()
+    assert set(detector.state_dict()) - set(small(face=face).state_dict()) == {
+        name for name in detector.state_dict() if name.startswith("gates.")
+    }
+    own = {name: {id(p) for g in detector.parameter_groups(0.1, name) for p in g["params"]} for name in ("vae", "main")}
+    detector.enter("vae", 0, 2)
+    detector.loss(feats_BTC, lengths_B, targets)["total"].backward()
+    assert {id(p) for p in detector.parameters() if p.grad is not None} == own["vae"]
+    detector.zero_grad(set_to_none=True)
+    detector.enter("main", 1, 2)
+    losses = detector.loss(feats_BTC, lengths_B, targets)
+    added = losses["background"] + 0.5 * losses["reconstruction"]
+    plain = losses["cls"] + losses["mask"] + losses["rec"] + losses["contrast"]
+    assert losses["total"].item() == pytest.approx((plain + added).item(), rel=1e-5)
+    assert losses["unsupervised"].item() == pytest.approx((losses["rec"] + losses["contrast"] + added).item(), rel=1e-5)
+    losses["background"].backward()
+    assert all(bool(p.grad.any()) for p in detector.gates[0].attention.parameters())
+
+
+def test_what_the_gate_holds_back_is_to_be_background(batch: tuple[torch.Tensor, torch.Tensor, list[Targets]]) -> None:
+    feats_BTC, lengths_B, targets = batch
+    detector, found = small(**GATE).train(), []
+    for logit in (-9.0, 9.0):  # of the background
+        with torch.no_grad():
+            detector.network.classifier.weight.zero_()
+            detector.network.classifier.bias.copy_(torch.tensor([0.0, 0.0, logit]))
+        found.append(detector.loss(feats_BTC, lengths_B, targets)["background"].item())
+    assert found[1] < 1e-6 < 1 < found[0]
+
+
+def test_padding_does_not_count_behind_the_gate() -> None:
+    detector, settings = small(**GATE).eval(), {"score_threshold": 0.0, "topk": 50, "min_length": 0.0}
+    feats_BTC = torch.randn(2, 16, 6)
+    together = detector.candidates(feats_BTC, torch.tensor([16, 7]), **settings)[1]
+    (alone,) = detector.candidates(feats_BTC[1:, :7], torch.tensor([7]), **settings)
+    torch.testing.assert_close(together.scores_N, alone.scores_N, rtol=1e-4, atol=1e-6)
+
+
 # -- trainings ---------------------------------------------------------------------------------------------------------
 
 
@@ -286,10 +335,13 @@ def test_the_term_without_labels_gives_the_classifier_a_gradient(tmp_path: Path)
     assert float(detector.network.mask_head.rows.weight.grad.abs().sum()) > 0
 
 
+@pytest.mark.parametrize("gate", ["none", "generative"])
 def test_a_training_with_pretext_and_few_labels_resumes_in_equal_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gate: str
 ) -> None:
     spec = spot_spec(max_length=32, batch_size=2)
+    settings = spec.detector.settings | GATE | {"gate": gate}
+    spec = spec.model_copy(update={"detector": spec.detector.model_copy(update={"settings": settings})})
     spec = spec.model_copy(update={"labels": LabelsSpec(share=0.5, confidence=0.4, teacher="self")})
     for name in ("whole", "cut"):
         write_inputs(tmp_path / name, videos_of(np.random.default_rng(0)))

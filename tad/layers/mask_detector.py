@@ -2,30 +2,33 @@
 
 # B videos, T snippets, C channels, K classes (the background is class K), N instances
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from tad.errors import TadError
-from tad.layers.chance import PerVideo, of_part
+from tad.layers.chance import of_part
 from tad.layers.faces import corrections_of
+from tad.layers.gated import GatedDetector
+from tad.layers.generative import Gated
 from tad.layers.global_mask import MaskNetwork, MaskOutputs, swap_halves
 from tad.layers.mask_contrast import boundary_contrast
 from tad.layers.mask_decoder import decode_masks
 from tad.layers.mask_losses import class_loss, mask_loss, reconstruction_loss, stacked
-from tad.layers.mask_targets import blocks, confident, label_snippets, random_foregrounds
+from tad.layers.mask_targets import IGNORED, blocks, confident, label_snippets, random_foregrounds
 from tad.layers.masked import Mask, padding_of
-from tad.layers.types import Candidates, Part, Raw, Targets
+from tad.layers.types import MAIN, Candidates, Choice, Observed, Outputs, Part, Raw, Targets
 
 CORRECTIONS = ("masked", "summed", "focal", "whole", "dice")
 PRETEXT_REC = 2.0  # weight of the reconstruction in the pretext task
 PRETEXT_DROP = 0.1  # share of feature values that are to be reconstructed
 
 
-class MaskDetector(PerVideo):
-    """SPOT on features; the arguments are those of spot.yaml."""
+class MaskDetector(GatedDetector):
+    """SPOT on features, behind a generative attention with a gate; the arguments are those of spot.yaml."""
 
     def __init__(
         self,
@@ -44,8 +47,10 @@ class MaskDetector(PerVideo):
         contrast_weight: float,
         seeds: int,
         one_class: bool,
+        gate: str,
+        gate_settings: Mapping[str, Any],
     ) -> None:
-        super().__init__()
+        super().__init__(gate, gate_settings)
         self.repaired = corrections_of(face, corrections, known=CORRECTIONS)
         self.masked = "masked" in self.repaired
         self.feature_dim, self.num_classes, self.max_length = feature_dim, num_classes, max_length
@@ -55,6 +60,7 @@ class MaskDetector(PerVideo):
             feature_dim=feature_dim, num_classes=num_classes, length=max_length, width=width, heads=heads,
             attention_dropout=attention_dropout, dropout=dropout, use_position=use_position,
         )  # fmt: skip
+        self.add_gate(feature_dim, length=max_length, masked=self.masked)
 
     # -- windows -------------------------------------------------------------------------------------------------------
 
@@ -108,9 +114,10 @@ class MaskDetector(PerVideo):
         """Restores `training_state`."""
         assert not state
 
-    def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
-        """All parameters, all with weight decay."""
-        return [{"params": list(self.parameters()), "weight_decay": weight_decay}]
+    def parameter_groups(self, weight_decay: float, phase: str = MAIN.name) -> list[dict[str, Any]]:
+        """The parameters of a pass, all with weight decay; those of the VAE without."""
+        decay = weight_decay if phase == MAIN.name else 0.0
+        return self.of_phase([{"params": list(self.parameters()), "weight_decay": decay}], phase)
 
     def _begin(self, part: Part | None, given: int, device: torch.device) -> int:
         """Tell the layers which videos these are; the number of the whole batch.
@@ -127,8 +134,20 @@ class MaskDetector(PerVideo):
             )
         return videos
 
+    def _said(self, x_BCT: Tensor, real_B1T: Tensor) -> tuple[MaskOutputs, list[Gated]]:
+        """What the network says of the features that the gate lets through, and what the gate says."""
+        mask = self._mask(real_B1T)
+        gated = self.attend([x_BCT], [mask])
+        said: MaskOutputs = self.network(gated[0].foreground if gated else x_BCT, mask)
+        return said, gated
+
     def loss(
-        self, feats_BTC: Tensor, lengths_B: Tensor, targets: list[Targets], part: Part | None = None
+        self,
+        feats_BTC: Tensor,
+        lengths_B: Tensor,
+        targets: list[Targets],
+        part: Part | None = None,
+        seen: list[Any] | None = None,
     ) -> dict[str, Tensor]:
         """Losses of a training batch, means over its videos, and their weighted sum `total`, of which `unsupervised`
         needs no labels; arguments as `tad.layers.detector.PointDetector.loss`.
@@ -138,7 +157,12 @@ class MaskDetector(PerVideo):
         assert len(targets) == feats_BTC.shape[0] == lengths_B.shape[0]
         videos = self._begin(part, len(targets), feats_BTC.device)
         x_BCT, real_B1T = self.window(feats_BTC, lengths_B)
-        said = self.network(x_BCT, self._mask(real_B1T))
+        if self.phase != MAIN.name:
+            vae = self.vae_losses([x_BCT], [self._mask(real_B1T)], seen).sum() / videos
+            return {"vae": vae, "total": vae}
+        said, gated = self._said(x_BCT, real_B1T)
+        if seen is not None:
+            seen.append(_observed(said, gated, real_B1T))
         counted_B1T, shrunk = self._counted(real_B1T), "whole" not in self.repaired
         lengths = counted_B1T.sum(dim=2)[:, 0].tolist()
         labelled = [
@@ -153,9 +177,22 @@ class MaskDetector(PerVideo):
             "rec": reconstruction_loss(said.embedded_BCT, said.x_BCT, counted_B1T),
             "contrast": self._contrast(said, lengths),
         }
+        if gated:
+            losses |= self._gate_losses(gated[0], x_BCT, real_B1T)
         losses = {name: value / videos for name, value in losses.items()}
         free = self.reconstruction_weight * losses["rec"] + self.contrast_weight * losses["contrast"]
+        if gated:
+            free = free + self.gate_losses(losses["background"], losses["reconstruction"])
         return {**losses, "unsupervised": free, "total": losses["cls"] + losses["mask"] + free}
+
+    def _gate_losses(self, gated: Gated, x_BCT: Tensor, real_B1T: Tensor) -> dict[str, Tensor]:
+        """That all snippets of what the gate holds back are background, and the reconstruction; sums over videos."""
+        mask = self._mask(real_B1T)
+        logits_BKT: Tensor = self.network(gated.background, mask).logits_BKT
+        none_BT = torch.where(self._counted(real_B1T)[:, 0], self.num_classes, IGNORED)
+        background = class_loss(logits_BKT, none_BT, focal="focal" in self.repaired, summed="summed" in self.repaired)
+        reconstruction = self.reconstruction_losses([gated], [x_BCT.detach()], [mask]).sum()
+        return {"background": background, "reconstruction": reconstruction}
 
     def _contrast(self, said: MaskOutputs, lengths: list[int]) -> Tensor:
         chance_BT = self.uniform(said.embedded_BCT, self.max_length) if self.training else None
@@ -175,6 +212,8 @@ class MaskDetector(PerVideo):
         videos = self._begin(part, len(lengths_B), feats_BTC.device)
         x_BCT, real_B1T = self.window(feats_BTC, lengths_B)
         mask, counted_B1T = self._mask(real_B1T), self._counted(real_B1T)
+        if gated := self.attend([x_BCT], [mask]):
+            x_BCT = gated[0].foreground
         lengths_B = counted_B1T.sum(dim=2)[:, 0]
         spans_B22 = random_foregrounds(self.uniform(x_BCT, 4), lengths_B)
         targets_BTT = torch.stack([blocks(spans_22, self.max_length) for spans_22 in spans_B22])
@@ -194,6 +233,25 @@ class MaskDetector(PerVideo):
         losses = {name: value / videos for name, value in losses.items()}
         return losses | {"total": losses["mask"] + PRETEXT_REC * losses["rec"] + losses["order"]}
 
+    # -- for others to learn from --------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def observe(
+        self, feats_BTC: Tensor, lengths_B: Tensor, part: Part | None = None, choice: Choice | None = None
+    ) -> Observed:
+        """What a trained detector computes of a batch or a part of one; as `PointDetector.observe`."""
+        assert not self.training, "call eval() first"
+        x_BCT, real_B1T = self.window(feats_BTC, lengths_B)
+        return _observed(*self._said(x_BCT, real_B1T), real_B1T)
+
+    def distances(self, outputs: Outputs, level: int) -> Tensor:
+        """Snippets have masks, no distances.
+
+        Raises:
+            TadError: always.
+        """
+        raise TadError("distill: spot says masks and no offsets; leave terms with target offsets out")
+
     # -- what it says --------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -211,8 +269,7 @@ class MaskDetector(PerVideo):
         rows = torch.nonzero(lengths_B)[:, 0].tolist()
         if not rows:
             return []
-        x_BCT, real_B1T = self.window(feats_BTC[rows], lengths_B[rows])
-        said = self.network(x_BCT, self._mask(real_B1T))
+        said, _ = self._said(*self.window(feats_BTC[rows], lengths_B[rows]))
         return [Raw(rows, lengths_B[rows], {"logits_BKT": said.logits_BKT, "masks_BTT": said.masks_BTT})]
 
     @torch.no_grad()
@@ -245,7 +302,13 @@ class MaskDetector(PerVideo):
         A window without any still teaches reconstruction and contrast.
         """
         x_BCT, real_B1T = self.window(feats_BTC, lengths_B)
-        said = self.network(x_BCT, self._mask(real_B1T))
+        said, _ = self._said(x_BCT, real_B1T)
         lengths = self._counted(real_B1T).sum(dim=2)[:, 0].tolist()
         sure = confident(said.logits_BKT.softmax(dim=1), said.masks_BTT, lengths, confidence=confidence, mask=mask)
         return [*sure]
+
+
+def _observed(said: MaskOutputs, gated: list[Gated], real_B1T: Tensor) -> Observed:
+    """Projected features, embeddings and classes; one level, without offsets."""
+    outputs = Outputs(masks=[real_B1T], logits=[said.logits_BKT], offsets=[])
+    return Observed(said.x_BCT, said.embedded_BCT, outputs, [g.attention_BCT for g in gated])

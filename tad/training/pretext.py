@@ -36,9 +36,11 @@ class Pretext(nn.Module):
         """Losses are divided video by video."""
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
-        """The detector's."""
-        groups: list[dict[str, object]] = self.detector.parameter_groups(weight_decay)
-        return groups
+        """The detector's, of all its passes."""
+        phases = getattr(self.detector, "phases", ())
+        if len(phases) < 2:
+            return list(self.detector.parameter_groups(weight_decay))
+        return [group for phase in phases for group in self.detector.parameter_groups(weight_decay, phase.name)]
 
     def training_state(self) -> dict[str, Tensor]:
         """Nothing besides the weights."""

@@ -82,7 +82,7 @@ def load_teacher(teacher: TeacherFiles, reader: FeatureReader, dataset: str, dev
 def require_open(detector: Any, called: str) -> None:
     """Raise a TadError where a detector does not show what it computes on the way."""
     if not hasattr(detector, "observe"):
-        raise TadError(f"{called} shows no logits and offsets by level; distill with actionformer, mse or tridet")
+        raise TadError(f"{called} does not show what it computes (it has no `observe`); distill with another detector")
 
 
 def examine(
