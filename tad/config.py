@@ -275,12 +275,17 @@ class Config:
                 raise TadError(f"{self.source}: runs.{run}.detector.{key}: {value}: a width is at least 1")
         return Plugin(name=name, settings=settings).model_dump()
 
+    def constraints(self, detector: str) -> Settings:
+        """`constraints` of a detector's YAML."""
+        return dict(plugins.document("detectors", detector).get("constraints", {}))
+
     def _train(self, run: str, dataset: str, features: str) -> Settings:
         row, detector, sections = self.run(run), self._detector(run), self.resolve_run(run).sections
-        recipe, settings = sections["train"], {**sections["detect"], **detector["settings"]}
-        constraints = plugins.document("detectors", detector["name"]).get("constraints", {})
-        if problem := broken(constraints, settings, max_length=recipe["max_length"]):
-            where = {"max_length": "train", "fuse_borders": "detect"}.get(problem.partition(":")[0], "detector")
+        recipe = sections["train"]
+        settings = {**sections["detect"], "pretext_epochs": recipe["pretext_epochs"], **detector["settings"]}
+        if problem := broken(self.constraints(detector["name"]), settings, max_length=recipe["max_length"]):
+            sections_of = {"max_length": "train", "pretext_epochs": "train", "fuse_borders": "detect"}
+            where = sections_of.get(problem.partition(":")[0], "detector")
             raise TadError(f"{self.source}: runs.{run}.{where}.{problem}")
         return {
             "run": run,
@@ -290,7 +295,7 @@ class Config:
             "train": recipe,
             "seed": row.seed,
             "exclude": row.exclude,
-            "distill": lesson_of(self, run, dataset, recipe) if row.distill else None,
+            "distill": lesson_of(self, run, detector, recipe) if row.distill else None,
             **label_settings(row.labels, plugins.document("detectors", detector["name"])),
         }
 
@@ -379,7 +384,7 @@ class Config:
         return [
             *needs,
             f"put the class scores of whole videos of run {run} at {source} (external.source), or write source: own for"
-            " a classifier on the run's own features"
+            " a classifier on the run's own features",
         ]
 
     def require(self, dataset: str, features: str = "") -> None:

@@ -15,7 +15,8 @@ def broken(constraints: dict[str, Any], settings: Settings, *, max_length: int) 
         constraints: `odd`: names of numbers, or lists of them, that must be odd. `multiple`: name → of what, numbers or
             names of settings; `max_length` may be named, and `last_stride`, snippets between points of the last level.
             `per_level`: names of lists with an entry per level. `one_of`: name → possible values (of entries of lists).
-        settings: of the detector.
+            `whole_windows` is not for here: it says that the detector sees windows of exactly `max_length`.
+        settings: of the detector, of detect, and `pretext_epochs`.
         max_length: snippets of a training window.
     """
     levels = len(settings.get("regression_ranges", [0]))
@@ -38,5 +39,5 @@ def broken(constraints: dict[str, Any], settings: Settings, *, max_length: int) 
     for name, values in constraints.get("one_of", {}).items():
         for value in known[name] if isinstance(known[name], list) else [known[name]]:
             if value not in values:
-                return f"{name}: {value!r}: choose {' or '.join(values)}"
+                return f"{name}: {value!r}: choose {' or '.join(map(str, values))}"
     return ""

@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from tad.errors import TadError
 from tad.spec_base import Plugin, Positive, Settings, Spec
 
+GATED = ("attention", "reconstruction")  # targets of detectors with a generative gate
+
 
 class TermSpec(Spec):
     """One thing that the student's differs from a teacher's, as a part of the loss."""
@@ -103,6 +105,9 @@ class Runs(Protocol):
     def spec(self, stage: str, *, run: str) -> Any:
         """The settings of a stage."""
 
+    def constraints(self, detector: str) -> Settings:
+        """What is declared of a detector."""
+
 
 def teachers_of(runs: Runs, run: str) -> dict[str, str]:
     """Teacher's name → the training that it is; a student's seed k has the teachers' seed k where they have as many.
@@ -137,29 +142,37 @@ def check_chain(runs: Runs, run: str, behind: tuple[str, ...] = ()) -> None:
         check_chain(runs, teacher.partition("/")[0], (*behind, run))
 
 
-def lesson_of(runs: Runs, run: str, dataset: str, train: Settings) -> Settings:
+def lesson_of(runs: Runs, run: str, detector: Settings, train: Settings) -> Settings:
     """Fields of the `DistillSpec` of a run.
 
     Args:
         runs: the configuration.
         run: the student.
-        dataset: of the student.
+        detector: the student's, name and settings.
         train: its training recipe.
 
     Raises:
-        TadError: a teacher of another dataset, grid or classes than the student; both are named.
+        TadError: a teacher of another dataset, grid, windows or classes than the student, or without the gate that a
+            term looks at; both runs are named.
     """
     check_chain(runs, run.partition("/")[0])
-    teachers = []
+    teachers, ours = [], {"dataset": runs.run(run).dataset, **train}
     for name, training in teachers_of(runs, run).items():
         taught = runs.spec("train", run=training)
-        theirs = {"dataset": taught.dataset} | {key: getattr(taught.train, key) for key in ("resize", "class_agnostic")}
-        ours = {"dataset": dataset} | {key: train[key] for key in ("resize", "class_agnostic")}
-        for key, value in theirs.items():
-            if value != ours[key]:
+        theirs = {"dataset": taught.dataset, **taught.train.model_dump()}
+        whole = runs.constraints(taught.detector.name).get("whole_windows", False)
+        for key in ("dataset", "resize", "class_agnostic", *(["max_length"] if whole else [])):
+            if theirs[key] != ours[key]:
                 raise TadError(
-                    f"{runs.source}: runs.{run}.distill.teachers.{name}: {key} of run {training} is {value}, of run"
-                    f" {run} {ours[key]}: a teacher has the student's videos, grid and classes; make them equal"
+                    f"{runs.source}: runs.{run}.distill.teachers.{name}: {key} of run {training} is {theirs[key]}, of"
+                    f" run {run} {ours[key]}: a teacher has the student's videos, grid and classes; make them equal"
+                )
+        gated = [term.target for term in runs.run(run).distill.terms if term.teacher == name and term.target in GATED]
+        for who, settings in {training: taught.detector.settings, run: detector["settings"]}.items():
+            if gated and settings.get("gate") != "generative":
+                raise TadError(
+                    f"{runs.source}: runs.{run}.distill: {gated[0]} is of gates, and run {who} has none; set gate:"
+                    " generative in its detector, or leave the term out"
                 )
         resize = taught.train.resize
         settings = {"run": training, "features": taught.features, "detector": taught.detector, "resize": resize}

@@ -49,13 +49,39 @@ def fused_with(config: Runs, run: str) -> str:
     raise TadError(f"{where}: has {len(trainings)} seeds; give this run as many, or name one of them")
 
 
+KIN = {"afsd", "gaf"}  # one network, with and without a gate
+
+
+def _unlike(ours: Settings, theirs: Settings) -> str:
+    """In what two detectors' raw outputs mean other things, in words; empty where they mean the same."""
+    if ours["name"] != theirs["name"] and {ours["name"], theirs["name"]} != KIN:
+        return f"its detector is {theirs['name']}, this run's {ours['name']}"
+    mine, other = ours["settings"], theirs["settings"]
+    for key in ("upsample", "num_bins"):  # what a distance is counted in
+        if mine.get(key) != other.get(key):
+            return f"its detector has {key} {other.get(key)}, this run's {mine.get(key)}"
+    levels = [len(settings.get("regression_ranges", ())) for settings in (mine, other)]
+    if levels[0] != levels[1]:
+        return f"its detector has {levels[1]} levels, this run's {levels[0]}"
+    aligned = [s.get("face") == "corrected" and "aligned" in s.get("corrections", ()) for s in (mine, other)]
+    if aligned[0] != aligned[1]:  # half a snippet apart
+        return "one of both has the correction aligned and the other has not"
+    return ""
+
+
 def fused_spec(config: Runs, run: str) -> Settings | None:
     """Field `fused` of the settings of detect."""
     if not (other := fused_with(config, run)):
         return None
+    ours, theirs = (config.spec("train", run=name).model_dump(mode="json")["detector"] for name in (run, other))
+    if unlike := _unlike(ours, theirs):
+        raise TadError(
+            f"{config.source}: runs.{run.partition('/')[0]}.detect.fuse: {other}: {unlike}, and what they say cannot be"
+            " averaged; make them alike"
+        )
     return {
         "run": other,
         "features": config.run(other).features,
-        "detector": config.spec("train", run=other).model_dump(mode="json")["detector"],
+        "detector": theirs,
         "resize": config.resolve_run(other).sections["train"]["resize"],
     }

@@ -26,8 +26,11 @@ class LabelsSpec(Spec):
         default="ema", description="whose detections they are: of the averaged weights, or of the present ones"
     )
     confidence: Fraction = Field(default=0.6, description="score above which a detection, or a snippet's class, counts")
-    doubt: Fraction = Field(
-        default=0.1, description="score above which the others are no background either; 0: all else is background"
+    doubt: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="score above which others are no background either; 0: all else is background",
     )
     mask: Fraction = Field(default=0.7, description="detectors with masks: probability from which an entry is in it")
     weight: Positive = Field(default=1.0, description="of their loss beside that of the labels")

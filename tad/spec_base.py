@@ -51,9 +51,10 @@ class Spec(BaseModel):
 def explain(error: ValidationError) -> str:
     """The first problem of a pydantic error in one line: path, message, value."""
     problem = error.errors()[0]
-    path = ".".join(str(part) for part in problem["loc"]) or "(top)"
-    value = problem.get("input")
-    return f"{path}: {problem['msg']} (got {value!r:.80})"
+    path, value = ".".join(str(part) for part in problem["loc"]), problem.get("input")
+    said = f"{path}: {problem['msg']}" if path else str(problem["msg"])
+    said = said.replace("Value error, ", "", 1)  # what our own validators say needs no such name
+    return said if isinstance(value, dict) else f"{said} (got {value!r:.80})"  # a group of settings says nothing
 
 
 class Plugin(Spec):

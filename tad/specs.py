@@ -195,6 +195,16 @@ class TrainStageSpec(Spec):
             raise ValueError("labels.others pseudo does not go with distill; set labels.others: unused")
         return self
 
+    @model_validator(mode="after")
+    def _averages_to_teach(self) -> Self:
+        taught = self.labels is not None and self.labels.others == "pseudo" and self.labels.teacher == "ema"
+        if taught and self.train.ema_decay == 0:
+            raise ValueError(
+                "labels.teacher ema teaches by averaged weights, and train.ema_decay 0 averages none; set ema_decay"
+                " (0.99), or labels.teacher: self"
+            )
+        return self
+
 
 class DetectSpec(Spec):
     """Candidates before suppression; section `detect` of the detector's YAML."""

@@ -20,6 +20,7 @@ from tad.cache import FeatureReader, key_of
 from tad.config import Config
 from tad.errors import TadError
 from tad.layers.inception import Inception
+from tad.layers.saliency import TapUnit
 from tad.provenance import stamp
 from tad.specs import DetectSpec, DetectStageSpec, FrameSpec, IndexSpec, NmsSpec, Plugin, ProbeSpec, TrainSpec
 from tad.stages.detect import detect
@@ -89,9 +90,32 @@ def test_published_sizes(
     assert sum(p.numel() for p in detector.trunk.parameters()) == 12_287_264  # I3D without its classifier
     assert sum(detector.grid.counts()) == points
     assert detector.grid.frames == length
+    assert own["gate_settings"]["background_weight"] == {"thumos14": 35.0, "activitynet13": 700.0}[dataset]
+    assert own["head_init"] == {"thumos14": "glorot", "activitynet13": "narrow"}[dataset]
     if dataset == "thumos14":  # about 68 M with the attention, 84 M in the VAEs
         attention = sum(p.numel() for gate in gated.gates for p in gate.attention.parameters())
         assert (attention, count + attention) == (22_999_584, 67_745_653)
+
+
+def test_heads_begin_as_published() -> None:
+    for head_init in ("narrow", "glorot"):
+        network = toy(head_init=head_init).network
+        weight = network.refine.loc_branch.join.conv.weight
+        glorot = (2 / (weight.shape[0] + weight.shape[1])) ** 0.5
+        assert weight.std().item() == pytest.approx({"narrow": 0.01, "glorot": glorot}[head_init], rel=0.1)
+        before = network.pyramid.frames[0].conv.weight  # the pyramid's begin likewise in both
+        assert before.std().item() == pytest.approx((2 / (3 * sum(before.shape[:2]))) ** 0.5, rel=0.1)
+    with pytest.raises(TadError, match=r"settings\.head_init: 'wide': choose narrow or glorot"):
+        toy(head_init="wide")
+
+
+def test_padding_changes_no_level_behind_the_taps() -> None:
+    unit = TapUnit(4, 64, cells=2, masked=True)
+    x_BCTHW, mask_B1T = torch.randn(1, 4, 8, 2, 2), torch.arange(8)[None, None] < 5
+    other = torch.where(mask_B1T[..., None, None], x_BCTHW, 9.0)
+    alone_BCT = unit(x_BCTHW[:, :, :5], None)
+    torch.testing.assert_close(unit(other, mask_B1T)[:, :, :5], alone_BCT, rtol=1e-4, atol=1e-5)
+    assert not unit(other, mask_B1T)[:, :, 5:].any()
 
 
 def test_training_moves_all_but_the_norms_of_i3d() -> None:

@@ -29,7 +29,7 @@ def settings(method: str, dataset: str = "", **changes: Any) -> dict[str, Any]:
     document = plugins.document("detectors", method)
     base = document["settings"]
     for layer in dict.fromkeys((dataset.partition("-")[0], dataset)):
-        base = base | document["for"].get(layer, {}).get("settings", {})
+        base = plugins.override("settings", base, document["for"].get(layer, {}).get("settings", {}), "test")
     return plugins.override("settings", base, changes, "test")
 
 

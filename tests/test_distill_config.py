@@ -72,6 +72,14 @@ def test_seeds_are_taught_seed_by_seed() -> None:
         ({"terms": [TERM | {"weight": 0.0}]}, r"distill\.terms\.0\.weight"),
         ({"terms": [TERM | {"target": "stem", "temperature": 2.0}]}, "temperature and classes go with target logits"),
         ({"lerning": 1}, r"unknown key 'lerning'"),
+        (
+            {"terms": [TERM | {"target": "attention"}]},
+            "distill: attention is of gates, and run teacher has none; set gate: generative in its detector",
+        ),
+        (
+            {"teacher": {"detector": "afsd"}, "student": {"detector": "afsd", "train": {"max_length": 96}}},
+            "max_length of run teacher is 64, of run student 96: a teacher has",
+        ),
     ],
 )  # fmt: skip
 def test_a_lesson_that_cannot_be_stops_a_dry_run(changes: dict[str, Any], message: str) -> None:

@@ -23,6 +23,7 @@ from tad.layers.masked import MaskedConv1d
 from tad.layers.types import Part, Targets
 from tad.provenance import code, read_stamp, stamp
 from tad.specs import DistillSpec, Plugin, TrainStageSpec
+from tad.stages.evaluate import _made_by
 from tad.stages.train import train
 from tad.training import checkpoint
 from tad.training.data import Batch, Windows
@@ -249,6 +250,22 @@ def test_what_cannot_be_compared_is_one_line() -> None:
         distiller(detector_of(), TERMS[2:3]).loss(levels.train(), *batch(), None)
 
 
+def test_logits_of_classes_that_exclude_one_another_are_compared_as_such() -> None:
+    teacher = detector_of("spot", width=8, heads=2)
+    with pytest.raises(TadError, match=r"run two: distill: logits of teacher t \(run one\) are of a softmax.*softmax$"):
+        distiller(teacher, TERMS[2:3])
+    assert distiller(teacher, [{**TERMS[2], "classes": "softmax"}])
+
+
+def test_a_teacher_that_cannot_see_the_windows_is_named() -> None:
+    teacher = plugins.load("detectors", "spot")(
+        feature_dim=tools.DIM, num_classes=2, max_length=8, **plugins.document("detectors", "spot")["settings"]
+    )
+    student = detector_of("spot", width=0)
+    with pytest.raises(TadError, match=r"run two: distill: teacher t \(run one\): features: 16 snippets"):
+        distiller(teacher, TERMS[:1]).loss(student.train(), *batch(), None)
+
+
 def test_masks_teach_masks() -> None:
     torch.manual_seed(0)
     teacher, student = (detector_of("spot", width=8, heads=2) for _ in range(2))
@@ -264,7 +281,7 @@ def test_masks_teach_masks() -> None:
     with pytest.raises(TadError, match=r"spot says masks and no offsets; leave terms with target offsets out"):
         distiller(teacher, TERMS[3:]).loss(student, *batch(), None)
     with pytest.raises(TadError, match=r"logits is 2 levels 2 wide .* 1 level 3 wide"):
-        distiller(teacher, TERMS[2:3]).loss(detector_of().train(), *batch(), None)
+        distiller(teacher, terms[:1]).loss(detector_of().train(), *batch(), None)
 
 
 # -- the stage ---------------------------------------------------------------------------------------------------------
@@ -332,7 +349,10 @@ def test_a_student_of_one_stream_continues_with_equal_bits(
     tensors, _ = checkpoint.read_tensors(whole)
     assert tensors["backbone.embd.0.conv.depth_conv.weight"].shape[0] == 2 * RGB
     made = read_stamp(whole)
-    assert made["inputs"]["teacher t"] == read_stamp(taught / "out/model.safetensors")["identity"]
+    identity = read_stamp(taught / "out/model.safetensors")["identity"]
+    assert made["inputs"]["teacher t"] == identity
+    assert _made_by(made, {}, made)["teachers"] == {"t": {"run": "one", "model": identity}}
+    assert _made_by(read_stamp(taught / "out/model.safetensors"), {}, made)["teachers"] == {}
     assert not [name for name in tensors if "teacher" in name]
 
 

@@ -191,6 +191,19 @@ def test_seeds_are_fused_one_by_one() -> None:
             config(**changes)
 
 
+def test_outputs_in_other_units_are_not_averaged() -> None:
+    afsd = {"name": "afsd", "face": "corrected", "upsample": 4}
+    for theirs, said in [
+        ({"name": "mse"}, "its detector is mse, this run's afsd"),
+        (afsd | {"upsample": 2}, "its detector has upsample 2, this run's 4"),
+        (afsd | {"face": "parity"}, "one of both has the correction aligned"),
+        (afsd | {"strides": [1.0] * 5, "regression_ranges": [[0, 9]] * 5}, "its detector has 5 levels, this run's 6"),
+    ]:
+        with pytest.raises(TadError, match=rf"runs\.one\.detect\.fuse: two: {said}.*make them alike"):
+            config(one_detector=afsd, two_detector=theirs)
+    assert config(one_detector=afsd | {"name": "gaf"}, two_detector=afsd).spec("detect", run="one").fused.run == "two"
+
+
 def test_borders_of_one_network_have_no_mean() -> None:
     with pytest.raises(ValueError, match="fuse_borders geometric goes with fuse"):
         DetectSpec(score_threshold=0.1, topk=5, min_length=0.0, fuse_borders="geometric")

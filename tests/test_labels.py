@@ -266,6 +266,28 @@ def test_their_batches_follow_from_the_step_and_are_changed_for_the_learner_alon
     assert {v for batch in seen for v in batch.weak.video_ids} == without
 
 
+def test_every_process_sees_its_windows_as_one_would(folder: Path) -> None:
+    spec = with_labels(train_spec(batch_size=3), LabelsSpec(share=0.5, batch_size=3, weak=0.5, strong=0.5))
+    with FeatureReader(folder / "f.h5") as reader:
+        roles = roles_of(reader, read_table(folder / "toy.json"), spec)
+        windows = tools.mixed_windows(reader, roles, spec)
+        whole, second = windows.training_batch(0, 0), windows.training_batch(0, 0, lambda count: range(1, count))
+    assert len({int(length) for length in whole.weak.lengths_B}) > 1
+    for one, other in ((whole.weak, second.weak), (whole.strong, second.strong)):
+        assert torch.equal(one.feats_BTC[1:], other.feats_BTC)
+
+
+def test_settings_of_labels() -> None:
+    assert LabelsSpec(doubt=0.0).doubt == 0
+    with pytest.raises(ValueError, match=r"doubt 0\.7 must not exceed confidence 0\.6"):
+        LabelsSpec(doubt=0.7)
+    spec = train_spec(ema_decay=0.0).model_dump() | {"labels": {"share": 0.5}}
+    with pytest.raises(ValueError, match=r"train\.ema_decay 0 averages none; set ema_decay"):
+        TrainStageSpec.model_validate(spec)
+    for other in ({"teacher": "self"}, {"others": "unused"}):
+        assert TrainStageSpec.model_validate(spec | {"labels": {"share": 0.5, **other}})
+
+
 # -- whole trainings ---------------------------------------------------------------------------------------------------
 
 

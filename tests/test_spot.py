@@ -362,7 +362,8 @@ def test_a_training_with_pretext_and_few_labels_resumes_in_equal_bits(
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "cut", spec)
         monkeypatch.undo()
-        (state,) = [p for p in (tmp_path / "cut/kept").iterdir() if p.name.endswith(f"{wanted}.safetensors")][-1:]
+        names = [p for p in (tmp_path / "cut/kept").iterdir() if p.name.endswith(f".{wanted}.safetensors")]
+        (state,) = [p for p in names if (".pretext." in p.name) == (wanted == "pretext.state")]
         assert json.loads(checkpoint.read_tensors(state)[1]["state"])["step"] > 0
     assert run(tmp_path / "cut", spec).read_bytes() == whole.read_bytes()
     assert len(list((tmp_path / "cut/kept").iterdir())) == 1

@@ -57,6 +57,7 @@ class Detector(SaliencyDetector):
         loss_weight: float,
         class_weight: float,
         normaliser: str,
+        head_init: str,
         consistency_weight: float,
         consistency_share: float,
         gate: str,
@@ -95,6 +96,7 @@ class Detector(SaliencyDetector):
             loss_weight=loss_weight,
             class_weight=class_weight,
             normaliser=normaliser,
+            head_init=head_init,
             consistency_weight=consistency_weight,
             consistency_share=consistency_share,
             gate=gate,
@@ -120,7 +122,7 @@ class Detector(SaliencyDetector):
         for (wide, frames, _), count in zip(facts, cells, strict=True):
             length, normalised = self.max_length // frames, "normalised" in self.repaired
             self.add_gate(wide, length=length, cells=count, masked=self.masked, normalised=normalised)
-        return TapEmbedding([wide for wide, _, _ in facts], channels, cells=cells)
+        return TapEmbedding([wide for wide, _, _ in facts], channels, cells=cells, masked=self.masked)
 
     def view(self, feats_BTC: Tensor) -> Tensor | None:
         """Random crops and maybe mirrored, while training."""

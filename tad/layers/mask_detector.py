@@ -30,6 +30,8 @@ PRETEXT_DROP = 0.1  # share of feature values that are to be reconstructed
 class MaskDetector(GatedDetector):
     """SPOT on features, behind a generative attention with a gate; the arguments are those of spot.yaml."""
 
+    exclusive = True  # classes are scored by a softmax that the background takes part in
+
     def __init__(
         self,
         *,

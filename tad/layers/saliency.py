@@ -72,16 +72,17 @@ class FeatureEmbedding(nn.Module):
 
 
 class TapUnit(nn.Module):
-    """A map of frames (B, C, T, H, W) → (B, outputs, T): one kernel over all its cells, GroupNorm, ReLU."""
+    """A map of frames (B, C, T, H, W) → (B, outputs, T): one kernel over all its cells, GroupNorm, ReLU; zero outside
+    the mask, and with `masked` the norm's statistics are of what it shows."""
 
-    def __init__(self, inputs: int, outputs: int, *, cells: int) -> None:
+    def __init__(self, inputs: int, outputs: int, *, cells: int, masked: bool) -> None:
         super().__init__()
+        self.masked = masked
         self.conv = nn.Conv3d(inputs, outputs, (1, cells, cells))
         self.norm = nn.GroupNorm(GROUPS, outputs)
 
-    def forward(self, x_BCTHW: Tensor) -> Tensor:
-        reduced_BCT: Tensor = F.relu(self.norm(self.conv(x_BCTHW))).flatten(2)
-        return reduced_BCT
+    def forward(self, x_BCTHW: Tensor, mask_B1T: Mask) -> Tensor:
+        return group_norm_relu(self.conv(x_BCTHW).flatten(2), mask_B1T, self.norm, masked=self.masked)
 
 
 class TapEmbedding(nn.Module):
@@ -91,19 +92,20 @@ class TapEmbedding(nn.Module):
         inputs: channels of the maps.
         channels: of the levels.
         cells: of the maps, on a side.
+        masked: padding changes no norm.
     """
 
-    def __init__(self, inputs: Sequence[int], channels: int, *, cells: Sequence[int]) -> None:
+    def __init__(self, inputs: Sequence[int], channels: int, *, cells: Sequence[int], masked: bool) -> None:
         super().__init__()
         pairs = zip(inputs, cells, strict=True)
-        self.units = nn.ModuleList(TapUnit(width, channels, cells=count) for width, count in pairs)
+        self.units = nn.ModuleList(TapUnit(width, channels, cells=count, masked=masked) for width, count in pairs)
         self.levels = len(self.units)
 
     def forward(self, maps: list[Tensor], masks: Sequence[Mask]) -> list[Tensor]:
         """The levels, zero outside their masks."""
         levels: list[Tensor] = []
         for unit, x_BCTHW, mask_B1T in reversed(list(zip(self.units, maps, masks, strict=False))):
-            x_BCT = unit(x_BCTHW)
+            x_BCT = unit(x_BCTHW, mask_B1T)
             if levels:
                 x_BCT = x_BCT + levels[0].repeat_interleave(2, dim=2)
             levels.insert(0, zero_outside(x_BCT, mask_B1T))

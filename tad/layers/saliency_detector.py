@@ -19,7 +19,7 @@ from tad.layers.masked import Mask
 from tad.layers.saliency import FeatureEmbedding, TapEmbedding
 from tad.layers.saliency_criterion import UNKNOWN, Criterion
 from tad.layers.saliency_losses import Predicted, softmax_focal
-from tad.layers.saliency_network import Augmented, Masks, Outputs, SaliencyNetwork
+from tad.layers.saliency_network import HEAD_INITS, Augmented, Masks, Outputs, SaliencyNetwork
 from tad.layers.saliency_points import FrameGrid, between, decode
 from tad.layers.types import MAIN, Candidates, Choice, Cut, Observed, Part, Raw, Targets
 from tad.layers.types import Outputs as RawOutputs
@@ -32,6 +32,8 @@ PUBLISHED_SCALE = 4  # snippet positions are frames divided by this for the cons
 
 class SaliencyDetector(GatedDetector):
     """AFSD behind a sequence of features, and GAF with a gate; the arguments are those of afsd.yaml."""
+
+    exclusive = True  # classes are scored by a softmax that the background takes part in
 
     def __init__(
         self,
@@ -51,6 +53,7 @@ class SaliencyDetector(GatedDetector):
         loss_weight: float,
         class_weight: float,
         normaliser: str,
+        head_init: str,
         consistency_weight: float,
         consistency_share: float,
         gate: str,
@@ -67,6 +70,8 @@ class SaliencyDetector(GatedDetector):
             raise TadError(f"settings.strides: {list(strides)}: needs one per level of settings.regression_ranges")
         if embed_dim % 64:
             raise TadError(f"settings.embed_dim: {embed_dim}: must be a multiple of 64")
+        if head_init not in HEAD_INITS:
+            raise TadError(f"settings.head_init: '{head_init}': choose {' or '.join(HEAD_INITS)}")
         self.repaired = corrections_of(face, corrections, known=CORRECTIONS)
         self.masked = "masked" in self.repaired
         self.feature_dim, self.num_classes, self.max_length = feature_dim, num_classes, max_length
@@ -88,6 +93,7 @@ class SaliencyDetector(GatedDetector):
             strides=list(strides),
             grid=self.grid,
             masked=self.masked,
+            head_init=head_init,
         )
 
     # -- what a detector on frames does in another way -----------------------------------------------------------------

@@ -22,6 +22,8 @@ from tad.layers.saliency import (
 )
 from tad.layers.saliency_points import FrameGrid
 
+HEAD_INITS = {"narrow": narrow, "glorot": glorot}  # of GAF, AFSD on ActivityNet and its port; of AFSD on THUMOS14
+
 
 @dataclass(frozen=True, slots=True)
 class Masks:
@@ -78,6 +80,7 @@ class SaliencyNetwork(nn.Module):
         strides: per level, see `CoarseHead`.
         grid: of a window.
         masked: padding changes nothing.
+        head_init: of both heads with their towers and branches, one of `HEAD_INITS`.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class SaliencyNetwork(nn.Module):
         strides: list[float],
         grid: FrameGrid,
         masked: bool,
+        head_init: str,
     ) -> None:
         super().__init__()
         self.grid, self.masked = grid, masked
@@ -98,8 +102,8 @@ class SaliencyNetwork(nn.Module):
         self.refine = RefineHead(channels, outputs=outputs, masked=masked)
         glorot(self.embed)
         glorot(self.pyramid)
-        narrow(self.coarse)
-        narrow(self.refine)
+        HEAD_INITS[head_init](self.coarse)
+        HEAD_INITS[head_init](self.refine)
 
     def masks(self, lengths_B: Tensor, device: torch.device) -> Masks:
         """Of windows with so many snippets."""

@@ -104,19 +104,30 @@ def _made_by(model: dict[str, Any], detections: dict[str, Any], own: dict[str, A
         "features": settings.get("features", "unknown"),
         "detector": detector.get("name", "unknown"),
         "face": detector.get("settings", {}).get("face", ""),
+        "gate": detector.get("settings", {}).get("gate", "none"),
+        "teachers": _teachers(model),
         "fused_with": detections.get("fused_with", ""),
         "epoch_rule": model.get("epoch_rule", "unknown"),
         "epoch": model.get("epoch", "unknown"),
         "seed": model.get("seed", settings.get("seed", "unknown")),
         "training": {"videos": model.get("videos", "unknown"), "excluded": model.get("excluded", "unknown")},
-        "labels": {key: value for key, value in model.get("labels", {}).items() if key != "videos"} or (
-            "all" if "videos" in model else "unknown"
-        ),
+        "labels": {key: value for key, value in model.get("labels", {}).items() if key != "videos"}
+        or ("all" if "videos" in model else "unknown"),
         "hashes": {
             "recipe": model.get("recipe", "unknown"),
             "spec": {stage: digest(made["spec"]) for stage, made in stamps.items() if made},
             "code": {stage: made["code"] for stage, made in stamps.items() if made},
         },
+    }
+
+
+def _teachers(model: dict[str, Any]) -> dict[str, Any]:
+    """By name, the runs that taught it, with the identities of their models."""
+    lesson = model.get("spec", {}).get("distill") or {"teachers": ()}
+    inputs = model.get("inputs", {})
+    return {
+        teacher["name"]: {"run": teacher["run"], "model": inputs.get(f"teacher {teacher['name']}", "unknown")}
+        for teacher in lesson["teachers"]
     }
 
 

@@ -51,17 +51,25 @@ class Distiller(Strategy):
         columns: the student's channels of a batch's features.
 
     Raises:
-        TadError: a softmax over one class, which teaches nothing.
+        TadError: a softmax over one class, which teaches nothing; logits of a softmax taken for those of classes by
+            themselves.
     """
 
     def __init__(self, lesson: DistillSpec, teachers: list[Teacher], *, run: str, columns: slice) -> None:
         self.lesson, self.run, self.columns = lesson, run, columns
         self.teachers = {teacher.name: teacher for teacher in teachers}
         for term in lesson.terms:
-            if term.classes == "softmax" and self.teachers[term.teacher].detector.num_classes == 1:
+            teacher = self.teachers[term.teacher]
+            called, exclusive = f"teacher {term.teacher} (run {teacher.run})", _exclusive(teacher.detector)
+            if term.classes == "softmax" and teacher.detector.num_classes == 1 and not exclusive:
                 raise TadError(
-                    f"run {run}: distill: a softmax over the one class of teacher {term.teacher} (run"
-                    f" {self.teachers[term.teacher].run}) is always 1 and teaches nothing; choose classes: sigmoid"
+                    f"run {run}: distill: a softmax over the one class of {called} is always 1 and teaches nothing;"
+                    " choose classes: sigmoid"
+                )
+            if term.target == "logits" and term.classes == "sigmoid" and exclusive:
+                raise TadError(
+                    f"run {run}: distill: logits of {called} are of a softmax over its classes and the background;"
+                    " choose classes: softmax"
                 )
 
     def loss(
@@ -86,10 +94,7 @@ class Distiller(Strategy):
         soft = torch.zeros((), device=feats_BTC.device)
         terms = [term for term in self.lesson.terms if term.target != "reconstruction"]
         used = {term.teacher: self.teachers[term.teacher] for term in terms}
-        seen = {
-            name: teacher.detector.observe(feats_BTC[:, :, teacher.columns], lengths_B, part, student.choice)
-            for name, teacher in used.items()
-        }
+        seen = {name: self._observed(name, feats_BTC, lengths_B, part, student) for name in used}
         for term in terms:
             ours = _tensors(term.target, detector, student)
             with torch.no_grad():
@@ -132,6 +137,17 @@ class Distiller(Strategy):
             soft = soft + term.weight * value
         return {**losses, "total": self.lesson.hard * losses["total"] + self.lesson.soft * soft}
 
+    def _observed(
+        self, name: str, feats_BTC: Tensor, lengths_B: Tensor, part: Part | None, student: Observed
+    ) -> Observed:
+        """What a teacher computes of its channels."""
+        teacher = self.teachers[name]
+        try:
+            seen: Observed = teacher.detector.observe(feats_BTC[:, :, teacher.columns], lengths_B, part, student.choice)
+        except TadError as error:
+            raise TadError(f"run {self.run}: distill: teacher {name} (run {teacher.run}): {error}") from None
+        return seen
+
     def _agree(self, term: TermSpec, ours: list[Tensor], theirs: list[Tensor]) -> None:
         if not (ours and theirs):
             raise TadError(
@@ -146,6 +162,11 @@ class Distiller(Strategy):
                 f" {self.teachers[term.teacher].run}) {said[1]}: they cannot be compared; make detectors and features"
                 " alike, or leave the term out"
             )
+
+
+def _exclusive(detector: Any) -> bool:
+    """Whether a detector scores by a softmax over the classes and the background."""
+    return bool(getattr(detector, "exclusive", False))
 
 
 def _by_level(

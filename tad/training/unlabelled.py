@@ -74,7 +74,8 @@ class MixedWindows:
         """Noise on what the teacher sees, and channels that its learner does not see; a window's by its own numbers."""
         weak_BTC, strong_BTC = batch.feats_BTC.clone(), batch.feats_BTC
         for row, x_TC in enumerate(batch.feats_BTC):
-            rng, length = generator(self.labelled.seed, CHANGE, step, batch.first + row), int(batch.lengths_B[row])
+            place = batch.first + row  # lengths are of the whole batch, features of this process's share
+            rng, length = generator(self.labelled.seed, CHANGE, step, place), int(batch.lengths_B[place])
             seen_C = rng.random(x_TC.shape[1]) >= self.spec.strong
             if self.spec.weak and length > 1:
                 noise_TC = rng.standard_normal((length, x_TC.shape[1]), dtype=np.float32)
