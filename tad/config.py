@@ -14,7 +14,7 @@ from tad.constraints import broken
 from tad.distill import lesson_of
 from tad.errors import TadError
 from tad.fuse import fused_spec
-from tad.labels import label_settings, missing_split
+from tad.labels import label_settings, labels_seen, missing_split
 from tad.resolved import Resolved, parse
 from tad.rows import ConfigFile, DatasetRow, FeatureRow, RunRow
 from tad.specs import Plugin, Settings, Spec
@@ -22,6 +22,7 @@ from tad.strict_yaml import read_yaml
 from tad.weights import missing_weights
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+CONSTRAINED = {"max_length": "train", "pretext_epochs": "train", "fuse_borders": "detect"}  # the others: of detectors
 RESERVED = {"annotations", "videos", "features", "data", "logs"}
 
 
@@ -43,9 +44,8 @@ class Config:
                 self.spec(stage, run=run)
             row = self.file.runs[run]
             self.spec("annotate", dataset=row.dataset)
-            made_by = "convert" if row.features in self.imported else "extract"
-            made_by = "index" if row.features in self.framed else made_by
-            self.spec(made_by, dataset=row.dataset, features=row.features)
+            made_by = {**dict.fromkeys(self.imported, "convert"), **dict.fromkeys(self.framed, "index")}
+            self.spec(made_by.get(row.features, "extract"), dataset=row.dataset, features=row.features)
 
     @classmethod
     def read(cls, path: Path = Path("config.yaml")) -> "Config":
@@ -217,7 +217,7 @@ class Config:
             "network": row.network.model_dump(),
             "dtype": row.dtype,
             "on_damaged": row.on_damaged,
-            "pretrained_on": dataset if row.weights == "pretrain" else "",
+            "pretrained_on": labels_seen(dataset, resolved.sections["pretrain"]) if row.weights == "pretrain" else "",
         }
 
     def spec(self, stage: str, *, run: str = "", dataset: str = "", features: str = "") -> Spec:
@@ -232,12 +232,8 @@ class Config:
     def _annotate(self, _run: str, dataset: str, _features: str) -> Settings:
         row = self.dataset(dataset)
         settings = self.resolve_dataset(dataset).sections["settings"]
-        return {
-            "dataset": dataset,
-            "format": Plugin(name=self.format(dataset), settings=settings).model_dump(),
-            "exclude": row.exclude,
-            "on_invalid": row.on_invalid,
-        }
+        plugin = Plugin(name=self.format(dataset), settings=settings).model_dump()
+        return {"dataset": dataset, "format": plugin, "exclude": row.exclude, "on_invalid": row.on_invalid}
 
     def _probe(self, _run: str, dataset: str, _features: str) -> Settings:
         return {"dataset": dataset, "reader": self.dataset(dataset).reader}
@@ -284,13 +280,11 @@ class Config:
         recipe = sections["train"]
         settings = {**sections["detect"], "pretext_epochs": recipe["pretext_epochs"], **detector["settings"]}
         if problem := broken(self.constraints(detector["name"]), settings, max_length=recipe["max_length"]):
-            sections_of = {"max_length": "train", "pretext_epochs": "train", "fuse_borders": "detect"}
-            where = sections_of.get(problem.partition(":")[0], "detector")
+            where = CONSTRAINED.get(problem.partition(":")[0], "detector")
             raise TadError(f"{self.source}: runs.{run}.{where}.{problem}")
+        named = {"run": run, "dataset": dataset, "features": features}
         return {
-            "run": run,
-            "dataset": dataset,
-            "features": features,
+            **named,
             "detector": detector,
             "train": recipe,
             "seed": row.seed,

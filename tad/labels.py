@@ -86,3 +86,10 @@ def missing_split(root: Path, run: str, given: Given) -> list[str]:
     if not file or (root / file).is_file():
         return []
     return [f"put the split of labels of run {run} at {file} (labels.file; a CSV with the columns video and subset)"]
+
+
+def labels_seen(dataset: str, pretrain: Settings) -> str:
+    """Whose labels a backbone sees that the workflow trains."""
+    if pretrain["share"] == 1:
+        return dataset
+    return f"{dataset}: {pretrain['share']:g} of each class, seed {pretrain['share_seed']}"

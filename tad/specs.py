@@ -75,7 +75,7 @@ class RecipeSpec(Spec):
     on_damaged: Literal["exclude", "error"] = Field(
         default="exclude", description="damaged videos: left out and listed with their cause, or the run stops"
     )
-    pretrained_on: str = Field(default="", description="dataset whose train split the workflow trains the backbone on")
+    pretrained_on: str = Field(default="", description="data set (and part of its labels) of pretrain")
 
 
 class PretrainSpec(Spec):
@@ -110,6 +110,10 @@ class PretrainSpec(Spec):
     hold_out: float = Field(
         default=0.0, ge=0, lt=1, description="share of train videos kept aside to select the epoch; 0: last epoch"
     )
+    share: Fraction = Field(
+        default=1.0, description="of each class's train videos, whose labels it sees: those that a run's `labels` draws"
+    )
+    share_seed: int = Field(default=0, ge=0, description="of this draw; `labels.seed` of the run")
     seed: int = 0
 
 

@@ -24,7 +24,9 @@ from tad.provenance import read_stamp
 from tad.specs import TrainStageSpec
 from tad.training import checkpoint
 from tad.training.data import Item, Windows
-from tad.training.label_split import draw_labelled, read_split, split_labels
+from tad.training.inputs import labels_behind
+from tad.training.label_draw import draw_labelled
+from tad.training.label_split import read_split, split_labels
 from tad.training.optim import Ema
 from tad.training.pseudo import SelfTaught
 from tad.training.selection import roles_of
@@ -277,6 +279,15 @@ def test_every_process_sees_its_windows_as_one_would(folder: Path) -> None:
         assert torch.equal(one.feats_BTC[1:], other.feats_BTC)
 
 
+def test_what_features_know_of_labels_is_said() -> None:
+    assert labels_behind({"stage": "convert", "recipe": {}}) == "not known: imported features"
+    assert labels_behind({"stage": "index", "recipe": {}}) == "none: frames"
+    config = Config.read(Path(__file__).parents[1] / "config.yaml")
+    for features, seen in (("demo_clips", "of demo"), ("demo_clips_10", "of demo: 0.1 of each class, seed 0")):
+        recipe = config.spec("extract", dataset="demo", features=features).model_dump(mode="json")
+        assert labels_behind({"stage": "merge", "recipe": recipe}) == seen
+
+
 def test_settings_of_labels() -> None:
     assert LabelsSpec(doubt=0.0).doubt == 0
     with pytest.raises(ValueError, match=r"doubt 0\.7 must not exceed confidence 0\.6"):
@@ -342,6 +353,7 @@ def test_the_score_says_how_many_labels_were_used(folder: Path, monkeypatch: pyt
     said = _made_by(made, {}, made)["labels"]
     assert (said["labelled"], said["unlabelled"], said["from"]) == (3, 4, "0.5 of each class, seed 0")
     assert "videos" not in said
+    assert said["features_know"] == "those of the published weights"
     run(folder, train_spec(epochs=1))
     assert _made_by(read_stamp(folder / "out" / "model.safetensors"), {}, made)["labels"] == "all"
 

@@ -16,8 +16,9 @@ from tad.files import read_json, sha256, write_json
 from tad.plugins import document
 from tad.provenance import read_stamp
 from tad.specs import PretrainSpec
-from tad.stages.pretrain import pretrain
+from tad.stages.pretrain import _train_videos, pretrain
 from tad.training import tsp, tsp_clips
+from tad.training.label_draw import draw_labelled
 
 SETTINGS = {
     "height": 16, "width": 24, "widths": [8, 16, 32], "time_strides": [2, 2], "subtract": "clip_mean",
@@ -220,6 +221,15 @@ def test_a_training_goes_on_where_it_was_killed(
     assert run().read_bytes() == trained["out"].read_bytes()
     assert made[0] == 4 * math.ceil(SEGMENTS_IN_ALL * 6 / 8)
     assert not (tmp_path / "kept/state.safetensors").exists()
+
+
+def test_labels_that_are_not_drawn_stay_unseen(dataset: dict[str, Any]) -> None:
+    table, spec = read_json(dataset["annotations"]), make_spec(share=0.3, share_seed=1)
+    seen = _train_videos(table, dataset["manifests"], spec)
+    everybody = _train_videos(table, dataset["manifests"], make_spec())
+    assert list(everybody) == ["v0", "v1", "v2"]
+    assert set(seen) == draw_labelled(dict.fromkeys(everybody, "right"), share=0.3, seed=1)
+    assert len(seen) == 1
 
 
 def test_an_epoch_is_selected_on_videos_held_out(dataset: dict[str, Any], tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from tad.files import canonical, digest, publish, read_json, sha256, write_json
 from tad.provenance import expect, stamp
 from tad.specs import Plugin, PretrainSpec
 from tad.training import checkpoint, tsp, tsp_clips
+from tad.training.label_draw import draw_labelled
 from tad.training.tsp_store import frames_of
 from tad.weight_store import expect_published
 
@@ -33,8 +34,10 @@ log = logging.getLogger(__name__)
 TRAINABLE = ("frame_size", "crop_size", "shrink", "encode", "stem")
 
 
-def _train_videos(annotations: Mapping[str, Any], manifests: list[Path]) -> dict[str, tuple[Any, Any]]:
-    """Video id → (annotation entry, manifest entry), for usable videos of the train split, sorted."""
+def _train_videos(
+    annotations: Mapping[str, Any], manifests: list[Path], spec: PretrainSpec
+) -> dict[str, tuple[Any, Any]]:
+    """Video id → (annotation entry, manifest entry), for usable videos of the train split whose labels may be seen."""
     probed: dict[str, Any] = {}
     for path in manifests:
         probed |= read_json(path)["videos"]
@@ -47,7 +50,12 @@ def _train_videos(annotations: Mapping[str, Any], manifests: list[Path]) -> dict
     if len(usable) < len(wanted):
         left = sorted(set(wanted) - set(usable))
         log.warning("%d train videos are missing or damaged and left out: %s", len(left), ", ".join(left[:5]))
-    return usable
+    if spec.share == 1:
+        return usable
+    first = {video: next((i[2] for i in annotated["instances"]), "") for video, (annotated, _) in usable.items()}
+    labelled = draw_labelled(first, share=spec.share, seed=spec.share_seed)
+    log.info("%d of %d train videos (%g of each class)", len(labelled), len(usable), spec.share)
+    return {video: both for video, both in usable.items() if video in labelled}
 
 
 def _save(backbone: nn.Module, path: Path, stamped: Mapping[str, Any]) -> None:
@@ -185,7 +193,7 @@ def pretrain(
     for path in manifests:
         expect(path, stage="probe", dataset=dataset)
     table_file = read_json(annotations)
-    videos = _train_videos(table_file, manifests)
+    videos = _train_videos(table_file, manifests, spec)
     labels = list(table_file["labels"])
     if weights is not None:
         expect_published(weights, spec.backbone)

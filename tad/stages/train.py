@@ -31,7 +31,15 @@ from tad.training.data import Item, Windows
 from tad.training.engine import Engine, Saving
 from tad.training.features import Features, SideBySide
 from tad.training.frames import open_features
-from tad.training.inputs import check_ends, check_lengths, label_names, read_inputs, recipe_of, select
+from tad.training.inputs import (
+    check_ends,
+    check_lengths,
+    label_names,
+    labels_behind,
+    read_inputs,
+    recipe_of,
+    select,
+)
 from tad.training.parallel import Ranks, launch
 from tad.training.pretext import learn_pretext
 from tad.training.priors import absent_classes, silence
@@ -291,7 +299,9 @@ def train(
     weights, metadata = checkpoint.read_tensors(job.finished)
     facts = checkpoint.read_json_field(job.finished, metadata, "facts", dict)
     facts = {**facts, "recipe": recipe_of(read.features), "training": key, "excluded": left_out}
-    facts |= {"labels": {**roles.labels, "videos": [v.video_id for v in roles.train]}} if roles.labels else {}
+    if roles.labels:
+        behind = {"features_know": labels_behind(read.features)}
+        facts |= {"labels": {**roles.labels, **behind, "videos": [v.video_id for v in roles.train]}}
     header = {
         "tad_stamp": stamp("train", spec.model_dump(mode="json"), {**read.identities, **identities}, **facts),
         "labels": labels,

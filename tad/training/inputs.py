@@ -57,6 +57,17 @@ def recipe_of(merged: dict[str, Any]) -> str:
     return digest({"recipe": settings, "weights": merged.get("weights", "")})
 
 
+def labels_behind(merged: dict[str, Any]) -> str:
+    """Which labels features know already, from the stamp of their index: a few labels are fewer than they look where
+    an encoder has seen the others."""
+    if merged["stage"] == "convert":
+        return "not known: imported features"
+    if merged["stage"] == "index":
+        return "none: frames"
+    seen = merged["recipe"].get("pretrained_on", "")
+    return f"of {seen}" if seen else "those of the published weights"
+
+
 def label_names(table: Table, *, class_agnostic: bool) -> list[str]:
     """The classes that the detector learns; one named "action" when it only proposes."""
     return ["action"] if class_agnostic else list(table.labels)

@@ -2,18 +2,16 @@
 
 import csv
 import logging
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tad.annotations import Table
 from tad.errors import TadError
 from tad.labels import LabelsSpec
 from tad.training.data import Item
+from tad.training.label_draw import draw_labelled
 
 log = logging.getLogger(__name__)
 LABELLED, UNLABELLED = "training", "training_unlabel"  # subsets of the published files
@@ -32,35 +30,6 @@ class LabelSplit:
     labelled: list[Item]
     unlabelled: list[Item] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
-
-
-def draw_labelled(classes: dict[str, str], *, share: float, seed: int) -> set[str]:
-    """Videos that keep their labels: of the n videos of a class all but round((1 - share) · n), drawn at random.
-
-    A class of which this would leave no video keeps one; one whose videos have no instance ("") may lose all.
-
-    Args:
-        classes: video id → class, that of its first instance as published (SSTAP).
-        share: of the videos.
-        seed: of the draw.
-    """
-    members: dict[str, list[str]] = defaultdict(list)
-    for video_id in sorted(classes):
-        members[classes[video_id]].append(video_id)
-    rng, chosen, saved = np.random.default_rng(seed), set[str](), []
-    for label in sorted(members):
-        videos = members[label]
-        count = len(videos) - round((1 - share) * len(videos))
-        if count == 0 and label:
-            count = 1
-            saved.append(label)
-        chosen |= {videos[k] for k in rng.permutation(len(videos))[:count].tolist()}
-    if saved:
-        log.warning(
-            "labels.share %g would leave %d classes without a video: each keeps one (%s)",
-            share, len(saved), ", ".join(saved[:5]) + (" …" if len(saved) > 5 else ""),
-        )  # fmt: skip
-    return chosen
 
 
 def read_split(path: Path) -> dict[str, bool]:
