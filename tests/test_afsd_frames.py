@@ -109,6 +109,16 @@ def test_heads_begin_as_published() -> None:
         toy(head_init="wide")
 
 
+@pytest.mark.parametrize("i3d", ["full", "top_heavy"])
+def test_signals_reach_the_taps_of_a_network_without_weights(i3d: str) -> None:
+    for face, least, most in (("corrected", 0.1, 10.0), ("parity", 0.0, 1e-3)):
+        detector = toy(face, i3d=i3d).eval()
+        with torch.no_grad():
+            x_BTC, lengths_B = clips(16)
+            maps = detector.maps_of(detector.window(x_BTC, lengths_B))
+        assert all(least < float(x.std()) < most for x in maps)
+
+
 def test_padding_changes_no_level_behind_the_taps() -> None:
     unit = TapUnit(4, 64, cells=2, masked=True)
     x_BCTHW, mask_B1T = torch.randn(1, 4, 8, 2, 2), torch.arange(8)[None, None] < 5

@@ -104,6 +104,10 @@ class Detector(SaliencyDetector):
         )
         self.trunk = TRUNKS[i3d](channels=channels, num_classes=1)
         del self.trunk.logits
+        if "he" in self.repaired:
+            for module in self.trunk.modules():
+                if isinstance(module, nn.Conv3d):
+                    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
     def grid_of(self, length: int, upsample: int, ranges: Sequence[Sequence[float]], *, aligned: bool) -> FrameGrid:
         """Snippets are frames; level 0 has one position for several."""

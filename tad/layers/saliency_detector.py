@@ -25,7 +25,7 @@ from tad.layers.types import MAIN, Candidates, Choice, Cut, Observed, Part, Raw,
 from tad.layers.types import Outputs as RawOutputs
 
 GATED = ("normalised", "target", "averaged")
-CORRECTIONS = ("masked", "aligned", "detached", "background", "scaled", "padded", "summed", "turned", *GATED)
+CORRECTIONS = ("masked", "aligned", "detached", "background", "scaled", "padded", "summed", "turned", "he", *GATED)
 MAP_WEIGHTS = [1.0, 0.1, 0.1]  # of the consistency of frames and of both branches
 PUBLISHED_SCALE = 4  # snippet positions are frames divided by this for the consistency, whatever the stride
 
