@@ -38,7 +38,7 @@ readme-table: $(READY)
 	@$(BIN)/python workflow_scripts/readme_table.py $(SCORES)
 
 test: check
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder
 
 clean:
 	rm -rf results .snakemake

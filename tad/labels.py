@@ -32,7 +32,11 @@ class LabelsSpec(Spec):
         le=1,
         description="score above which others are no background either; 0: all else is background",
     )
-    mask: Fraction = Field(default=0.7, description="detectors with masks: probability from which an entry is in it")
+    mask: Fraction = Field(
+        default=0.7,
+        ge=0.5,
+        description="detectors with masks: probability from which an entry is in one; up to 1 - mask: out of it",
+    )
     weight: Positive = Field(default=1.0, description="of their loss beside that of the labels")
     ramp: Fraction = Field(default=0.4, description="share of the training in which this weight rises to its value")
     batch_size: int = Field(default=0, ge=0, description="of them in a step; 0: as many as videos with labels")

@@ -12,6 +12,15 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # each takes
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // workers, 1)))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For several workers (`--dist loadgroup`): a file's tests stay together, and all that need the scratch checkout,
+    which takes minutes to make and to run, are of one worker, which begins with them."""
+    for item in items:
+        checkout = "finished" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("checkout" if checkout else str(item.path)))
+    items.sort(key=lambda item: "finished" not in getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with golden outputs and real data; tests that need it are skipped where it is absent."""

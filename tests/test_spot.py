@@ -104,11 +104,11 @@ def test_snippets_whose_middle_lies_in_an_instance_have_its_class_and_mask() -> 
 
 def test_a_teacher_is_believed_where_it_is_sure() -> None:
     probability_KT = torch.tensor([[0.9, 0.5, 0.1, 0.8], [0.0, 0.3, 0.1, 0.1], [0.1, 0.2, 0.8, 0.1]])
-    masks_TT = torch.tensor([[0.8, 0.9, 0.1, 0.0]] * 4)
+    masks_TT = torch.tensor([[0.8, 0.5, 0.1, 0.0]] * 4)  # in, not known, out, and padding
     (found,) = confident(probability_KT[None], masks_TT[None], [3], confidence=0.7, mask=0.7)
     assert found.classes_T.tolist() == [0, IGNORED, 2, IGNORED]
-    assert found.masks_TT.tolist() == [[1, 1, 0, 0], [0] * 4, [0] * 4, [0] * 4]
-    assert found.valid_TT.tolist() == [[True, True, True, False], [False] * 4, [True, True, True, False], [False] * 4]
+    assert found.masks_TT.tolist() == [[1, 0, 0, 0], [0] * 4, [0] * 4, [0] * 4]
+    assert found.valid_TT.tolist() == [[True, False, True, False], [False] * 4, [True, True, True, False], [False] * 4]
     assert found.labels_N.tolist() == [0]
 
 

@@ -78,9 +78,11 @@ def label_snippets(targets: Targets, *, length: int, size: int, classes: int, sh
 def confident(
     probability_BKT: Tensor, masks_BTT: Tensor, lengths: Sequence[int], *, confidence: float, mask: float
 ) -> list[MaskTargets]:
-    """What a teacher is sure of: classes from probability `confidence` on, and of these snippets masks from `mask` on.
+    """What a teacher is sure of: classes from probability `confidence` on, and of these snippets which entries are in
+    their masks (from probability `mask` on) and which are not (up to 1 - `mask`); between, nothing is known.
 
-    Background snippets have empty masks. `labels_N` are the action classes that occur, `segments_N2` is empty.
+    As published all entries below `mask` are out of it: early masks are too small, and then teach to be so. Background
+    snippets have empty masks. `labels_N` are the action classes that occur, `segments_N2` is empty.
     """
     found = []
     for probability_KT, masks_TT, length in zip(probability_BKT, masks_BTT, lengths, strict=True):
@@ -92,7 +94,8 @@ def confident(
         action_T = sure_T & (classes_T != background)
         targets_TT = ((masks_TT >= mask) & action_T[:, None]).float()
         empty_N2 = masks_TT.new_zeros(0, 2)
-        valid_TT = sure_T[:, None] & real_T
+        known_TT = (masks_TT >= mask) | (masks_TT <= 1 - mask) | (classes_T == background)[:, None]
+        valid_TT = sure_T[:, None] & real_T & known_TT
         labels_N = classes_T[action_T].unique()
         found.append(MaskTargets(empty_N2, labels_N, classes_T=classes_T, masks_TT=targets_TT, valid_TT=valid_TT))
     return found
