@@ -18,7 +18,7 @@ UNKNOWN_RECIPE = "unknown"  # of the features behind an imported model; their wi
 
 @dataclass(frozen=True)
 class Inputs:
-    """The annotation table, and the stamps of the features (merge or convert) and of the table (annotate)."""
+    """The annotation table, and the stamps of the features (merge, convert or join) and of the table (annotate)."""
 
     table: Table
     features: dict[str, Any]
