@@ -1,4 +1,4 @@
-# Videos → features, shard by shard; the shards → one index. Published features → such an index.
+# Videos → features, shard by shard; the shards → one index. Published features → such an index. Indices → one of both.
 rule pretrain:
     input:
         annotations="results/annotations/{dataset}.json",
@@ -128,3 +128,26 @@ rule convert:
         content=content("feature_content"),
     shell:
         "tad convert {params.source:q} --annotations {input.annotations} --spec {params.spec:q} --out {output} 2> {log}"
+
+
+rule join:
+    input:
+        need("joined_parts"),
+    output:
+        "results/features/{dataset}/{features}.h5",
+    log:
+        "results/features/{dataset}/{features}/logs/join.log",
+    benchmark:
+        "results/features/{dataset}/{features}/logs/join.tsv"
+    wildcard_constraints:
+        features=flow.pattern("joined"),
+    conda:
+        "../envs/base.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    params:
+        spec=spec("join"),
+        code=code("join"),
+    shell:
+        "tad join {input} --spec {params.spec:q} --out {output} 2> {log}"

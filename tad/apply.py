@@ -5,6 +5,7 @@ is kept in `results/<run>/apply/`, so that a command that was ended goes on, and
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -13,7 +14,7 @@ from tad.config import Config
 from tad.errors import TadError
 from tad.files import digest, read_json
 from tad.provenance import expect, stamp
-from tad.specs import DetectStageSpec, ExtractSpec, MergeSpec, ProbeSpec, SuppressStageSpec
+from tad.specs import DetectStageSpec, ExtractSpec, JoinSpec, MergeSpec, ProbeSpec, SuppressStageSpec
 from tad.video.listing import list_videos
 
 SHOWN = 3  # detections of a video that are printed
@@ -37,9 +38,9 @@ def _folder(videos: Path, work: Path) -> Path:
 
 def _weights(settings: Config, dataset: str, features: str) -> Path:
     row = settings.file.features[features]
-    if features in settings.imported:
+    if row.made_by == "convert":
         raise TadError(f"features.{features}: published for given videos; a run that extracts its own can be applied")
-    if features in settings.framed:
+    if row.made_by == "index":
         raise TadError(f"features.{features}: frames; a run that extracts features can be applied")
     path = settings.root / row.weights
     if row.weights == "pretrain":
@@ -47,6 +48,42 @@ def _weights(settings: Config, dataset: str, features: str) -> Path:
     if not path.exists():
         raise TadError(f"{path}: no such weights; make or fetch them as a dry run of the workflow says")
     return path
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Videos whose features are made, and where they are kept."""
+
+    settings: Config
+    dataset: str
+    folder: Path
+    manifest: Path
+    work: Path
+    device: str
+
+    def features(self, name: str, weights: dict[str, Path]) -> Path:
+        """The index of a feature set, of its parts' where it is joined."""
+        from tad.stages.join import join
+
+        parts = self.settings.parts(name)
+        if parts == [name]:
+            return self._extracted(name, weights[name], self.work)
+        indices = [self._extracted(part, weights[part], self.work / part) for part in parts]
+        spec = cast(JoinSpec, self.settings.spec("join", dataset=self.dataset, features=name))
+        return join(indices, self.work / "features.h5", spec=spec)
+
+    def _extracted(self, name: str, weights: Path, work: Path) -> Path:
+        from tad.stages.extract import extract
+        from tad.stages.merge import merge
+
+        names = {"dataset": self.dataset, "features": name}
+        shard = extract(
+            self.manifest, self.folder, weights, work / "00-of-01.h5",
+            spec=cast(ExtractSpec, self.settings.spec("extract", **names)), kept=work / ".kept" / "features",
+            device=self.device,
+        )  # fmt: skip
+        spec = cast(MergeSpec, self.settings.spec("merge", **names))
+        return merge([shard], [self.manifest], work / "features.h5", spec=spec)
 
 
 def _table(work: Path, manifest: Path, labels: list[str], settings: Config, dataset: str) -> Path:
@@ -74,8 +111,6 @@ def apply(
             scores from outside, or no video can be read.
     """
     from tad.stages.detect import detect
-    from tad.stages.extract import extract
-    from tad.stages.merge import merge
     from tad.stages.probe import probe
     from tad.stages.suppress import suppress
     from tad.training.checkpoint import read_json_field, read_tensors
@@ -88,7 +123,7 @@ def apply(
     if not model.is_file():
         raise TadError(f"{model}: no such file; train it with `snakemake {model}`")
     names = {"dataset": row.dataset, "features": row.features}
-    weights = _weights(settings, **names)
+    weights = {part: _weights(settings, row.dataset, part) for part in settings.parts(row.features)}
     plan = cast(DetectStageSpec, settings.spec("detect", run=name)).model_copy(update={"exclude": {}, "split": "test"})
     expect(model, stage="train", **names, detector=plan.detector.model_dump(mode="json"))  # before hours of extraction
     labels = read_json_field(model, read_tensors(model)[1], "labels", list)
@@ -102,11 +137,7 @@ def apply(
     if not any(entry["status"] == "ok" for entry in entries.values()):
         why = "; ".join(f"{video_id}: {entry['cause']}" for video_id, entry in entries.items()) or "there is none"
         raise TadError(f"{videos}: no video can be read ({why})")
-    shard = extract(
-        manifest, folder, weights, work / "00-of-01.h5",
-        spec=cast(ExtractSpec, settings.spec("extract", **names)), kept=work / ".kept" / "features", device=device,
-    )  # fmt: skip
-    index = merge([shard], [manifest], work / "features.h5", spec=cast(MergeSpec, settings.spec("merge", **names)))
+    index = _Given(settings, row.dataset, folder, manifest, work, device).features(row.features, weights)
     table = _table(work, manifest, [str(label) for label in labels], settings, row.dataset)
     candidates = detect(index, model, table, work / "candidates.h5", spec=plan, device=device)
     suppress(candidates, out, spec=cast(SuppressStageSpec, settings.spec("suppress", run=name)), device=device)

@@ -1,7 +1,8 @@
 """Features in HDF5: shards written whole, read through an index, refused when damaged or foreign.
 
 Layout: one group per video (its id percent-encoded) with the dataset `feats` (T, C) and the timing facts as attributes;
-the root carries the stamp and the excluded videos. An index holds external links to its shards, relative to itself.
+the root carries the stamp and the excluded videos. An index holds external links to its shards, relative to itself; one
+of joined features holds virtual datasets over theirs, likewise relative.
 """
 
 # T snippets, C channels
@@ -23,6 +24,7 @@ from tad.files import canonical, publish
 from tad.grid import Grid
 
 GRID_ATTRS = ("start", "step", "duration")
+JOINED = "joined"  # of joined features, the attribute with the checksum of each part
 ROWS_AT_ONCE = 4096
 OPEN_AT_ONCE = 512  # videos; following a link from an index to its shard takes longer than reading a short window
 
@@ -57,6 +59,19 @@ def open_h5(path: Path) -> Iterator[h5py.File]:
         yield file
     finally:
         file.close()
+
+
+def source_name(name: str) -> str:
+    """A file or dataset as HDF5 wants it named as a source of a virtual dataset, where % begins a format."""
+    return name.replace("%", "%%")
+
+
+def describe(group: h5py.Group, video_id: str, *, grid: Grid, attrs: dict[str, Any], checksum: str) -> None:
+    """Store what is known of a video's features beside them."""
+    facts = {**attrs, "video_id": video_id, "start": grid.start, "step": grid.step, "duration": grid.duration}
+    facts["checksum"] = checksum
+    for name in sorted(facts):
+        group.attrs[name] = facts[name]
 
 
 class H5Writer:
@@ -101,10 +116,7 @@ class ShardWriter(H5Writer):
             )
         group = self.file.create_group(key_of(video_id), track_order=False)
         group.create_dataset("feats", data=feats_TC, track_times=False)
-        facts = {**attrs, "video_id": video_id, "start": grid.start, "step": grid.step, "duration": grid.duration}
-        facts["checksum"] = checksum(feats_TC)
-        for name in sorted(facts):
-            group.attrs[name] = facts[name]
+        describe(group, video_id, grid=grid, attrs=attrs, checksum=checksum(feats_TC))
 
 
 class FeatureReader:
@@ -117,6 +129,7 @@ class FeatureReader:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self._open: dict[str, h5py.Dataset] = {}
+        self._sources: dict[Path, h5py.File] = {}  # of joined features
         self._finite: dict[str, tuple[int, int]] = {}  # snippets that were looked at
 
     def __enter__(self) -> Self:
@@ -138,6 +151,9 @@ class FeatureReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open.clear()
+        for source in self._sources.values():
+            source.close()
+        self._sources.clear()
         self._context.__exit__(kind, error, trace)
 
     def _group(self, video_id: str) -> h5py.Group:
@@ -157,8 +173,38 @@ class FeatureReader:
         if video_id not in self._open:
             if len(self._open) == OPEN_AT_ONCE:
                 self._open.clear()
-            self._open[video_id] = self._group(video_id)["feats"]
+            feats = self._group(video_id)["feats"]
+            if feats.is_virtual:
+                self._expect_sources(video_id, feats)
+            self._open[video_id] = feats
         return self._open[video_id]
+
+    def _expect_sources(self, video_id: str, feats: h5py.Dataset) -> None:
+        """Refuse joined features of which a part is not there, for which HDF5 itself would read NaN, or is another."""
+        checksums = json.loads(self._group(video_id).attrs[JOINED])
+        for source, wanted in zip(feats.virtual_sources(), checksums, strict=True):
+            file, name = (text.replace("%%", "%") for text in (source.file_name, source.dset_name))
+            path = self.path.resolve().parent / file
+            try:
+                if path not in self._sources:
+                    self._sources[path] = h5py.File(path, "r")
+                part = self._sources[path][name]
+                same = part.parent.attrs["checksum"] == wanted
+            except (OSError, KeyError) as error:
+                raise TadError(
+                    f"{self.path}: {path}, which the features of '{video_id}' are joined from, is missing or damaged; "
+                    "make it and the joined features again"
+                ) from error
+            last = source.src_space.get_select_bounds()[1]
+            if not (same and np.greater(part.shape, last).all()):  # HDF5 would read beyond the end of a shorter one
+                raise TadError(
+                    f"{self.path}: {path} holds other features of '{video_id}' than were joined; run join again"
+                )
+
+    def place(self, video_id: str) -> tuple[Path, str]:
+        """The file that the features of a video lie in, and what they are called there."""
+        feats = self._feats(video_id)
+        return Path(feats.file.filename), str(feats.name)
 
     @property
     def dim(self) -> int:
@@ -179,9 +225,8 @@ class FeatureReader:
 
     def stored(self, video_id: str) -> np.ndarray:
         """Features (T, C) as stored, checksum verified."""
-        group = self._group(video_id)
-        feats_TC: np.ndarray = group["feats"][:]
-        if checksum(feats_TC) != group.attrs["checksum"]:
+        feats_TC: np.ndarray = self._feats(video_id)[:]
+        if checksum(feats_TC) != self._group(video_id).attrs["checksum"]:
             raise TadError(
                 f"{self.path}: features of '{video_id}' do not match their checksum; remove the shard and extract again"
             )

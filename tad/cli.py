@@ -86,7 +86,11 @@ def _add_stages(commands: Any) -> None:
     )
     p.add_argument("--annotations", type=Path, required=True, help="table made by annotate: videos and durations")
 
-    p = _stage(commands, "train", "features and annotations → detector", ("features", "index made by merge or convert"))
+    what = ("parts_in", "indices made by merge or convert, in the order of the channels")
+    _stage(commands, "join", "feature sets of the same videos → one index, side by side", what)
+
+    what = ("features", "index made by merge, convert or join")
+    p = _stage(commands, "train", "features and annotations → detector", what)
     p.add_argument("--annotations", type=Path, required=True, help="table made by annotate")
     p.add_argument("--teachers", type=Path, nargs="*", default=[], help="models made by train, with `distill`")
     p.add_argument("--teacher-features", type=Path, nargs="*", default=[], help="the index that each of them reads")
@@ -96,14 +100,13 @@ def _add_stages(commands: Any) -> None:
     )
     _device(p)
 
-    p = _stage(commands, "detect", "features and detector → candidates", ("features", "index made by merge or convert"))
+    p = _stage(commands, "detect", "features and detector → candidates", what)
     p.add_argument("--model", type=Path, required=True, help="detector made by train")
     p.add_argument("--fused-model", type=Path, nargs="*", default=[], help="detector of the run in detect.fuse")
     p.add_argument("--fused-features", type=Path, nargs="*", default=[], help="the index that it reads")
     p.add_argument("--annotations", type=Path, required=True, help="table made by annotate")
     _device(p)
 
-    what = ("features", "index made by merge or convert")
     p = _stage(commands, "classify", "features and annotations → class scores of whole videos", what)
     p.add_argument("--annotations", type=Path, required=True, help="table made by annotate")
     _device(p)
@@ -229,6 +232,13 @@ def _convert(a: argparse.Namespace) -> Path:
     from tad.stages.convert import convert
 
     return convert(a.source, a.annotations, a.out, spec=ConvertSpec.parse(a.spec))
+
+
+def _join(a: argparse.Namespace) -> Path:
+    from tad.specs import JoinSpec
+    from tad.stages.join import join
+
+    return join(a.parts_in, a.out, spec=JoinSpec.parse(a.spec))
 
 
 def _train(a: argparse.Namespace) -> Path:

@@ -48,14 +48,14 @@ def add_features(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="action")
 
     p = actions.add_parser("show", help="a line per video: rows, times, norms, NaN, damage; or one in a picture")
-    p.add_argument("index", type=Path, help="index made by merge or convert, or a shard")
+    p.add_argument("index", type=Path, help="index made by merge, convert or join, or a shard")
     p.add_argument("--json", action="store_true", help="the table as JSON")
     p.add_argument("--video", default="", help="one video, with --figure")
     p.add_argument("--figure", type=Path, help="PNG to make: similarity of every two moments of --video")
     p.add_argument("--annotations", type=Path, help="table made by annotate: instances to draw into the picture")
 
     p = actions.add_parser("export", help="files for other tools, with the timing beside them; convert reads them back")
-    p.add_argument("index", type=Path, help="index made by merge or convert, or a shard")
+    p.add_argument("index", type=Path, help="index made by merge, convert or join, or a shard")
     p.add_argument("--to", type=Path, required=True, help="folder, new or of an earlier export")
     p.add_argument("--format", required=True, choices=("npy", "npz", "pt", "h5"))
     p.add_argument("--dtype", default="stored", choices=("stored", "float32", "float16"))

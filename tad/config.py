@@ -14,6 +14,7 @@ from tad.constraints import broken
 from tad.distill import lesson_of
 from tad.errors import TadError
 from tad.fuse import fused_spec
+from tad.joins import check_joins, join_sections, join_spec, may_miss, parts_of
 from tad.labels import label_settings, labels_seen, missing_split
 from tad.resolved import Resolved, parse
 from tad.rows import ConfigFile, DatasetRow, FeatureRow, RunRow
@@ -39,13 +40,14 @@ class Config:
                     raise TadError(
                         f"{source}: {kind}.{name}: a name is letters, digits, _ and -, and none of {sorted(RESERVED)}"
                     )
+        check_joins(self)
         for run in self.file.runs:
             for stage in ("train", "detect", "classify", "suppress", "evaluate"):
                 self.spec(stage, run=run)
             row = self.file.runs[run]
             self.spec("annotate", dataset=row.dataset)
-            made_by = {**dict.fromkeys(self.imported, "convert"), **dict.fromkeys(self.framed, "index")}
-            self.spec(made_by.get(row.features, "extract"), dataset=row.dataset, features=row.features)
+            for features in {row.features, *self.parts(row.features)}:
+                self.spec(self._row("features", features).made_by, dataset=row.dataset, features=features)
 
     @classmethod
     def read(cls, path: Path = Path("config.yaml")) -> "Config":
@@ -92,20 +94,14 @@ class Config:
         """Datasets whose files the workflow makes itself."""
         return {d for d in self.file.datasets if "render" in plugins.document("datasets", self.format(d))}
 
-    @cached_property
-    def imported(self) -> set[str]:
-        """Feature sets that somebody else published."""
-        return {name for name, row in self.file.features.items() if row.source}
+    def made_by(self, stage: str) -> set[str]:
+        """Feature sets by the stage that makes them: `extract` from the videos, `convert` of published ones, `join` of
+        others, `index` of frames."""
+        return {name for name, row in self.file.features.items() if row.made_by == stage}
 
-    @cached_property
-    def extracted(self) -> set[str]:
-        """Feature sets that are made from the videos."""
-        return set(self.file.features) - self.imported - self.framed
-
-    @cached_property
-    def framed(self) -> set[str]:
-        """Feature sets that are frames, decoded when they are needed."""
-        return {name for name, row in self.file.features.items() if row.frames}
+    def parts(self, features: str) -> list[str]:
+        """The feature sets that one is joined from, in order; of any other, itself."""
+        return parts_of(self, features)
 
     # ── resolution ──
 
@@ -154,13 +150,18 @@ class Config:
     def notes(self, features: str) -> list[str]:
         """What is known of the recipe of a feature set, line by line; nothing for rows without one."""
         row: FeatureRow = self._row("features", features)
+        if row.join:
+            return [f"{part}: {line}" for part in row.join for line in self.notes(part)]
         _, changes, recipe = self._encoder(features) if row.recipe else ("", {}, "")
         return recipes.notes(recipe, changed=[*changes, *row.clip]) if recipe else []
 
     def resolve_features(self, name: str, dataset: str) -> Resolved:
-        """Sections `settings`, `clip` and `pretrain` of a feature set for a dataset (imported: the first two)."""
+        """Sections `settings`, `clip` and `pretrain` of a feature set for a dataset (imported: the first two; joined:
+        the first, and `clip` of its first part)."""
         row: FeatureRow = self._row("features", name)
         where = f"features.{name}"
+        if row.join:
+            return join_sections(list(row.join), self.resolve_features(row.join[0], dataset), f"{self.source} {where}")
         if row.source or row.frames:
             names = ("source", "dim", "dtype", "prefix", "layout", "tolerance", "timing", "every", "channels")
             own = row.frames.model_dump() if row.frames else {key: getattr(row, key) for key in names}
@@ -258,9 +259,10 @@ class Config:
         row: FeatureRow = self._row("features", features)
         names = ("clip", "dim", "dtype", "prefix", "layout", "tolerance", "timing", "every", "channels")
         own = {key: getattr(row, key) for key in names}
-        users = [r for r in self.file.runs.values() if (r.dataset, r.features) == (dataset, features)]
-        may_miss = sorted({video_id for user in users for video_id in user.exclude})
-        return {"dataset": dataset, "features": features, **own, "may_miss": may_miss}
+        return {"dataset": dataset, "features": features, **own, "may_miss": may_miss(self, dataset, features)}
+
+    def _join(self, _run: str, dataset: str, features: str) -> Settings:
+        return join_spec(self, dataset, features)
 
     def _detector(self, run: str) -> Settings:
         row = self.run(run)
@@ -352,8 +354,9 @@ class Config:
         Runs on imported features need neither videos nor weights. Without `features`, all runs of the dataset count.
         """
         needs = self._missing_files(dataset, "annotations")
-        wanted = {features} if features else {r.features for r in self.file.runs.values() if r.dataset == dataset}
-        if not wanted or wanted - self.imported:
+        asked = {features} if features else {r.features for r in self.file.runs.values() if r.dataset == dataset}
+        wanted = {part for name in asked for part in self.parts(name)}
+        if not wanted or wanted - self.made_by("convert"):
             needs += self._missing_files(dataset, "videos")
         for name in sorted(wanted):
             entry: FeatureRow = self._row("features", name)
@@ -383,8 +386,7 @@ class Config:
 
     def require(self, dataset: str, features: str = "") -> None:
         """Raise the list of what is missing as one TadError."""
-        needs = self.missing(dataset, features)
-        if needs:
+        if needs := self.missing(dataset, features):
             raise TadError("; ".join(needs))
 
     def require_scores(self, run: str) -> None:
@@ -394,6 +396,5 @@ class Config:
 
     def require_files(self, dataset: str, key: str) -> None:
         """Raise if the `annotations` or `videos` of a dataset are missing, whatever its runs need besides."""
-        needs = self._missing_files(dataset, key)
-        if needs:
+        if needs := self._missing_files(dataset, key):
             raise TadError(needs[0])

@@ -49,7 +49,7 @@ def _opencv(name: str) -> Any:
     if cv2 is None or (name == "tvl1" and not hasattr(cv2, "optflow")):
         raise TadError(
             f"flow_method: {name} needs OpenCV with its contributed modules; pip install 'tad[flow]' "
-            "(opencv-contrib-python-headless), or set streams (of frames: modality) to rgb"
+            "(opencv-contrib-python-headless), or set streams (where there is none: modality) to rgb"
         )
     return cv2
 

@@ -18,12 +18,12 @@ from tad.plugins import SYMBOLS
 ROOT = Path(tad.__file__).parent
 # Their whole effect on a result is in the spec (specs, config, plugins), or they have none (the others).
 TRANSPARENT = {
-    *("spec_base", "frame_specs", "clip_specs", "distill", "fuse", "labels"),
+    *("spec_base", "frame_specs", "clip_specs", "distill", "fuse", "joins", "labels"),
     *("specs", "config", "rows", "plugins", "provenance", "errors", "files", "progress", "leases"),
     *("cli", "cli_data", "cli_runs", "why", "workflow", "__main__"),
     *("weights", "weight_store", "weight_fetch", "download"),
 }
-FEATURES = ("merge", "convert", "index")  # what makes an index of features: own ones, imported ones, frames
+FEATURES = ("merge", "convert", "join", "index")  # what makes an index of features: own, imported, joined ones, frames
 PLUGIN_FIELDS = {"format": "datasets", "backbone": "backbones", "detector": "detectors"}
 
 

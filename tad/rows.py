@@ -27,7 +27,7 @@ class DatasetRow(Spec):
 
 class FeatureRow(Spec):
     """`features.<name>`: a backbone and its clips, or a named recipe of both, shared by the runs of a dataset; or
-    published features, with `source`."""
+    published features, with `source`; or other rows of both kinds side by side, with `join`."""
 
     backbone: str | dict[str, Any] = ""
     recipe: str | dict[str, Any] = Field(default="", description="file of tad/recipes, in place of `backbone`")
@@ -50,15 +50,20 @@ class FeatureRow(Spec):
         default=(), description="with source: first and last (not included) of the channels that are taken; empty: all"
     )
     frames: FrameSpec | None = Field(default=None, description="no features: frames, decoded while training on them")
+    join: tuple[str, ...] = Field(
+        default=(), description="other feature sets, two or more: their channels one after the other"
+    )
     published: str = Field(default="", description="with source: where it is published, for who does not have it")
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
-        if bool(self.backbone) + bool(self.recipe) + bool(self.source) + bool(self.frames) != 1:
+        if bool(self.backbone) + bool(self.recipe) + bool(self.source) + bool(self.frames) + bool(self.join) != 1:
             raise ValueError(
-                "needs either a `backbone` or a `recipe` (features of your videos), a `source` (published features) or"
-                " `frames` (no features)"
+                "needs either a `backbone` or a `recipe` (features of your videos), a `source` (published features), "
+                "`join` (other feature sets side by side) or `frames` (no features)"
             )
+        if self.join and (more := self.model_fields_set - {"join"}):
+            raise ValueError(f"{', '.join(sorted(more))} does not go with `join`; set it in the rows that are joined")
         if self.recipe and self.weights == "pretrain":
             raise ValueError("a `recipe` needs `weights`: the published file, or the folder that holds it")
         own = {"prefix", "layout", "tolerance", "timing", "every", "channels", "dim", "published"}
@@ -74,6 +79,12 @@ class FeatureRow(Spec):
         if self.channels and not (len(self.channels) == 2 and 0 <= self.channels[0] < self.channels[1] <= self.dim):
             raise ValueError(f"channels {list(self.channels)}: give [first, last], 0 ≤ first < last ≤ dim {self.dim}")
         return self
+
+    @property
+    def made_by(self) -> str:
+        """The stage that makes the index of these features; of own ones, what makes their shards."""
+        kinds = {"convert": self.source, "index": self.frames, "join": self.join}
+        return next((stage for stage, given in kinds.items() if given), "extract")
 
 
 class RunRow(Spec):

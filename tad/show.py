@@ -16,7 +16,10 @@ def show(run: str, *, config: Path = Path("config.yaml")) -> Iterator[str]:
     """
     settings = Config.read(config)
     row = settings.run(run)
-    parts = [("features", settings.resolve_features(row.features, row.dataset)), ("run", settings.resolve_run(run))]
+    parts = [("features", settings.resolve_features(row.features, row.dataset))]
+    joined = [part for part in settings.parts(row.features) if part != row.features]
+    parts += [(f"features {part}", settings.resolve_features(part, row.dataset)) for part in joined]
+    parts += [("run", settings.resolve_run(run))]
     seeds = ", ".join(str(settings.run(name).seed) for name in settings.trainings(run))
     yield f"run {run}: dataset {row.dataset}, features {row.features}, detector {row.detector}, seed {seeds}"
     if row.external:

@@ -137,6 +137,15 @@ class MergeSpec(Spec):
     on_damaged: Literal["exclude", "error"] = "exclude"
 
 
+class JoinSpec(Spec):
+    """Feature sets of the same videos → one index with the channels of all."""
+
+    dataset: str
+    features: str
+    parts: tuple[str, ...] = Field(min_length=2, description="feature sets; channels are in this order")
+    may_miss: tuple[str, ...] = Field(default=(), description="videos that runs exclude: they need no features")
+
+
 class TrainSpec(Spec):
     """The recipe of `train`; defaults live in the detector's YAML, section `train`."""
 
@@ -358,6 +367,7 @@ OF_STAGE: dict[str, type[Spec]] = {
     "merge": MergeSpec,
     "index": IndexSpec,
     "convert": ConvertSpec,
+    "join": JoinSpec,
     "train": TrainStageSpec,
     "detect": DetectStageSpec,
     "classify": ClassifyStageSpec,

@@ -13,7 +13,7 @@ from tad import provenance
 from tad.config import Config
 from tad.errors import TadError
 
-STAGES = {"annotate", "probe", "pretrain", "extract", "merge", "convert"}
+STAGES = {"annotate", "probe", "pretrain", "extract", "merge", "convert", "join", "index"}
 STAGES |= {"train", "detect", "suppress", "evaluate", "summarise"}
 STAMPED = {".h5", ".json", ".safetensors"}
 SENTENCES = {

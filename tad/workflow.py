@@ -18,6 +18,7 @@ from tad.video.listing import list_videos, shard_of
 from tad.weights import weight_files
 
 IMPORTED = "published checkpoint"  # the epoch rule that tad.training.published writes, whose import would bring torch
+KINDS = {"imported": "convert", "extracted": "extract", "joined": "join", "framed": "index"}  # of features, by stage
 SCRIPTS = {"render": "workflow_scripts/render_demo.py", "table": "workflow_scripts/results_table.py"}
 
 
@@ -43,11 +44,11 @@ class Workflow:
 
     def pattern(self, kind: str) -> str:
         """A regular expression of the configured names: `datasets`, `features` (of which `imported`, `extracted`,
-        `framed`), `runs` (what is trained, so each seed of those with several) or `summaries` (runs with several
-        seeds)."""
+        `joined`, `framed`), `runs` (what is trained, so each seed of those with several) or `summaries` (runs with
+        several seeds)."""
         names = list(getattr(self.config.file, kind, self.config.file.runs))
-        if kind in ("imported", "extracted", "framed"):
-            names = list(getattr(self.config, kind))
+        if kind in KINDS:
+            names = list(self.config.made_by(KINDS[kind]))
         elif kind == "runs":
             names = [name for run in names for name in self.config.trainings(run)]
         elif kind == "summaries":
@@ -224,7 +225,7 @@ class Workflow:
         """What a run on frames begins with: the weights that the user put there for its feature set, if any."""
         row = self.config.run(wildcards.run)
         weights = self.config.file.features[row.features].weights
-        return [weights] if row.features in self.config.framed and weights != "pretrain" else []
+        return [weights] if row.features in self.config.made_by("index") and weights != "pretrain" else []
 
     def start_content(self, wildcards: Any) -> str:
         """A content key of these weights."""
@@ -247,6 +248,12 @@ class Workflow:
         folder = f"results/features/{wildcards.dataset}/{wildcards.features}"
         return [f"{folder}/{shard}.h5" for shard in self._shards(wildcards.dataset)]
 
+    def joined_parts(self, wildcards: Any) -> list[str]:
+        """The indices that a feature set is joined from, in the order of its channels."""
+        self.config.require(wildcards.dataset, wildcards.features)
+        parts = self.config.parts(wildcards.features)
+        return [f"results/features/{wildcards.dataset}/{part}.h5" for part in parts]
+
     # ── runs ──
 
     def features_of(self, wildcards: Any) -> str:
@@ -267,7 +274,7 @@ class Workflow:
 
     def final(self, wildcards: Any) -> bool:
         """Whether nothing that is newer than the run's model makes it out of date: a published checkpoint, or a student
-        without what its teachers learn from.
+        without what its teachers learn from, or that was brought here without them.
 
         Raises:
             TadError: what lies in the model's place was not made by `tad`.
@@ -278,8 +285,16 @@ class Workflow:
         return provenance.read_stamp(model).get("epoch_rule") == IMPORTED or self._untaught(wildcards.run)
 
     def _untaught(self, run: str) -> bool:
+        """Whether a student that is there needs its teachers no more."""
         teachers = teachers_of(self.config, run).values()
-        return any(self._missing(teacher.partition("/")[0]) for teacher in teachers)
+        return any(self._missing(t.partition("/")[0]) or self._brought(run, without=t) for t in teachers)
+
+    def _brought(self, run: str, *, without: str) -> bool:
+        """Whether a model was trained elsewhere, as this run's settings say, and came without a teacher's."""
+        if _model(without).is_file() or Path(f"results/{run}/logs/train.log").is_file():
+            return False
+        spec = self._spec("train", run, "", "").model_dump(mode="json")
+        return bool(provenance.read_stamp(_model(run)).get("spec") == spec)
 
     def _teachers(self, run: str) -> list[str]:
         """The trainings that a run learns from; none where it is trained and what they learn from is not there."""

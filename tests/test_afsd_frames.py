@@ -363,8 +363,8 @@ def test_frames_as_a_feature_set_of_the_configuration() -> None:
                          "detector": {"name": "afsd_frames", "height": HEIGHT, "width": WIDTH, "crop": CROP}}},
     }  # fmt: skip
     config = Config(tree)
-    assert config.framed == {"frames"}
-    assert not config.extracted
+    assert config.made_by("index") == {"frames"}
+    assert not config.made_by("extract")
     assert config.spec("index", dataset="demo", features="frames").frames.rate == 10
     assert any("data/weights/i3d" in need for need in config.missing("demo", "frames"))
     tree["features"]["frames"]["clip"] = {"stride": 2}

@@ -4,15 +4,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import video_tools as vt
 import yaml
 
+from tad.cache import FeatureReader
 from tad.cli import main
 from tad.config import Config
 from tad.files import read_json
 from tad.stages.annotate import annotate
 from tad.stages.extract import extract
+from tad.stages.join import join
 from tad.stages.merge import merge
 from tad.stages.pretrain import pretrain
 from tad.stages.probe import probe
@@ -20,6 +23,8 @@ from tad.stages.train import train
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[1] / "workflow_scripts" / "render_demo.py"
+TINY = {"name": "mse", "embed_dim": 16, "head_dim": 16, "mlp_dim": 16}
+TRAIN = {"epochs": 2, "warmup_epochs": 1, "max_length": 288}
 CONFIG = {
     "device": "cpu",
     "datasets": {"demo": {"shards": 1}},
@@ -27,14 +32,19 @@ CONFIG = {
         "demo_clips": {
             "backbone": {"name": "r2plus1d_small", "widths": [4, 8, 8, 16], "time_strides": [2, 2, 2]},
             "pretrain": {"epochs": 1, "clips_per_segment": 1},
-        }
+        },
+        "again": {
+            "backbone": {"name": "r2plus1d_small", "widths": [4, 8, 8, 16], "time_strides": [2, 2, 2]},
+            "weights": "results/features/demo/demo_clips/backbone.safetensors", "dtype": "float32",
+        },
+        "two": {"join": ["demo_clips", "again"]},
+        "published": {"source": "x", "dim": 4, "clip": {"length": 16, "stride": 4, "policy": "resample", "rate": 12.5}},
+        "half": {"join": ["demo_clips", "published"]},
     },
     "runs": {
-        "demo": {
-            "dataset": "demo", "features": "demo_clips",
-            "detector": {"name": "mse", "embed_dim": 16, "head_dim": 16, "mlp_dim": 16},
-            "train": {"epochs": 2, "warmup_epochs": 1, "max_length": 288},
-        },
+        "demo": {"dataset": "demo", "features": "demo_clips", "detector": TINY, "train": TRAIN},
+        "both": {"dataset": "demo", "features": "two", "detector": TINY, "train": TRAIN},
+        "half": {"dataset": "demo", "features": "half", "detector": TINY, "train": TRAIN},
         "labelled": {
             "dataset": "demo", "features": "demo_clips", "detector": "mse", "external": {"source": "own"},
         },
@@ -50,23 +60,27 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data, results = folder / "results/data/demo", folder / "results"
     command = [sys.executable, str(SCRIPT), "--out", str(data), "--videos", "3", "--seed", "0", "--jobs", "1"]
     subprocess.run(command, check=True, capture_output=True)
-    config, names = Config.read(folder / "config.yaml"), {"dataset": "demo", "features": "demo_clips"}
-    features = results / "features/demo/demo_clips"
+    config, dataset = Config.read(folder / "config.yaml"), {"dataset": "demo"}
+    names, features = {**dataset, "features": "demo_clips"}, results / "features/demo"
     table = annotate(
         data / "annotations.json", results / "annotations/demo.json", spec=config.spec("annotate", dataset="demo")
     )
     manifest = probe(data / "videos", results / "videos/demo/00-of-01.json", spec=config.spec("probe", dataset="demo"))
     weights = pretrain(
-        table, [manifest], data / "videos", features / "backbone.safetensors",
+        table, [manifest], data / "videos", features / "demo_clips/backbone.safetensors",
         spec=config.spec("pretrain", **names), kept=folder / "p", device="cpu",
     )  # fmt: skip
-    shard = extract(
-        manifest, data / "videos", weights, features / "00-of-01.h5",
-        spec=config.spec("extract", **names), kept=folder / "x", device="cpu", workers=1,
-    )  # fmt: skip
-    index = merge([shard], [manifest], results / "features/demo/demo_clips.h5", spec=config.spec("merge", **names))
-    spec = config.spec("train", run="demo")
-    train(index, table, results / "demo/model.safetensors", spec=spec, kept=folder / "t", device="cpu")
+    indices = []
+    for name in ("demo_clips", "again"):
+        spec = config.spec("extract", **dataset, features=name)
+        where = {"kept": folder / "x" / name, "device": "cpu", "workers": 1}
+        shard = extract(manifest, data / "videos", weights, features / name / "00-of-01.h5", spec=spec, **where)
+        spec = config.spec("merge", **dataset, features=name)
+        indices.append(merge([shard], [manifest], features / f"{name}.h5", spec=spec))
+    both = join(indices, features / "two.h5", spec=config.spec("join", **dataset, features="two"))
+    for run, index in (("demo", indices[0]), ("both", both)):
+        spec, out = config.spec("train", run=run), results / run / "model.safetensors"
+        train(index, table, out, spec=spec, kept=folder / "t" / run, device="cpu")
     return folder
 
 
@@ -100,13 +114,26 @@ def test_a_folder_of_videos_with_a_damaged_one(demo: Path, tmp_path: Path, capsy
     assert set(read_json(demo / "found.json")["results"]) == {"one", "two"}
 
 
+def test_a_run_on_joined_features_makes_each_of_them(demo: Path, tmp_path: Path) -> None:
+    vt.encode(tmp_path / "v/one.mp4", 90)
+    assert applied(demo, tmp_path / "v", str(demo / "found.json"), "both") == 0
+    assert set(read_json(demo / "found.json")["results"]) == {"one"}
+    work = demo / "results/both/apply"
+    with FeatureReader(work / "features.h5") as joined, FeatureReader(work / "again/features.h5") as again:
+        assert joined.dim == 2 * again.dim
+        np.testing.assert_array_equal(joined.stored("one")[:, again.dim :], again.stored("one"))
+
+
 def test_what_cannot_be_applied_is_said(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (demo / "results/half").mkdir(exist_ok=True)
+    (demo / "results/half/model.safetensors").touch()  # what it reads is looked at first
     wrong = {
         "nowhere.mp4: no such video or folder of videos": (Path("nowhere.mp4"), "demo"),
         "no video can be read (page: text, not a video": (vt.text(tmp_path / "page.mp4"), "demo"),
         "not a video's name": (vt.text(tmp_path / "page.html"), "demo"),
         "apply a row without `external`": (tmp_path, "labelled"),
         "did you mean 'demo'": (tmp_path, "dmo"),
+        "features.published: published for given videos": (tmp_path, "half"),
     }
     for message, (videos, run) in wrong.items():
         assert applied(demo, videos, str(tmp_path / "no.json"), run) == 1

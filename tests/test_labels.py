@@ -286,6 +286,8 @@ def test_what_features_know_of_labels_is_said() -> None:
     for features, seen in (("demo_clips", "of demo"), ("demo_clips_10", "of demo: 0.1 of each class, seed 0")):
         recipe = config.spec("extract", dataset="demo", features=features).model_dump(mode="json")
         assert labels_behind({"stage": "merge", "recipe": recipe}) == seen
+    both = {"stage": "join", "recipe": {"join": [recipe, {"dim": 8}]}}
+    assert labels_behind(both) == f"{seen}; not known: imported features"
 
 
 def test_settings_of_labels() -> None:

@@ -23,6 +23,7 @@ from tad.training.label_draw import draw_labelled
 SETTINGS = {
     "height": 16, "width": 24, "widths": [8, 16, 32], "time_strides": [2, 2], "subtract": "clip_mean",
     "pool": "mean", "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25],
+    "modality": "rgb", "flow_method": "dis", "flow_bound": 4.0,
 }  # fmt: skip
 CLIP = {"length": 8, "stride": 4, "policy": "resample", "rate": 10.0}
 RATE, SECONDS = 20, 12
@@ -188,6 +189,18 @@ def test_clips_decoded_on_demand_are_those_that_are_kept(
     pretrain(**dataset, out=out, spec=make_spec(), kept=kept, device="cpu", most_kept=0)
     assert "clips are decoded on demand" in caplog.text
     assert out.read_bytes() == trained["out"].read_bytes()
+
+
+def test_an_encoder_of_flow_is_the_same_either_way(dataset: dict[str, Any], tmp_path: Path) -> None:
+    flow = {"name": "r2plus1d_small", "settings": {**SETTINGS, "modality": "flow", "subtract": "none"}}
+    spec, found = make_spec(backbone=flow, epochs=2, milestones=(1,), flip=0.5, shift=1, global_feature="none"), []
+    for most in (None, 0):
+        out, kept = tmp_path / f"{most}.safetensors", tmp_path / f"kept_{most}"
+        pretrain(**dataset, out=out, spec=spec, kept=kept, device="cpu", most_kept=most)
+        found.append(out.read_bytes())
+    assert found[0] == found[1]
+    epochs = read_json(tmp_path / "kept_0/epochs.json")
+    assert epochs[1]["loss"] < epochs[0]["loss"]
 
 
 class Killed(BaseException):

@@ -1,6 +1,6 @@
 """Features and annotations → class scores of whole videos, from a small classifier trained on the train split.
 
-Inputs: index of features (merge or convert), annotations (annotate).
+Inputs: index of features (merge, convert or join), annotations (annotate).
 Output: `results/<run>/video_scores.json`: per video of the test split one probability per class.
 Settings: `tad.specs.ClassifyStageSpec`.
 """
@@ -56,7 +56,7 @@ def classify(
     The test split's labels are only counted against the finished scores (`accuracy`); nothing is chosen by them.
 
     Args:
-        features: index made by merge or convert.
+        features: index made by merge, convert or join.
         annotations: table made by annotate.
         out: the scores to write.
         device: see `tad.device.resolve`. threads: CPU threads; 0: torch's choice.

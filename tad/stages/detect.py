@@ -1,6 +1,6 @@
 """Features and a trained detector → scored candidate segments of every video of a split, before suppression.
 
-Inputs: index of features (merge or convert), model (train), annotations (annotate; only for the split's videos).
+Inputs: index of features (merge, convert or join), model (train), annotations (annotate; only for the split's videos).
 Output: `results/<run>/candidates.h5`: segments in grid units, scores and labels of all videos in one row each, offsets,
     the grids that lead to seconds, and the excluded videos with their reasons.
 Settings: `tad.specs.DetectStageSpec`.
@@ -199,7 +199,7 @@ def detect(
     """Run the detector over every video of the split; a result of each video by itself, whatever the batch size.
 
     Args:
-        features: index made by merge or convert.
+        features: index made by merge, convert or join.
         model: detector made by train.
         annotations: table made by annotate.
         out: the candidates to write.

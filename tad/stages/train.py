@@ -1,7 +1,7 @@
 """Features and annotations → a trained detector.
 
-Inputs: index of features (merge or convert), annotations (annotate); with `distill`, models of other runs (train) and
-    the indices that these read.
+Inputs: index of features (merge, convert or join), annotations (annotate); with `distill`, models of other runs (train)
+    and the indices that these read.
 Output: `results/<run>/model.safetensors`: averaged (EMA) weights; in the header the stamp, the labels
     and the detector's settings.
 Settings: `tad.specs.TrainStageSpec`.
@@ -239,7 +239,7 @@ def train(
     """Train a detector on the train split, or take up where an earlier call with the same settings was cut off.
 
     Args:
-        features: index made by merge or convert.
+        features: index made by merge, convert or join.
         annotations: table made by annotate.
         out: the model to write.
         kept: folder for the state of an unfinished training and for finished weights, by the digest of what training

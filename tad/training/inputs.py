@@ -18,7 +18,7 @@ UNKNOWN_RECIPE = "unknown"  # of the features behind an imported model; their wi
 
 @dataclass(frozen=True)
 class Inputs:
-    """The annotation table, and the stamps of the features (merge or convert) and of the table (annotate)."""
+    """The annotation table, and the stamps of the features (merge, convert or join) and of the table (annotate)."""
 
     table: Table
     features: dict[str, Any]
@@ -60,11 +60,16 @@ def recipe_of(merged: dict[str, Any]) -> str:
 def labels_behind(merged: dict[str, Any]) -> str:
     """Which labels features know already, from the stamp of their index: a few labels are fewer than they look where
     an encoder has seen the others."""
-    if merged["stage"] == "convert":
-        return "not known: imported features"
     if merged["stage"] == "index":
         return "none: frames"
-    seen = merged["recipe"].get("pretrained_on", "")
+    recipe = merged["recipe"]
+    return "; ".join(dict.fromkeys(_behind(part) for part in recipe.get("join", [recipe])))
+
+
+def _behind(recipe: dict[str, Any]) -> str:
+    if "backbone" not in recipe:
+        return "not known: imported features"
+    seen = recipe.get("pretrained_on", "")
     return f"of {seen}" if seen else "those of the published weights"
 
 

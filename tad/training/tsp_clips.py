@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 BACKGROUND = -1
+LEVELS = 255  # the highest of uint8; motion x is level k, motion -x is 255 - k
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,8 @@ class Augment:
     shift: int
 
     def __call__(self, clip_THWC: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
-        """A cropped copy; without `rng` the centre, unmirrored. Beyond the border the edge pixels are repeated."""
+        """A cropped copy; without `rng` the centre, unmirrored. Beyond the border the edge pixels are repeated. Two
+        channels are motion (x, y): in a mirror that to the right is one to the left."""
         axes = []
         for size, crop in zip(clip_THWC.shape[1:3], self.crop, strict=True):
             first = round((size - crop) / 2)
@@ -192,6 +194,10 @@ class Augment:
                 first = int(rng.integers(-self.shift, size - crop + self.shift + 1))
             axes.append(np.clip(np.arange(first, first + crop), 0, size - 1))
         rows, columns = axes
-        if rng is not None and rng.random() < self.flip:
+        mirrored = rng is not None and rng.random() < self.flip
+        if mirrored:
             columns = columns[::-1]
-        return np.ascontiguousarray(clip_THWC[:, rows][:, :, columns])
+        cut_THWC = np.ascontiguousarray(clip_THWC[:, rows][:, :, columns])
+        if mirrored and cut_THWC.shape[-1] == 2:
+            cut_THWC[..., 0] = LEVELS - cut_THWC[..., 0]
+        return cut_THWC

@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 import yaml
-from scratch import copy_workflow
+from scratch import ROOT, Checkout, copy_workflow
 
+from tad.config import Config
 from tad.provenance import stamp
 from tad.training.checkpoint import write_tensors
 
@@ -23,6 +25,11 @@ CONFIG = {
 }
 
 
+def write_model(checkout: Checkout, run: str, spec: dict[str, object]) -> None:
+    model = checkout.folder / "results" / run / "model.safetensors"
+    write_tensors(model, {"w": torch.zeros(1)}, {"tad_stamp": stamp("train", spec, {})})
+
+
 def test_no_flow_where_an_rgb_student_is_used(tmp_path: Path) -> None:
     checkout = copy_workflow(tmp_path / "tad")
     for name, content in {
@@ -32,8 +39,7 @@ def test_no_flow_where_an_rgb_student_is_used(tmp_path: Path) -> None:
         "weights/rgb_imagenet.pt": "",
     }.items():
         checkout.write(name, content.encode())
-    model = checkout.folder / "results/one/model.safetensors"
-    write_tensors(model, {"w": torch.zeros(1)}, {"tad_stamp": stamp("train", {}, {})})
+    write_model(checkout, "one", {})
     done = checkout.run("snakemake", "--dry-run", "--nocolor", "results/one/map.json")
     assert done.returncode == 0, done.stdout + done.stderr
     plan = done.stdout + done.stderr
@@ -41,3 +47,21 @@ def test_no_flow_where_an_rgb_student_is_used(tmp_path: Path) -> None:
     assert "rule detect" in plan
     for absent in ("rule train", "features/small/both", "results/two", "flow_imagenet"):
         assert absent not in plan, absent
+
+
+@pytest.mark.parametrize("brought", [True, False])
+def test_a_student_that_was_trained_elsewhere_comes_without_its_teacher(tmp_path: Path, brought: bool) -> None:
+    """The demo's: its teacher and the flow could be made here, and are where the student was trained here."""
+    checkout = copy_workflow(tmp_path / "tad")
+    checkout.write("config.yaml", (ROOT / "config.yaml").read_bytes())
+    spec = Config.read(ROOT / "config.yaml").spec("train", run="demo-rgb").model_dump(mode="json")
+    write_model(checkout, "demo-rgb", spec)
+    if not brought:
+        checkout.write("results/demo-rgb/logs/train.log", b"")
+    done = checkout.run("snakemake", "--dry-run", "--nocolor", "results/demo-rgb/map.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    plan = done.stdout + done.stderr
+    assert "rule detect" in plan
+    assert "results/features/demo/demo_clips.h5" in plan
+    for part in ("rule train", "rule join", "demo_flow", "demo_two", "demo-two"):
+        assert (part in plan) != brought, part
