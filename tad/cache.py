@@ -130,6 +130,7 @@ class FeatureReader:
         self.path = Path(path)
         self._open: dict[str, h5py.Dataset] = {}
         self._sources: dict[Path, h5py.File] = {}  # of joined features
+        self._expected: set[str] = set()  # videos whose sources were looked at
         self._finite: dict[str, tuple[int, int]] = {}  # snippets that were looked at
 
     def __enter__(self) -> Self:
@@ -174,8 +175,9 @@ class FeatureReader:
             if len(self._open) == OPEN_AT_ONCE:
                 self._open.clear()
             feats = self._group(video_id)["feats"]
-            if feats.is_virtual:
+            if video_id not in self._expected and feats.is_virtual:
                 self._expect_sources(video_id, feats)
+                self._expected.add(video_id)
             self._open[video_id] = feats
         return self._open[video_id]
 
@@ -192,8 +194,8 @@ class FeatureReader:
                 same = part.parent.attrs["checksum"] == wanted
             except (OSError, KeyError) as error:
                 raise TadError(
-                    f"{self.path}: {path}, which the features of '{video_id}' are joined from, is missing or damaged; "
-                    "make it and the joined features again"
+                    f"{self.path}: {path}, which the features of '{video_id}' are joined from, is missing or damaged "
+                    f"({str(error)[:60]}); make it and the joined features again"
                 ) from error
             last = source.src_space.get_select_bounds()[1]
             if not (same and np.greater(part.shape, last).all()):  # HDF5 would read beyond the end of a shorter one

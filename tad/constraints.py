@@ -15,7 +15,7 @@ def broken(constraints: dict[str, Any], settings: Settings, *, max_length: int) 
         constraints: `odd`: names of numbers, or lists of them, that must be odd. `multiple`: name → of what, numbers or
             names of settings; `max_length` may be named, and `last_stride`, snippets between points of the last level.
             `per_level`: names of lists with an entry per level. `one_of`: name → possible values (of entries of lists).
-            `whole_windows` is not for here: it says that the detector sees windows of exactly `max_length`.
+            `whole_windows`, `exclusive` and `masks` are for `tad.distill`.
         settings: of the detector, of detect, and `pretext_epochs`.
         max_length: snippets of a training window.
     """

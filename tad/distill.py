@@ -160,12 +160,23 @@ def lesson_of(runs: Runs, run: str, detector: Settings, train: Settings) -> Sett
     for name, training in teachers_of(runs, run).items():
         taught = runs.spec("train", run=training)
         theirs = {"dataset": taught.dataset, **taught.train.model_dump()}
-        whole = runs.constraints(taught.detector.name).get("whole_windows", False)
+        known = runs.constraints(taught.detector.name)
+        whole = known.get("whole_windows", False)
         for key in ("dataset", "resize", "class_agnostic", *(["max_length"] if whole else [])):
             if theirs[key] != ours[key]:
                 raise TadError(
                     f"{runs.source}: runs.{run}.distill.teachers.{name}: {key} of run {training} is {theirs[key]}, of"
                     f" run {run} {ours[key]}: a teacher has the student's videos, grid and classes; make them equal"
+                )
+        for term in [term for term in runs.run(run).distill.terms if term.teacher == name]:
+            if term.target == "logits" and term.classes == "sigmoid" and known.get("exclusive"):
+                raise TadError(
+                    f"{runs.source}: runs.{run}.distill: logits of run {training} are of a softmax over its classes and"
+                    " the background; choose classes: softmax"
+                )
+            if term.target == "offsets" and known.get("masks"):
+                raise TadError(
+                    f"{runs.source}: runs.{run}.distill: run {training} says masks and no offsets; leave the term out"
                 )
         gated = [term.target for term in runs.run(run).distill.terms if term.teacher == name and term.target in GATED]
         for who, settings in {training: taught.detector.settings, run: detector["settings"]}.items():

@@ -118,7 +118,7 @@ class FlowSteps:
     """One video's frames, in order and in any portions → the quantised flow into each of them from the one before.
 
     Every pair of neighbours is computed once, one pair at a time, however many clips will hold it; nothing but the last
-    frame is kept. The field into the first frame is `STILL` everywhere; no clip looks at it.
+    frame is kept. The field into the first frame is `STILL` everywhere.
     """
 
     def __init__(self, motion: Method, *, bound: float) -> None:

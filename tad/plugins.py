@@ -69,7 +69,8 @@ def check_value(where: str, default: Any, value: Any) -> Any:
     else:
         fits = isinstance(value, type(default))
     if not fits:
-        hint = "; write 1.0e-4, not 1e-4" if isinstance(default, float) and isinstance(value, str) else ""
+        text = value if isinstance(default, float) and isinstance(value, str) else ""
+        hint = "; write 1.0e-4, not 1e-4" if "e" in text.lower() else "; write 0.1, not 10%" if "%" in text else ""
         raise TadError(f"{where} is a {type(default).__name__} ({default!r} by default), not {value!r}{hint}")
     return value
 

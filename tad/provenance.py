@@ -19,7 +19,7 @@ ROOT = Path(tad.__file__).parent
 # Their whole effect on a result is in the spec (specs, config, plugins), or they have none (the others).
 TRANSPARENT = {
     *("spec_base", "frame_specs", "clip_specs", "distill", "fuse", "joins", "labels"),
-    *("specs", "config", "rows", "plugins", "provenance", "errors", "files", "progress", "leases"),
+    *("specs", "config", "resolution", "rows", "plugins", "provenance", "errors", "files", "progress", "leases"),
     *("cli", "cli_data", "cli_runs", "why", "workflow", "__main__"),
     *("weights", "weight_store", "weight_fetch", "download"),
 }

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tad.distill import DistillRow
 from tad.specs import FrameSpec, NetworkSpec, Settings, Spec
@@ -55,6 +55,13 @@ class FeatureRow(Spec):
     )
     published: str = Field(default="", description="with source: where it is published, for who does not have it")
 
+    @field_validator("join", mode="before")
+    @classmethod
+    def _a_list(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            raise ValueError(f"write a list of feature sets: [{value}, …]")
+        return value
+
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
         if bool(self.backbone) + bool(self.recipe) + bool(self.source) + bool(self.frames) + bool(self.join) != 1:
@@ -79,6 +86,11 @@ class FeatureRow(Spec):
         if self.channels and not (len(self.channels) == 2 and 0 <= self.channels[0] < self.channels[1] <= self.dim):
             raise ValueError(f"channels {list(self.channels)}: give [first, last], 0 ≤ first < last ≤ dim {self.dim}")
         return self
+
+    @property
+    def width(self) -> int:
+        """With source: the channels that are taken; 0 for other features."""
+        return self.channels[1] - self.channels[0] if self.channels else self.dim
 
     @property
     def made_by(self) -> str:

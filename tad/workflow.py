@@ -274,7 +274,7 @@ class Workflow:
 
     def final(self, wildcards: Any) -> bool:
         """Whether nothing that is newer than the run's model makes it out of date: a published checkpoint, or a student
-        without what its teachers learn from, or that was brought here without them.
+        without what its teachers learn from.
 
         Raises:
             TadError: what lies in the model's place was not made by `tad`.
@@ -285,16 +285,8 @@ class Workflow:
         return provenance.read_stamp(model).get("epoch_rule") == IMPORTED or self._untaught(wildcards.run)
 
     def _untaught(self, run: str) -> bool:
-        """Whether a student that is there needs its teachers no more."""
         teachers = teachers_of(self.config, run).values()
-        return any(self._missing(t.partition("/")[0]) or self._brought(run, without=t) for t in teachers)
-
-    def _brought(self, run: str, *, without: str) -> bool:
-        """Whether a model was trained elsewhere, as this run's settings say, and came without a teacher's."""
-        if _model(without).is_file() or Path(f"results/{run}/logs/train.log").is_file():
-            return False
-        spec = self._spec("train", run, "", "").model_dump(mode="json")
-        return bool(provenance.read_stamp(_model(run)).get("spec") == spec)
+        return any(self._missing(teacher.partition("/")[0]) for teacher in teachers)
 
     def _teachers(self, run: str) -> list[str]:
         """The trainings that a run learns from; none where it is trained and what they learn from is not there."""

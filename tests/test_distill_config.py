@@ -17,6 +17,7 @@ from tad.workflow import Workflow
 ROOT = Path(__file__).parents[1]
 TERM = {"teacher": "t", "target": "logits", "weight": 1.0}
 BOTH = {"recipe": "thumos14-i3d-center_crop", "weights": "weights"}
+SPOT = {"detector": "spot"}
 RGB = {"recipe": {"name": "thumos14-i3d-center_crop", "streams": "rgb"}, "weights": "weights"}
 
 
@@ -75,6 +76,11 @@ def test_seeds_are_taught_seed_by_seed() -> None:
         (
             {"terms": [TERM | {"target": "attention"}]},
             "distill: attention is of gates, and run teacher has none; set gate: generative in its detector",
+        ),
+        ({"teacher": SPOT, "student": SPOT}, "logits of run teacher are of a softmax .* choose classes: softmax"),
+        (
+            {"teacher": SPOT, "student": SPOT, "terms": [TERM | {"target": "offsets"}]},
+            "run teacher says masks and no offsets; leave the term out",
         ),
         (
             {"teacher": {"detector": "afsd"}, "student": {"detector": "afsd", "train": {"max_length": 96}}},

@@ -82,7 +82,7 @@ def test_a_share_is_drawn_of_every_class_and_follows_from_the_seed(caplog: pytes
     chosen = draw_labelled(classes, share=0.1, seed=0)
     counts = {label: sum(classes[v] == label for v in chosen) for label in ("jump", "run", "", "rare")}
     assert counts == {"jump": 2, "run": 4, "": 2, "rare": 1}
-    assert "would leave 1 classes without a video" in caplog.text
+    assert "would leave 1 classes without a labelled video" in caplog.text
     assert draw_labelled(dict(reversed(classes.items())), share=0.1, seed=0) == chosen
     assert draw_labelled(classes, share=0.1, seed=1) != chosen
     assert draw_labelled(classes, share=1.0, seed=1) == set(classes)
@@ -288,6 +288,27 @@ def test_what_features_know_of_labels_is_said() -> None:
         assert labels_behind({"stage": "merge", "recipe": recipe}) == seen
     both = {"stage": "join", "recipe": {"join": [recipe, {"dim": 8}]}}
     assert labels_behind(both) == f"{seen}; not known: imported features"
+
+
+def test_an_encoder_sees_the_labels_of_the_run_and_no_others() -> None:
+    tree = {
+        "datasets": {"demo": {}},
+        "features": {"few": {"backbone": "r2plus1d_small", "pretrain": {"share": 0.1}}},
+        "runs": {"r": {"dataset": "demo", "features": "few", "detector": "actionformer", "labels": "10%"}},
+    }
+    assert Config(tree).spec("pretrain", dataset="demo", features="few").share == 0.1
+    for changes, said in [
+        ({"labels": "20%"}, r"runs\.r\.labels: .* few sees the labels of share 0\.1, seed 0, the run .* share 0\.2"),
+        ({"labels": {"share": 0.1, "seed": 1}}, "the run those of share 0.1, seed 1: make"),
+        ({"labels": {"file": "a.csv"}}, "the run those of a file: make"),
+        ({"exclude": {"demo_01": "dark"}}, r"runs\.r\.exclude: .*exclude them from dataset demo"),
+    ]:
+        with pytest.raises(TadError, match=said):
+            Config(tree | {"runs": {"r": tree["runs"]["r"] | changes}})
+    for share, said in [(0, r"features\.few\.pretrain: share: Input should be greater"), ("10%", "write 0.1, not 10%")]:
+        few = {"few": {"backbone": "r2plus1d_small", "pretrain": {"share": share}}}
+        with pytest.raises(TadError, match=said):
+            Config(tree | {"features": few})
 
 
 def test_settings_of_labels() -> None:

@@ -35,7 +35,6 @@ def test_masks_teach_masks() -> None:
     assert all(found[f"{term['target']} of t"] > 0 for term in terms)
     same = distiller(teacher, terms)
     student.load_state_dict(teacher.state_dict())
-    student.eval()
     assert same.loss(student.train(), *batch(), None)["input of t"] == 0
     with pytest.raises(TadError, match=r"spot says masks and no offsets; leave terms with target offsets out"):
         distiller(teacher, TERMS[3:]).loss(student, *batch(), None)

@@ -283,10 +283,12 @@ def test_the_gate_is_judged_in_a_pass_of_its_own(
     }
     own = {name: {id(p) for g in detector.parameter_groups(0.1, name) for p in g["params"]} for name in ("vae", "main")}
     detector.enter("vae", 0, 2)
-    detector.loss(feats_BTC, lengths_B, targets)["total"].backward()
+    vae = detector.loss(feats_BTC, lengths_B, targets)
+    vae["total"].backward()
     assert {id(p) for p in detector.parameters() if p.grad is not None} == own["vae"]
     detector.zero_grad(set_to_none=True)
     detector.enter("main", 1, 2)
+    assert vae["unsupervised"] == vae["total"]  # what needs no labels is learnt from all videos in full
     losses = detector.loss(feats_BTC, lengths_B, targets)
     added = losses["background"] + 0.5 * losses["reconstruction"]
     plain = losses["cls"] + losses["mask"] + losses["rec"] + losses["contrast"]

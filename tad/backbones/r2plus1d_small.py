@@ -6,6 +6,7 @@ Spatiotemporal Convolutions for Action Recognition" (CVPR 2018), at a width and 
 Shapes: B clips, T frames, H rows, W columns, C channels, N frames.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 
 import torch
@@ -17,6 +18,7 @@ from tad.flow import FlowSteps, method
 
 MODALITIES = ("rgb", "flow")
 FLOW_METHODS = ("dis", "tvl1")
+log = logging.getLogger(__name__)
 SUBTRACT = ("clip_mean", "previous", "none")
 POOLS = ("mean", "max", "both")
 
@@ -67,6 +69,8 @@ class Backbone(nn.Module):
         for key, value, known in (("modality", modality, MODALITIES), ("flow_method", flow_method, FLOW_METHODS)):
             if value not in known:
                 raise TadError(f"r2plus1d_small.{key}: {value!r}: one of {', '.join(known)}")
+        if modality == "flow" and subtract != "none":
+            log.warning("r2plus1d_small.subtract: %s takes steady motion out of flow; none keeps it", subtract)
         if not flow_bound > 0:
             raise TadError(f"r2plus1d_small.flow_bound: {flow_bound}: pixels, more than 0")
         if subtract not in SUBTRACT:

@@ -18,7 +18,8 @@ from tad.layers.masked import Mask, group_norm, zero_outside
 
 def group_norm_relu(x_BCT: Tensor, mask_B1T: Mask, norm: nn.GroupNorm, *, masked: bool) -> Tensor:
     """Norm, ReLU, and zero outside the mask, (B, C, T); `masked`: statistics over the real positions only."""
-    written_out = eager_cpu(x_BCT) and x_BCT.dtype in (torch.float32, torch.float64)
+    autocast = torch.is_autocast_enabled(x_BCT.device.type)  # would sum in 16 bits
+    written_out = eager_cpu(x_BCT) and not autocast and x_BCT.dtype in (torch.float32, torch.float64)
     if mask_B1T is None or not masked or not written_out:
         return zero_outside(F.relu(group_norm(x_BCT, mask_B1T, norm, masked=masked)), mask_B1T)
     y_BCT: Tensor = _MaskedNormRelu.apply(  # type: ignore[no-untyped-call]

@@ -161,7 +161,7 @@ class MaskDetector(GatedDetector):
         x_BCT, real_B1T = self.window(feats_BTC, lengths_B)
         if self.phase != MAIN.name:
             vae = self.vae_losses([x_BCT], [self._mask(real_B1T)], seen).sum() / videos
-            return {"vae": vae, "total": vae}
+            return {"vae": vae, "unsupervised": vae, "total": vae}
         said, gated = self._said(x_BCT, real_B1T)
         if seen is not None:
             seen.append(_observed(said, gated, real_B1T))

@@ -31,7 +31,7 @@ def draw_labelled(classes: dict[str, str], *, share: float, seed: int) -> set[st
         chosen |= {videos[k] for k in rng.permutation(len(videos))[:count].tolist()}
     if saved:
         log.warning(
-            "labels.share %g would leave %d classes without a video: each keeps one (%s)",
+            "a share of %g would leave %d classes without a labelled video: each keeps one (%s)",
             share, len(saved), ", ".join(saved[:5]) + (" …" if len(saved) > 5 else ""),
         )  # fmt: skip
     return chosen

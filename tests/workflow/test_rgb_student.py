@@ -3,12 +3,10 @@
 import json
 from pathlib import Path
 
-import pytest
 import torch
 import yaml
-from scratch import ROOT, Checkout, copy_workflow
+from scratch import Checkout, copy_workflow
 
-from tad.config import Config
 from tad.provenance import stamp
 from tad.training.checkpoint import write_tensors
 
@@ -47,21 +45,3 @@ def test_no_flow_where_an_rgb_student_is_used(tmp_path: Path) -> None:
     assert "rule detect" in plan
     for absent in ("rule train", "features/small/both", "results/two", "flow_imagenet"):
         assert absent not in plan, absent
-
-
-@pytest.mark.parametrize("brought", [True, False])
-def test_a_student_that_was_trained_elsewhere_comes_without_its_teacher(tmp_path: Path, brought: bool) -> None:
-    """The demo's: its teacher and the flow could be made here, and are where the student was trained here."""
-    checkout = copy_workflow(tmp_path / "tad")
-    checkout.write("config.yaml", (ROOT / "config.yaml").read_bytes())
-    spec = Config.read(ROOT / "config.yaml").spec("train", run="demo-rgb").model_dump(mode="json")
-    write_model(checkout, "demo-rgb", spec)
-    if not brought:
-        checkout.write("results/demo-rgb/logs/train.log", b"")
-    done = checkout.run("snakemake", "--dry-run", "--nocolor", "results/demo-rgb/map.json")
-    assert done.returncode == 0, done.stdout + done.stderr
-    plan = done.stdout + done.stderr
-    assert "rule detect" in plan
-    assert "results/features/demo/demo_clips.h5" in plan
-    for part in ("rule train", "rule join", "demo_flow", "demo_two", "demo-two"):
-        assert (part in plan) != brought, part
