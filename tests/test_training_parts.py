@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from training_tools import Tiny, videos_of, windows_of, write_inputs
+from training_tools import DIM, Tiny, real_spec, videos_of, windows_of, write_inputs
 
 from tad.ahead import ahead
 from tad.annotations import Instance
@@ -16,9 +16,11 @@ from tad.cache import FeatureReader
 from tad.device import resolve
 from tad.errors import TadError
 from tad.grid import Grid
+from tad.stages.train import build
 from tad.training import checkpoint
 from tad.training.data import Windows, clean, truncate
 from tad.training.features import Features, resize
+from tad.training.health import dead_offsets
 from tad.training.optim import Ema, adamw, clip_gradients, learning_rate
 
 
@@ -304,3 +306,16 @@ def test_devices() -> None:
             resolve(name)
     with pytest.raises(TadError, match="CUDA devices are usable"):
         resolve("cuda:99")
+
+
+@pytest.mark.parametrize("dead", [[], ["end"], ["start", "end"]])
+def test_a_dead_offset_head_is_noticed(folder: Path, dead: list[str]) -> None:
+    spec = real_spec("actionformer")
+    torch.manual_seed(0)
+    detector = build("actionformer", spec.detector.settings, feature_dim=DIM, num_classes=2, max_length=16)
+    weights = {name: value.clone() for name, value in detector.state_dict().items()}
+    (bias,) = (name for name, value in weights.items() if name.startswith("reg_head.") and value.shape == (2,))
+    weights[bias] += torch.tensor([-1e3 if side in dead else 1e3 for side in ("start", "end")])
+    with FeatureReader(folder / "f.h5") as reader:
+        assert dead_offsets(detector, weights, windows_of(folder, reader), torch.device("cpu")) == dead
+    assert dead_offsets(torch.nn.Linear(1, 1), {}, None, torch.device("cpu")) == []  # type: ignore[arg-type]

@@ -80,6 +80,7 @@ class Detector(PointDetector):
     """The published ActionFormer; settings are explained in actionformer.yaml."""
 
     class_offsets: ClassVar[bool] = False
+    rectified: ClassVar[bool] = True  # offsets pass a ReLU, which can die
 
     def __init__(
         self,

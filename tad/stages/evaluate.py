@@ -106,6 +106,7 @@ def _made_by(model: dict[str, Any], detections: dict[str, Any], own: dict[str, A
         "face": detector.get("settings", {}).get("face", ""),
         "gate": detector.get("settings", {}).get("gate", "none"),
         "teachers": _teachers(model),
+        "dead_offsets": model.get("dead_offsets", []),
         "fused_with": detections.get("fused_with", ""),
         "epoch_rule": model.get("epoch_rule", "unknown"),
         "epoch": model.get("epoch", "unknown"),

@@ -31,6 +31,7 @@ from tad.training.data import Item, Windows
 from tad.training.engine import Engine, Saving
 from tad.training.features import Features, SideBySide
 from tad.training.frames import open_features
+from tad.training.health import dead_offsets
 from tad.training.inputs import (
     check_ends,
     check_lengths,
@@ -171,7 +172,16 @@ def _fit(job: Job, ranks: Ranks) -> None:
     with reproducible(device), open_features(job.features) as reader, ExitStack() as held:
         engine = _engine(job, reader, ranks, device, held)
         result = engine.run(job.tensorboard)
+        features = Features(reader, resize_to=job.spec.train.resize, device=device)
+        seen = Windows(job.roles["train"], features, spec=job.spec.train, seed=job.spec.seed, dim=features.dim)
+        dead = dead_offsets(engine.detector, result.weights, seen, device) if ranks.first else []
+    if dead:
+        log.warning(
+            "the detector says 0 for the distance to every %s: its offset head has died, and what it detects is placed"
+            " wrongly; train with another seed or a lower train.lr (map.json: dead_offsets)", " and ".join(dead),
+        )  # fmt: skip
     facts = {
+        "dead_offsets": dead,
         "epoch": result.epoch,
         "epoch_rule": result.rule,
         "seed": job.spec.seed,
