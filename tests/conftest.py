@@ -14,11 +14,15 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # each takes
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For several workers (`--dist loadgroup`): a file's tests stay together, and all that need the scratch checkout,
-    which takes minutes to make and to run, are of one worker, which begins with them."""
+    which takes minutes to make and to run, are of one worker. What runs whole workflows comes first: at the end one
+    worker would be left alone with it."""
+
+    def checkout(item: pytest.Item) -> bool:
+        return "finished" in getattr(item, "fixturenames", ())
+
     for item in items:
-        checkout = "finished" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("checkout" if checkout else str(item.path)))
-    items.sort(key=lambda item: "finished" not in getattr(item, "fixturenames", ()))
+        item.add_marker(pytest.mark.xdist_group("checkout" if checkout(item) else str(item.path)))
+    items.sort(key=lambda item: (not checkout(item), item.path.parent.name != "workflow"))
 
 
 @pytest.fixture(scope="session")
