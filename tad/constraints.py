@@ -15,7 +15,7 @@ def broken(constraints: dict[str, Any], settings: Settings, *, max_length: int) 
         constraints: `odd`: names of numbers, or lists of them, that must be odd. `multiple`: name → of what, numbers or
             names of settings; `max_length` may be named, and `last_stride`, snippets between points of the last level.
             `per_level`: names of lists with an entry per level. `one_of`: name → possible values (of entries of lists).
-            `whole_windows`, `exclusive` and `masks` are for `tad.distill`.
+            `whole_windows`, `exclusive` and `masks` are for `tad.distill`, `kin` for `tad.fuse`.
         settings: of the detector, of detect, and `pretext_epochs`.
         max_length: snippets of a training window.
     """

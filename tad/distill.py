@@ -142,6 +142,17 @@ def check_chain(runs: Runs, run: str, behind: tuple[str, ...] = ()) -> None:
         check_chain(runs, teacher.partition("/")[0], (*behind, run))
 
 
+def _unfit(term: TermSpec, settings: Settings, declared: Settings) -> str:
+    """Why a term cannot be of a detector, teacher or student, in words; empty where it can."""
+    if term.target == "logits" and term.classes == "sigmoid" and declared.get("exclusive"):
+        return "has logits of a softmax over its classes and the background; choose classes: softmax"
+    if term.target == "offsets" and declared.get("masks"):
+        return "says masks and no offsets; leave the term out"
+    if term.target in GATED and settings.get("gate") != "generative":
+        return f"has no gate, which {term.target} is of; set gate: generative in its detector, or leave the term out"
+    return ""
+
+
 def lesson_of(runs: Runs, run: str, detector: Settings, train: Settings) -> Settings:
     """Fields of the `DistillSpec` of a run.
 
@@ -160,31 +171,18 @@ def lesson_of(runs: Runs, run: str, detector: Settings, train: Settings) -> Sett
     for name, training in teachers_of(runs, run).items():
         taught = runs.spec("train", run=training)
         theirs = {"dataset": taught.dataset, **taught.train.model_dump()}
-        known = runs.constraints(taught.detector.name)
-        whole = known.get("whole_windows", False)
+        whole = runs.constraints(taught.detector.name).get("whole_windows", False)
         for key in ("dataset", "resize", "class_agnostic", *(["max_length"] if whole else [])):
             if theirs[key] != ours[key]:
                 raise TadError(
                     f"{runs.source}: runs.{run}.distill.teachers.{name}: {key} of run {training} is {theirs[key]}, of"
                     f" run {run} {ours[key]}: a teacher has the student's videos, grid and classes; make them equal"
                 )
+        sides = {training: taught.detector.model_dump(), run: detector}
         for term in [term for term in runs.run(run).distill.terms if term.teacher == name]:
-            if term.target == "logits" and term.classes == "sigmoid" and known.get("exclusive"):
-                raise TadError(
-                    f"{runs.source}: runs.{run}.distill: logits of run {training} are of a softmax over its classes and"
-                    " the background; choose classes: softmax"
-                )
-            if term.target == "offsets" and known.get("masks"):
-                raise TadError(
-                    f"{runs.source}: runs.{run}.distill: run {training} says masks and no offsets; leave the term out"
-                )
-        gated = [term.target for term in runs.run(run).distill.terms if term.teacher == name and term.target in GATED]
-        for who, settings in {training: taught.detector.settings, run: detector["settings"]}.items():
-            if gated and settings.get("gate") != "generative":
-                raise TadError(
-                    f"{runs.source}: runs.{run}.distill: {gated[0]} is of gates, and run {who} has none; set gate:"
-                    " generative in its detector, or leave the term out"
-                )
+            for who, one in sides.items():
+                if problem := _unfit(term, one["settings"], runs.constraints(one["name"])):
+                    raise TadError(f"{runs.source}: runs.{run}.distill: run {who} {problem}")
         resize = taught.train.resize
         settings = {"run": training, "features": taught.features, "detector": taught.detector, "resize": resize}
         teachers.append({"name": name, **settings})

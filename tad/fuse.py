@@ -23,6 +23,9 @@ class Runs(Protocol):
     def spec(self, stage: str, *, run: str) -> Spec:
         """The settings of a stage."""
 
+    def constraints(self, detector: str) -> Settings:
+        """What is declared of a detector."""
+
 
 def fused_with(config: Runs, run: str) -> str:
     """The training whose raw outputs are averaged with those of a run's training; empty for none.
@@ -49,12 +52,10 @@ def fused_with(config: Runs, run: str) -> str:
     raise TadError(f"{where}: has {len(trainings)} seeds; give this run as many, or name one of them")
 
 
-KIN = {"afsd", "gaf"}  # one network, with and without a gate
-
-
-def _unlike(ours: Settings, theirs: Settings) -> str:
-    """In what two detectors' raw outputs mean other things, in words; empty where they mean the same."""
-    if ours["name"] != theirs["name"] and {ours["name"], theirs["name"]} != KIN:
+def _unlike(ours: Settings, theirs: Settings, kin: list[str]) -> str:
+    """In what two detectors' raw outputs mean other things, in words; empty where they mean the same. `kin`: detectors
+    that are one network with ours."""
+    if theirs["name"] not in (ours["name"], *kin):
         return f"its detector is {theirs['name']}, this run's {ours['name']}"
     mine, other = ours["settings"], theirs["settings"]
     for key in ("upsample", "num_bins"):  # what a distance is counted in
@@ -74,7 +75,7 @@ def fused_spec(config: Runs, run: str) -> Settings | None:
     if not (other := fused_with(config, run)):
         return None
     ours, theirs = (config.spec("train", run=name).model_dump(mode="json")["detector"] for name in (run, other))
-    if unlike := _unlike(ours, theirs):
+    if unlike := _unlike(ours, theirs, config.constraints(ours["name"]).get("kin", [])):
         raise TadError(
             f"{config.source}: runs.{run.partition('/')[0]}.detect.fuse: {other}: {unlike}, and what they say cannot be"
             " averaged; make them alike"

@@ -105,9 +105,8 @@ def import_model(
             raise TadError(f"--run {run}: has {seeds} seeds, a checkpoint is one; name {run}/seed-0 or a run without")
         named = loaded.spec("train", run=run)
         assert isinstance(named, TrainStageSpec)
-        rows = [loaded.file.features[part] for part in loaded.parts(named.features)]
-        spec, known = named, all(row.width for row in rows)
-        feature_dim = feature_dim or (sum(row.width for row in rows) if known else 0)
+        spec, widths = named, [loaded.file.features[part].width for part in loaded.parts(named.features)]
+        feature_dim = feature_dim or (sum(widths) if all(widths) else 0)
         made = loaded.root / f"results/annotations/{spec.dataset}.json"
         annotations = annotations or (made if made.is_file() else None)
     else:

@@ -224,8 +224,8 @@ class Workflow:
     def start_weights(self, wildcards: Any) -> list[str]:
         """What a run on frames begins with: the weights that the user put there for its feature set, if any."""
         row = self.config.run(wildcards.run)
-        weights = self.config.file.features[row.features].weights
-        return [weights] if row.features in self.config.made_by("index") and weights != "pretrain" else []
+        entry = self.config.file.features[row.features]
+        return [entry.weights] if entry.made_by == "index" and entry.weights != "pretrain" else []
 
     def start_content(self, wildcards: Any) -> str:
         """A content key of these weights."""

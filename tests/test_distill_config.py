@@ -75,9 +75,9 @@ def test_seeds_are_taught_seed_by_seed() -> None:
         ({"lerning": 1}, r"unknown key 'lerning'"),
         (
             {"terms": [TERM | {"target": "attention"}]},
-            "distill: attention is of gates, and run teacher has none; set gate: generative in its detector",
+            "distill: run teacher has no gate, which attention is of; set gate: generative in its detector",
         ),
-        ({"teacher": SPOT, "student": SPOT}, "logits of run teacher are of a softmax .* choose classes: softmax"),
+        ({"teacher": SPOT, "student": SPOT}, "run teacher has logits of a softmax .* choose classes: softmax"),
         (
             {"teacher": SPOT, "student": SPOT, "terms": [TERM | {"target": "offsets"}]},
             "run teacher says masks and no offsets; leave the term out",

@@ -16,6 +16,12 @@ def test_logits_of_classes_that_exclude_one_another_are_compared_as_such() -> No
     assert distiller(teacher, [{**TERMS[2], "classes": "softmax"}])
 
 
+@pytest.mark.parametrize("name", plugins.names("detectors"))
+def test_yaml_and_class_agree_on_what_classes_are(name: str) -> None:
+    declared = plugins.document("detectors", name)["constraints"].get("exclusive", False)
+    assert declared == getattr(plugins.load("detectors", name), "exclusive", False)
+
+
 def test_a_teacher_that_cannot_see_the_windows_is_named() -> None:
     teacher = plugins.load("detectors", "spot")(
         feature_dim=tools.DIM, num_classes=2, max_length=8, **plugins.document("detectors", "spot")["settings"]

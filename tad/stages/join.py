@@ -145,7 +145,8 @@ def _add(index: H5Writer, video_id: str, parts: list[Part], folder: Path) -> Non
         _virtual(group, joined_TC, list(zip(files, (name for _, name in places), shapes, strict=True)))
     else:
         group.create_dataset("feats", data=joined_TC, track_times=False)
-    attrs = _attrs(video_id, parts) | {JOINED: canonical([checksum(feats_TC) for feats_TC in stored])}
+    of_parts = [str(part.reader.attrs(video_id)["checksum"]) for part in parts]  # which `stored` has verified
+    attrs = _attrs(video_id, parts) | {JOINED: canonical(of_parts)}
     describe(group, video_id, grid=grid.window(0, length), attrs=attrs, checksum=checksum(joined_TC))
 
 

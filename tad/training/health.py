@@ -28,7 +28,8 @@ def dead_offsets(detector: Any, weights: dict[str, Tensor], windows: Windows, de
     detector.load_state_dict(weights)
     detector.eval()
     batch = next(iter(windows.fixed_batches()))
-    outputs = detector.observe(batch.feats_BTC.to(device), batch.lengths_B).outputs
+    with torch.compiler.set_stance("force_eager"):  # a graph for one look would take minutes
+        outputs = detector.observe(batch.feats_BTC.to(device), batch.lengths_B).outputs
     found_J2 = [
         (detector.distances(outputs, level) * mask_B1T).flatten(2).amax(dim=(0, 2)).view(-1, 2)
         for level, mask_B1T in enumerate(outputs.masks)
