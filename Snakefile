@@ -1,4 +1,4 @@
-# From untrimmed videos to results/<run>/map.json. Each rule is one `tad` command; settings are in config.yaml.
+# From untrimmed videos to results/<run>/map.json. Each rule runs one `tad` command; the settings are in config.yaml.
 from snakemake.utils import min_version
 
 min_version("9.20")
@@ -15,10 +15,11 @@ include: "rules/videos.smk"
 include: "rules/features.smk"
 include: "rules/detector.smk"
 include: "rules/evaluate.smk"
+include: "rules/records.smk"
 
 
 rule all:
     default_target: True
     input:
-        expand("results/{run}/map.json", run=ready_runs()),
+        ready_scores,
         "results/table.md",

@@ -1,10 +1,10 @@
-"""Real videos through probe and every backbone (random weights): rows counted and compared with what clips give, and
-seconds per clip at the published frame size. Prints the tables of the report.
+"""Run real videos through probe and every backbone (random weights): row counts against clip counts, seconds per clip.
 
     python benchmarks/bench_backbones.py VIDEOS [--backbones i3d tsp …]
 
-Rows do not depend on the frame's size, so the videos go through small crops; one clip of 340 x 256 frames goes through
-the published size, timed as CPU seconds of this process on one thread.
+Prints the tables of the report. The number of rows does not depend on the frame size, so the videos are processed with
+small crops. One clip of 340 x 256 frames is processed at the published frame size and timed as CPU seconds of this
+process on one thread.
 """
 
 import argparse
@@ -20,15 +20,16 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from backbone_tools import SMALL
 
-from tad import plugins
-from tad.cache import FeatureReader
-from tad.files import read_json
-from tad.specs import ClipSpec, ExtractSpec, Plugin, ProbeSpec
+from tad.core.files import read_json
+from tad.features.store import FeatureReader
+from tad.settings import plugins
+from tad.settings.resolved import component_sections
+from tad.settings.stages import ClipSpec, ExtractSpec, Plugin, ProbeSpec
 from tad.stages.extract import extract
 from tad.stages.probe import probe
 from tad.video.clips import count_clips
 
-SPARSE = 8  # clip lengths between clips: few rows a video, as sparse as ClipSpec allows
+SPARSE = 8  # clip lengths between clips: few rows per video, as sparse as ClipSpec allows
 
 
 def videos_table(manifest: dict[str, Any]) -> None:
@@ -43,15 +44,15 @@ def videos_table(manifest: dict[str, Any]) -> None:
 
 
 def rows_of(name: str, videos: Path, manifest: Path, folder: Path) -> str:
-    """Rows of all videos as `extract` makes them, checked one by one."""
-    document = plugins.document("backbones", name)
+    """Extract the rows of all videos with `extract`, and check them one by one."""
+    document = component_sections("backbones", name)
     settings = document["settings"] | {key: value for key, value in SMALL[name].items() if key != "size"}
     clip = ClipSpec(**document["clip"] | {"stride": SPARSE * document["clip"]["length"]})
     spec = ExtractSpec(
         dataset="real", backbone=Plugin(name=name, settings=settings), clip=clip, dtype="float32", on_damaged="exclude"
     )
     out = extract(
-        manifest, videos, None, folder / f"{name}.h5", spec=spec, kept=folder / f"{name}.kept", device="cpu", workers=1
+        manifest, videos, None, folder / f"{name}.h5", spec=spec, cache=folder / f"{name}.kept", device="cpu", workers=1
     )
     total, padded = 0, 0
     entries = read_json(manifest)["videos"]
@@ -68,11 +69,11 @@ def rows_of(name: str, videos: Path, manifest: Path, folder: Path) -> str:
 
 
 def seconds_of(name: str) -> tuple[float, float, str]:
-    """CPU seconds of one clip at the published size, millions of parameters, and the clip."""
-    document = plugins.document("backbones", name)
+    """Return CPU seconds of one clip at the published size, millions of parameters, and the clip."""
+    document = component_sections("backbones", name)
     changes = {"streams": "rgb"} if name == "i3d" else {}
     torch.manual_seed(0)
-    net = plugins.load("backbones", name)(**document["settings"] | changes).eval()
+    net = plugins.build("backbones", name, document["settings"] | changes).eval()
     length = net.stream_length if name == "i3d" else document["clip"]["length"]
     clip = torch.randint(0, 256, (1, length, 256, 340, 3), dtype=torch.uint8)
     spent = []
@@ -89,7 +90,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("videos", type=Path)
     parser.add_argument("--backbones", nargs="+", default=plugins.names("backbones"))
+    parser.add_argument("--quick", action="store_true", help="the smallest backbone alone: does it still run?")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.backbones = ["r2plus1d_small"]
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         manifest = probe(arguments.videos, Path(scratch) / "00-of-01.json", spec=ProbeSpec(dataset="real"))

@@ -1,17 +1,18 @@
-"""The detectors beside the published code at THUMOS14's size: training step, inference, peak memory → Markdown.
+"""Compare the detectors with the published code at THUMOS14's size: training step, inference, peak memory → Markdown.
 
     OMP_NUM_THREADS=1 python benchmarks/bench_detectors.py --mse FOLDER --tridet FOLDER --actionformer FOLDER
 
-The folders are checkouts (see published_detectors.py). All sides get the same weights and batch. The parts, any of
-which --parts chooses:
+The folders are checkouts (see published_detectors.py). All sides get the same weights and the same batch. --parts
+selects some of these parts:
 
-    outputs   loss and candidates in float32 are equal
-    speed     process CPU time of one thread, median of the repeats, the sides taking turns in one process: the
-              published code in float32; ours in float32 and in bfloat16 (as train.precision does)
-    memory    peak of two training steps, in a process of its own for each side
-    exact     loss and every gradient are equal in float64, where rounding hides nothing; what rounding to float32 does
-    compiled  the same as speed for bfloat16 compiled (as train.compile does), and what compiling takes: minutes, where
-              $TORCHINDUCTOR_CACHE_DIR is not set to a folder that holds the graphs
+    outputs   check that loss and candidates are equal in float32
+    speed     process CPU time on one thread, median of the repeats; the sides alternate in one process. The published
+              code runs in float32, ours in float32 and in bfloat16 (as train.precision does)
+    memory    peak memory of two training steps, each side in its own process
+    exact     check that loss and every gradient are equal in float64, where rounding hides nothing; measure the
+              rounding error of float32
+    compiled  speed of compiled bfloat16 (as train.compile does), and the compilation time: minutes, unless
+              $TORCHINDUCTOR_CACHE_DIR is a folder with cached graphs
 """
 
 import argparse
@@ -41,18 +42,18 @@ CASES = {
     "detect": "(d) inference: forward + candidates, B = 1",
 }
 HALF, COMPILED = "bfloat16", "bfloat16 compiled"
-# how many times as fast; all others of float32: 1
+# target speed-ups; 1 for all others in float32
 TARGETS = {
     ("mse", "float32", "forward"): 1.5, ("mse", "float32", "step"): 1.2,
     **{(name, side, case): bar for name in DETECTORS
        for side, case, bar in ((HALF, "forward", 2.5), (HALF, "step", 2.5), (COMPILED, "step", 3.5))},
 }  # fmt: skip
-MEMORY = 0.7  # of the published peak
+MEMORY = 0.7  # relative to the published peak
 EXACT, TOLERANCE, RANKS = 1e-9, 1e-5, 3
 
 
 def gradients(side: Any, feats_BTC: Tensor, targets: list[Targets]) -> tuple[float, dict[str, Tensor]]:
-    """Loss and gradients of one batch without random numbers."""
+    """Return loss and gradients of one batch, without random numbers."""
     side.model.train().zero_grad(set_to_none=True)
     with still(side.model):
         loss = side.loss(feats_BTC, targets)
@@ -64,12 +65,12 @@ def gradients(side: Any, feats_BTC: Tensor, targets: list[Targets]) -> tuple[flo
 
 
 def whole(gradient: dict[str, Tensor]) -> Tensor:
-    """All gradients as one float64 vector."""
+    """Return all gradients as one float64 vector."""
     return torch.cat([gradient[name].flatten().double() for name in sorted(gradient)])
 
 
 def exact(name: str, folder: Path) -> str:
-    """Loss and every gradient in float64, and how far rounding to float32 takes each side's gradient from it.
+    """Compare loss and every gradient in float64, and measure the float32 rounding error of each side's gradient.
 
     Raises:
         SystemExit: the sides differ, or ours rounds worse than the published one.
@@ -104,7 +105,7 @@ def exact(name: str, folder: Path) -> str:
 
 
 def outputs(name: str, folder: Path) -> str:
-    """Loss and candidates in float32.
+    """Compare loss and candidates in float32.
 
     Raises:
         SystemExit: the sides differ.
@@ -123,7 +124,7 @@ def outputs(name: str, folder: Path) -> str:
     ranked = [[part[it[1].argsort(stable=True)] for part in it] for it in found.values()]
     (segments, scores, labels), (segments2, scores2, labels2) = ranked
     errors["scores"] = float((scores / scores2 - 1).abs().max())
-    # neighbours in the ranking whose scores differ by rounding only may have changed places
+    # neighbours in the ranking may be swapped if their scores differ by rounding only
     same = torch.zeros_like(labels, dtype=torch.bool)
     for shift in range(-RANKS, RANKS + 1):
         near = (segments - segments2.roll(shift, 0)).abs().amax(1) < 0.01
@@ -138,7 +139,7 @@ def outputs(name: str, folder: Path) -> str:
 
 
 def train_step(side: Any, optimizer: Any, ema: Any, feats_BTC: Tensor, targets: list[Targets]) -> dict[str, float]:
-    """CPU seconds from the start of one step to the end of each of its parts."""
+    """Return CPU seconds from the start of one step to the end of each of its parts."""
     side.model.train()
     marks, start = {}, time.process_time()
     optimizer.zero_grad(set_to_none=True)
@@ -154,7 +155,7 @@ def train_step(side: Any, optimizer: Any, ema: Any, feats_BTC: Tensor, targets: 
 
 
 def seconds(function: Callable[..., Any], *inputs: Any) -> float:
-    """CPU seconds of one call."""
+    """Return CPU seconds of one call."""
     start = time.process_time()
     function(*inputs)
     return time.process_time() - start
@@ -164,7 +165,7 @@ Taken = dict[str, dict[str, list[float]]]
 
 
 def times(sides: dict[str, Any], repeats: int) -> Taken:
-    """Seconds by case and side; the sides take turns, and which is first does too. One step each before is not kept."""
+    """Return seconds by case and side. The sides alternate, as does the order; one warm-up step each is not counted."""
     feats_BTC, targets = batch()
     taken: Taken = {case: {side: [] for side in sides} for case in CASES}
     tools = {side: (it.make_optimizer(), it.make_ema()) for side, it in sides.items()}
@@ -172,7 +173,7 @@ def times(sides: dict[str, Any], repeats: int) -> Taken:
         for side in list(sides)[:: 1 if repeat % 2 else -1]:
             it = sides[side]
             marks = train_step(it, *tools[side], feats_BTC, targets)
-            if not it.compiled:  # detect runs a network as it is
+            if not it.compiled:  # detect runs the network without compiling it
                 it.model.eval()
                 marks["detect"] = seconds(it.detect, feats_BTC[:1])
             if repeat:
@@ -182,7 +183,7 @@ def times(sides: dict[str, Any], repeats: int) -> Taken:
 
 
 def rows_of(name: str, taken: Taken) -> str:
-    """Lines of the table: each of our sides beside the published one."""
+    """Return lines of the table: each of our sides compared with the published one."""
     rows = []
     for case, by_side in taken.items():
         old = by_side["published"]
@@ -198,27 +199,27 @@ def rows_of(name: str, taken: Taken) -> str:
 
 
 def peak() -> float:
-    """Peak resident memory of this process so far, GiB (Linux; elsewhere nan)."""
+    """Return the peak resident memory of this process so far, in GiB (Linux only; otherwise nan)."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.is_file() else []
     return next((int(line.split()[1]) / 2**20 for line in lines if line.startswith("VmHWM")), float("nan"))
 
 
 def side_of(name: str, side: str, folder: Path) -> Any:
-    """One side by its name."""
+    """Build one side by name."""
     if side == "published":
         return Published(name, folder)
     return ours_of(name, half=side != "float32", compiled=side == COMPILED)
 
 
 def both(name: str, folder: Path) -> dict[str, Any]:
-    """The published detector and ours with the same weights, in float32."""
+    """Build the published detector and ours with the same weights, in float32."""
     ours = ours_of(name)
     return {"published": published_of(name, folder, ours), "float32": ours}
 
 
 def alone(name: str, side: str, folder: Path) -> None:
-    """Print the peak of two steps and the CPU seconds of both, compilers included, in this fresh process."""
+    """Print peak memory and CPU seconds (including compilers) of two steps in this fresh process."""
     feats_BTC, targets = batch()
     it = side_of(name, side, folder)
     optimizer, ema, taken = it.make_optimizer(), it.make_ema(), []
@@ -230,15 +231,15 @@ def alone(name: str, side: str, folder: Path) -> None:
 
 
 def in_process(name: str, side: str, folder: Path) -> list[float]:
-    """What `alone` prints in a process of its own."""
-    one = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}  # compilers as children that are waited for
+    """Run `alone` in its own process and return what it prints."""
+    one = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}  # compilers run as child processes that are waited for
     command = [sys.executable, __file__, "--alone", name, side, f"--{name}", str(folder)]
     out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | one).stdout
     return [float(value) for value in out.splitlines()[-1].split()]
 
 
 def memory(name: str, folder: Path) -> str:
-    """Lines of the table: peaks of training."""
+    """Return lines of the table: peak memory of training."""
     old = in_process(name, "published", folder)[0]
     rows = []
     for side in ("float32", HALF):
@@ -251,14 +252,14 @@ def memory(name: str, folder: Path) -> str:
 
 
 def speed(name: str, folder: Path, repeats: int) -> str:
-    """Lines of the table: float32 and bfloat16."""
+    """Return lines of the table: float32 and bfloat16."""
     sides = both(name, folder)
     sides[HALF] = side_of(name, HALF, folder)
     return rows_of(name, times(sides, repeats))
 
 
 def compiled(name: str, folder: Path, repeats: int) -> str:
-    """Lines of the table: the compiled network, and what compiling takes where no graphs were kept."""
+    """Return lines of the table: the compiled network, and the compilation time without cached graphs."""
     with tempfile.TemporaryDirectory() as scratch:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", scratch)
         first, again = (in_process(name, COMPILED, folder)[1:] for _ in range(2))
@@ -271,14 +272,16 @@ def compiled(name: str, folder: Path, repeats: int) -> str:
 
 
 def main() -> None:
-    """Compare, time, print what is done."""
+    """Compare and time, printing each result as it is ready."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in DETECTORS:
         parser.add_argument(f"--{name}", type=Path, help="checkout of the published code")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--alone", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--quick", action="store_true", help="equal outputs alone: does it still run?")
     arguments = parser.parse_args()
+    arguments.parts = ["outputs"] if arguments.quick else arguments.parts
     torch.set_num_threads(1)
     if arguments.alone:
         alone(*arguments.alone, getattr(arguments, arguments.alone[0]))

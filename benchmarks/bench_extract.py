@@ -1,18 +1,19 @@
-"""Extraction beside its own network fed from memory, by backbone and engine → Markdown rows.
+"""Compare extraction with its own network fed from memory, by backbone and engine → Markdown rows.
 
     OMP_NUM_THREADS=1 python benchmarks/bench_extract.py VIDEOS [--cases tsp:openvino i3d:torch …] [--repeats 3]
 
-Both sides compute the same clips with the same network on as many threads; `from memory` has them ready, resized, one
-beside the other, `extraction` has files: reading processes, ring, resizing thread, clips, rows. Runs alternate. Three
-shares of the network's speed are said, since other work on a machine falls on them differently:
+Both sides compute the same clips with the same network on the same number of threads. `from memory` starts from
+contiguous, resized clips; `extraction` starts from files: reader processes, ring buffer, resizing thread, clips, rows.
+The runs alternate. The output gives three shares of the network's speed, because other load affects them differently:
 
     clock   seconds from memory / seconds of the extraction, from the first frames that arrive to the last row
-    own     CPU seconds: from memory / of all but the readers and the resizing thread. With a core to spare for those
-            this is what they leave of the network's speed
-    all     CPU seconds from memory / those of all processes and threads of the extraction. With no core to spare
-            (every core computes the network) this is what they leave
+    own     CPU seconds: from memory / all except the readers and the resizing thread. This is the remaining share of
+            the network's speed if these have a spare core
+    all     CPU seconds: from memory / all processes and threads of the extraction. This is the remaining share if
+            there is no spare core (every core computes the network)
 
-All begin when the first frames are there, `start` seconds after the readers; the workflow builds its network meanwhile.
+All times begin when the first frames have arrived, `start` seconds after the readers start; meanwhile the workflow
+builds its network.
 """
 
 import argparse
@@ -29,13 +30,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from tad import plugins
+from tad.core.files import read_json
 from tad.extraction import pipeline
 from tad.extraction.batches import Preparer
 from tad.extraction.engines import prepare
 from tad.extraction.pipeline import encode, reading
-from tad.files import read_json
-from tad.specs import ExtractSpec, NetworkSpec, ProbeSpec
+from tad.settings import plugins
+from tad.settings.resolved import component_sections
+from tad.settings.stages import ExtractSpec, NetworkSpec, ProbeSpec
 from tad.stages.extract import _jobs
 from tad.stages.probe import probe
 from tad.video.clips import ClipBuffer
@@ -53,13 +55,14 @@ CPU = torch.device("cpu")
 
 
 def lean_readers() -> None:
-    """Keep reading processes from importing the script that starts them, and torch with it, which is most of their CPU
-    seconds on short videos: those of the workflow do not."""
+    """Keep reader processes from importing the script that starts them, and torch with it. This import would take most
+    of their CPU seconds on short videos, and the readers of the workflow do not do it.
+    """
     vars(sys.modules["__main__"]).pop("__file__", None)
 
 
 class Spent(NamedTuple):
-    """Seconds of a run: of the clock; of the CPU without and with reading and resizing; of these two."""
+    """Seconds of a run: wall clock; CPU excluding and including reading and resizing; CPU of each of these two."""
 
     clock: float
     own: float
@@ -72,13 +75,13 @@ SHARES = ("clock", "own", "all")
 
 
 def total() -> float:
-    """CPU seconds of this process and its ended children so far."""
+    """Return the CPU seconds of this process and its finished children so far."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(u.ru_utime + u.ru_stime for u in used)
 
 
 def started(feed: Feed) -> float:
-    """CPU seconds that the reading processes have spent so far: until their first frames, mostly importing."""
+    """Return the CPU seconds of the reader processes so far; until their first frames, this is mostly importing."""
     wait([worker.connection for worker in feed._workers])
     ticks = 0
     for worker in feed._workers:
@@ -90,8 +93,8 @@ def started(feed: Feed) -> float:
 def case(
     name: str, engine: str, stride: int, *, rate: float = 0.0, plain: bool = False
 ) -> tuple[ExtractSpec, torch.nn.Module]:
-    """A backbone with random weights, computed by an engine (`plain`: not yet); I3D by its RGB stream alone."""
-    document = plugins.document("backbones", name)
+    """Build a backbone with random weights for an engine (`plain`: not yet compiled); I3D with its RGB stream only."""
+    document = component_sections("backbones", name)
     settings, clip = dict(document["settings"]), dict(document["clip"])
     if name == "i3d":
         settings["streams"], clip["length"] = "rgb", settings["stream_length"]
@@ -99,12 +102,12 @@ def case(
     values = {"dataset": "bench", "backbone": {"name": name, "settings": settings}, "clip": clip}
     spec = ExtractSpec.model_validate(values | {"network": ENGINES[engine]})
     torch.manual_seed(0)
-    model = plugins.load("backbones", name)(**settings).eval()
+    model = plugins.build("backbones", name, settings).eval()
     return spec, model if plain else prepare(model, spec.network, name=name, device=CPU)
 
 
 def clips_of(jobs: list[Job], spec: ExtractSpec, model: torch.nn.Module) -> Iterator[torch.Tensor]:
-    """The clips of all jobs (1, T, H, W, C), as the extraction cuts them."""
+    """Return the clips of all jobs (1, T, H, W, C), cut as in the extraction."""
     for job in jobs:
         steps, buffer = Preparer(model, CPU), ClipBuffer(length=spec.clip.length, stride=spec.clip.stride)
         for frame in read_frames(job):
@@ -114,7 +117,7 @@ def clips_of(jobs: list[Job], spec: ExtractSpec, model: torch.nn.Module) -> Iter
 
 
 def from_memory(clips: list[torch.Tensor], model: torch.nn.Module) -> Spent:
-    """The network over clips that are there."""
+    """Run the network over clips in memory."""
     clock, cpu = time.perf_counter(), time.process_time()
     for clip in clips:
         model(clip).numpy()
@@ -123,7 +126,7 @@ def from_memory(clips: list[torch.Tensor], model: torch.nn.Module) -> Spent:
 
 
 def extraction(jobs: list[Job], spec: ExtractSpec, model: torch.nn.Module, workers: int) -> tuple[Spent, int, float]:
-    """The same through the extraction: what it took, the rows it made, and seconds until the first frames."""
+    """Run the extraction; return its time, its rows, and the seconds until the first frames."""
     asked, rows = time.perf_counter(), 0
     preparing.clear()
     with closing(reading(jobs, spec, workers)) as feed:
@@ -143,7 +146,7 @@ preparing: list[float] = []  # CPU seconds of the resizing thread
 
 
 def timed(*arguments: Any) -> Iterator[Any]:
-    """What the resizing thread does, timed."""
+    """Time the work of the resizing thread."""
     begin = time.thread_time()
     try:
         yield from prepared(*arguments)
@@ -155,7 +158,7 @@ prepared, pipeline._prepared = pipeline._prepared, timed
 
 
 def measured(name: str, engine: str, a: argparse.Namespace, manifest: Path) -> str:
-    """One row of the table."""
+    """Measure one row of the table."""
     spec, model = case(name, engine, a.stride)
     videos = read_json(manifest)["videos"]
     jobs = _jobs(videos, [v for v in videos if videos[v]["status"] == "ok"], a.videos, spec)
@@ -187,7 +190,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--readers", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="the smallest backbone, once: does it still run?")
     a = parser.parse_args()
+    if a.quick:
+        a.cases, a.repeats = ["r2plus1d_small:torch"], 1
     torch.set_num_threads(a.threads)
     lean_readers()
     manifest = probe(a.videos, Path("/dev/shm") / f"bench-{time.time_ns()}.json", spec=ProbeSpec(dataset="bench"))

@@ -1,10 +1,11 @@
-"""Memory of probe and extraction for one long video, all processes together → Markdown rows.
+"""Measure the memory of probe and extraction for one long video, summed over all processes → Markdown rows.
 
     OMP_NUM_THREADS=1 python benchmarks/bench_extract_memory.py [--hours 4]
 
-The video is a minute of 25 frames per second, repeated by stream copy. Clips lie as THUMOS14's I3D has them (17 frames,
-every 4) and rows are as wide (2048, float16); the network is next to nothing, so that what is counted is all but the
-network: 2048 fixed mixtures of mean colours. Memory is the proportional share (PSS), summed over the processes.
+The video is one minute at 25 frames per second, repeated by stream copy. Clips are spaced as for THUMOS14's I3D (17
+frames, every 4), and rows have the same width (2048, float16). The network is negligible (2048 fixed mixtures of mean
+colours), so that everything except the network is measured. Memory is the proportional set size (PSS), summed over the
+processes.
 """
 
 import argparse
@@ -20,8 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tad.cache import FeatureReader
-from tad.specs import ExtractSpec, ProbeSpec
+from tad.backbones._contract import BackboneBase
+from tad.features.store import FeatureReader
+from tad.settings.stages import ExtractSpec, ProbeSpec
 from tad.stages.extract import extract
 from tad.stages.probe import probe
 from tad.video.reader import av
@@ -30,8 +32,8 @@ RATE, WIDTH, HEIGHT, WIDE = 25, 96, 64, 2048
 LOOK_SECONDS = 0.5
 
 
-class Mixtures(nn.Module):
-    """As wide as two-stream I3D, as light as can be."""
+class Mixtures(BackboneBase):
+    """An encoder with the width of two-stream I3D and almost no computation."""
 
     dim = WIDE
 
@@ -45,7 +47,7 @@ class Mixtures(nn.Module):
 
 
 def long_video(path: Path, minutes: int) -> None:
-    """A minute of drifting noise, again and again."""
+    """Write a video that repeats one minute of drifting noise."""
     noise = np.random.default_rng(0).integers(0, 255, (HEIGHT // 8, WIDTH // 8, 3), dtype=np.uint8)
     noise = noise.repeat(8, axis=0).repeat(8, axis=1)
     minute = path.with_name("minute.mkv")
@@ -71,7 +73,7 @@ def long_video(path: Path, minutes: int) -> None:
 
 
 def job(folder: Path) -> None:
-    """What is measured; prints each stage as it begins, then the rows."""
+    """Run the measured job; print each stage as it begins, then the rows."""
     torch.set_num_threads(1)
     print("probe", flush=True)
     manifest = probe(folder / "v", folder / "00-of-01.json", spec=ProbeSpec(dataset="long"))
@@ -80,7 +82,7 @@ def job(folder: Path) -> None:
     clip = {"length": 17, "stride": 4, "policy": "native", "rate": 0.0}
     out = extract(
         manifest, folder / "v", None, folder / "f.h5",
-        spec=ExtractSpec.model_validate(values | {"clip": clip}), kept=folder / "kept", device="cpu", workers=1,
+        spec=ExtractSpec.model_validate(values | {"clip": clip}), cache=folder / "kept", device="cpu", workers=1,
         backbone=Mixtures,
     )  # fmt: skip
     with FeatureReader(out) as reader:
@@ -89,7 +91,7 @@ def job(folder: Path) -> None:
 
 
 def tree(pid: int) -> list[int]:
-    """A process and all below it."""
+    """Return a process and all its descendants."""
     found = [pid]
     for here in found:
         try:
@@ -101,7 +103,7 @@ def tree(pid: int) -> list[int]:
 
 
 def shared_out(pids: list[int]) -> int:
-    """Bytes of these processes; pages that several have are counted once."""
+    """Return the bytes of these processes; shared pages are counted once."""
     total = 0
     for pid in pids:
         try:
@@ -117,7 +119,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hours", type=float, default=4.0)
     parser.add_argument("--job", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--quick", action="store_true", help="a minute of video: does it still run?")
     a = parser.parse_args()
+    a.hours = 1 / 60 if a.quick else a.hours
     if a.job:
         return job(a.job)
     with tempfile.TemporaryDirectory() as scratch:

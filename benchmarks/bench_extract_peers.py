@@ -1,12 +1,12 @@
-"""Extraction beside the published extractors: the same videos, weights (random), clips and device → Markdown rows.
+"""Compare extraction with the published extractors: same videos, (random) weights, clips and device → Markdown rows.
 
     OMP_NUM_THREADS=1 python benchmarks/bench_extract_peers.py PEERS VIDEO… [--cases r2plus1d_18 i3d tsp]
 
-PEERS holds checkouts of v-iashin/video_features (as `video_features`) and HumamAlwassel/TSP (as `TSP`). Their own
-classes run unchanged, each side in a process of its own. What they need and is gone or not installed is put in their
-way: `read_video`, which torchvision no longer has (through PyAV, decoding only what is asked for, frames by exact
-times), and the names of omegaconf and scipy that they import without use. CPU seconds of all threads and processes from
-files to features, without imports and building.
+PEERS contains checkouts of v-iashin/video_features (as `video_features`) and HumamAlwassel/TSP (as `TSP`). Their own
+classes run unchanged, each side in its own process. Dependencies that no longer exist or are not installed are
+replaced: `read_video`, which torchvision has removed (by one with PyAV that decodes only the requested frames, by exact
+times), and the names of omegaconf and scipy that they import but do not use. The result is CPU seconds of all threads
+and processes from files to features, without imports and model construction.
 """
 
 import argparse
@@ -29,16 +29,16 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from bench_extract import CPU, case, lean_readers, started, total
 
-from tad.vision import torchvision
+from tad.core.optional import torchvision
 
 CASES = {"r2plus1d_18": "video_features, R(2+1)D", "i3d": "video_features, I3D RGB", "tsp": "TSP, R(2+1)D-34"}
 ENGINES = ("torch", "openvino")
 Rows = list[np.ndarray]
-starting: list[float] = []  # CPU seconds in which readers are imported, once an extraction: as imports elsewhere
+starting: list[float] = []  # CPU seconds of importing the readers, once per extraction; excluded like other imports
 
 
 def read_video(filename: str, start_pts: float = 0, end_pts: float | None = None, pts_unit: str = "sec") -> Any:
-    """Frames (N, H, W, 3) uint8 shown from `start_pts` to `end_pts` seconds; no sound."""
+    """Return frames (N, H, W, 3) uint8 shown from `start_pts` to `end_pts` seconds; no sound."""
     import av
 
     with av.open(filename) as container:
@@ -58,13 +58,13 @@ def read_video(filename: str, start_pts: float = 0, end_pts: float | None = None
 
 
 def module(name: str, **values: Any) -> None:
-    """A module of this name with these values."""
+    """Create a module with this name and these values."""
     sys.modules[name] = made = ModuleType(name)
     vars(made).update(values)
 
 
 def enter(folder: Path, *, inside: str = "") -> None:
-    """Make a checkout importable as its own scripts see it."""
+    """Make a checkout importable as its own scripts expect."""
     os.chdir(folder / inside)
     sys.path[:0] = [str(folder / inside), str(folder)]
     torchvision().io.read_video = read_video
@@ -76,7 +76,7 @@ def enter(folder: Path, *, inside: str = "") -> None:
 
 
 def settings(**changes: Any) -> Namespace:
-    """What video_features takes from its command line."""
+    """Return the settings that video_features takes from its command line."""
     common = {"feature_type": "x", "on_extraction": "print", "tmp_path": "", "output_path": "", "keep_tmp_files": False}
     return Namespace(
         **common, device="cpu", extraction_fps=None, show_pred=False, stack_size=16, step_size=16, **changes
@@ -143,12 +143,12 @@ def peer_tsp(peers: Path, videos: list[Path], weights: Path) -> Callable[[], Row
 
 
 def ours(name: str, engine: str, videos: list[Path], weights: Path) -> Callable[[], Rows]:
-    """The same through this package."""
+    """Extract the same features with this package."""
     from tad.backbones._weights import load_weights
+    from tad.core.files import read_json
     from tad.extraction.engines import prepare
     from tad.extraction.pipeline import encode, reading
-    from tad.files import read_json
-    from tad.specs import ProbeSpec
+    from tad.settings.stages import ProbeSpec
     from tad.stages.extract import _jobs
     from tad.stages.probe import probe
 
@@ -176,7 +176,7 @@ def ours(name: str, engine: str, videos: list[Path], weights: Path) -> Callable[
 
 
 def side(a: argparse.Namespace) -> None:
-    """One side of a case, in this process: writes its features and prints its CPU seconds."""
+    """Run one side of a case in this process: write its features and print its CPU seconds."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     lean_readers()
@@ -199,7 +199,7 @@ def side(a: argparse.Namespace) -> None:
 
 
 def measured(name: str, a: argparse.Namespace, work: Path) -> None:
-    """The rows of one case."""
+    """Measure the rows of one case."""
     peer = 0.0
     for engine in ("", *a.engines):
         command = [sys.executable, __file__, str(a.peers), *map(str, a.videos), "--side", name, "--work", str(work)]
@@ -230,7 +230,10 @@ def main() -> None:
     parser.add_argument("--side", default="", help=argparse.SUPPRESS)
     parser.add_argument("--engine", default="", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--quick", action="store_true", help="R(2+1)D-18 under torch, once: does it still run?")
     a = parser.parse_args()
+    if a.quick:
+        a.cases, a.engines, a.repeats = ["r2plus1d_18"], ["torch"], 1
     if a.side:
         return side(a)
     print("| extractor | engine | clips | CPU s per clip | times as fast | largest difference, share of the range |")

@@ -1,9 +1,9 @@
-"""Optical flow by each method: milliseconds per pair of neighbouring frames → Markdown.
+"""Time each optical flow method: milliseconds per pair of neighbouring frames → Markdown.
 
     python benchmarks/bench_flow.py VIDEO [--pairs 5] [--device cpu]
 
-Frames of VIDEO at 340x256, the size at which the THUMOS14 features were made. Methods take turns in one process; RAFT
-has random weights, which cost the same. CPU time counts all threads, the clock is given beside it.
+Frames of VIDEO are scaled to 340x256, the size at which the THUMOS14 features were extracted. The methods alternate in
+one process. RAFT has random weights, which take the same time. CPU time counts all threads; wall time is given too.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tad import flow
+from tad.backbones import _flow as flow
 from tad.backbones._frames import resize_uint8
 from tad.video.reader import open_video
 
@@ -26,18 +26,20 @@ SIZE = (256, 340)
 
 
 def main() -> None:
-    """Measure, print."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("video", type=Path)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--quick", action="store_true", help="one pair, without RAFT: does it still run?")
     arguments = parser.parse_args()
+    arguments.pairs = 1 if arguments.quick else arguments.pairs
     device = torch.device(arguments.device)
     with open_video(arguments.video) as video:
         frames = [torch.from_numpy(f.image.copy())[None] for f in islice(video, arguments.pairs + 2)]
     small = [resize_uint8(frame, SIZE)[0].contiguous().to(device) for frame in frames]
     methods = {}
-    for name in flow.NOTES:
+    for name in ("tvl1", "dis") if arguments.quick else flow.NOTES:
         methods[name] = flow.method(name)
         if isinstance(methods[name], torch.nn.Module):
             methods[name].to(device).eval()
@@ -48,7 +50,7 @@ def main() -> None:
             for name, method in methods.items():
                 begin, clock = time.process_time(), time.perf_counter()
                 flow.quantise(method(first, second), bound=20).cpu()
-                if k:  # the first pair warms up
+                if k:  # the first pair is a warm-up
                     cpu[name].append(1000 * (time.process_time() - begin))
                     wall[name].append(1000 * (time.perf_counter() - clock))
     versions = ", ".join(f"{n} {importlib.metadata.version(n)}" for n in ("opencv-contrib-python-headless", "torch"))

@@ -1,12 +1,12 @@
-"""`tad.metrics.evaluate` beside ActionFormer's evaluator and our own definition, at published sizes → Markdown.
+"""Compare `tad.metrics.evaluate` with ActionFormer's evaluator and our definition at published sizes → Markdown.
 
     python benchmarks/bench_metrics.py [--actionformer FOLDER]
 
-FOLDER is a copy of https://github.com/happyharrycn/actionformer_release whose libs/utils/metrics.py says `float` where
-it said `np.float`, which NumPy no longer has; pandas and joblib must be importable. Both evaluators start from arrays
-in memory and end with AP per class and recall at 1x and 5x; they must agree to 1e-9. Times are process CPU time, one
-thread: the median of the repeats for ours, one run of the others, on a few classes where it would take minutes (their
-time is proportional to the number of detections). The first call's compilation is on disk and not in the median.
+FOLDER is a copy of https://github.com/happyharrycn/actionformer_release whose libs/utils/metrics.py has `float` in
+place of `np.float`, which NumPy has removed; pandas and joblib must be importable. Both evaluators start from arrays in
+memory and return AP per class and recall at 1x and 5x, which must agree to 1e-9. Times are process CPU time on one
+thread: the median of the repeats for ours, one run for the others, on a few classes if all would take minutes (their
+time is proportional to the number of detections).
 """
 
 import argparse
@@ -34,11 +34,12 @@ CASES = {  # videos, instances, detections per video, classes, thresholds, class
     "ActivityNet-1.3 validation": (4728, 7654, 100, 200, np.linspace(0.5, 0.95, 10), 2, 10),
     "ActivityNet-1.3, two classes a proposal": (4728, 7654, 200, 200, np.linspace(0.5, 0.95, 10), 2, 10),
 }
+QUICK = {"a twentieth of THUMOS14": (11, 168, 200, 20, np.linspace(0.3, 0.7, 5), 3, 20)}
 Instances = dict[str, list[tuple[float, float, str]]]
 
 
 def make(videos: int, instances: int, depth: int, classes: int) -> tuple[Instances, dict[str, Any]]:
-    """Instances, and detections that partly come from them."""
+    """Create instances, and detections that are partly derived from them."""
     rng = np.random.default_rng(0)
     truth: Instances = {f"v{v:05d}": [] for v in range(videos)}
     found: dict[str, Any] = {video_id: [] for video_id in truth}
@@ -59,7 +60,7 @@ def make(videos: int, instances: int, depth: int, classes: int) -> tuple[Instanc
 
 
 def definition(truth: Instances, found: dict[str, Any], label: str, tious: Any) -> list[float]:
-    """AP of one class and, as the published evaluators do in the same call, recall at 1x and 5x."""
+    """Compute AP of one class and, as the published evaluators do in the same call, recall at 1x and 5x."""
     own = {v: [(s, e) for s, e, name in rows if name == label] for v, rows in truth.items()}
     rows = [(d["score"], v, *d["segment"]) for v, entries in found.items() for d in entries if d["label"] == label]
     for threshold in tious:
@@ -69,7 +70,7 @@ def definition(truth: Instances, found: dict[str, Any], label: str, tious: Any) 
 
 
 class Peer:
-    """ActionFormer's evaluator, from its file."""
+    """ActionFormer's evaluator, loaded from its file."""
 
     def __init__(self, folder: Path) -> None:
         spec = importlib.util.spec_from_file_location("peer_metrics", folder / "libs/utils/metrics.py")
@@ -79,7 +80,7 @@ class Peer:
         spec.loader.exec_module(self.module)
 
     def run(self, truth: Instances, columns: Columns, labels: list[str], tious: Any) -> tuple[float, Any, Any]:
-        """CPU seconds, AP (H, K) and recall (H, R) on the classes `labels` alone."""
+        """Return CPU seconds, AP (H, K) and recall (H, R) on the classes `labels` only."""
         ids = {label: k for k, label in enumerate(labels)}
         database = {
             v: {
@@ -108,9 +109,9 @@ class Peer:
         return time.process_time() - start, peer.ap, recall
 
 
-def row(name: str, peer: Peer | None) -> str:
-    """One case: compare, time, tell."""
-    videos, instances, depth, classes, tious, few, shared = CASES[name]
+def row(name: str, case: tuple[Any, ...], peer: Peer | None) -> str:
+    """Compare and time one case; return its row."""
+    videos, instances, depth, classes, tious, few, shared = case
     truth, found = make(videos, instances, depth, classes)
     columns = collect(found.items())
     labels = [f"c{k:03d}" for k in range(classes)]
@@ -143,11 +144,13 @@ def row(name: str, peer: Peer | None) -> str:
 
 
 def main() -> None:
-    """Every case, one row each, and the peak memory of the process."""
+    """Run every case, one row each, and report the peak memory of the process."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--actionformer", type=Path, help="its repository, prepared as said above")
-    folder = parser.parse_args().actionformer
-    peer = Peer(folder) if folder else None
+    parser.add_argument("--quick", action="store_true", help="a twentieth of THUMOS14's size: does it still run?")
+    arguments = parser.parse_args()
+    peer = Peer(arguments.actionformer) if arguments.actionformer else None
+    cases = QUICK if arguments.quick else CASES
     heads = ["case", "detections", "ours, from columns, ms", "from dicts, ms", "definition, s"]
     heads += ["ActionFormer's, s (share timed)", "ratio, columns"] if peer else []
     sys.stdout.write(
@@ -155,8 +158,8 @@ def main() -> None:
         f"one thread; AP, recall at 1x and 5x; CPU time, median of {REPEATS}\n\n"
         f"| {' | '.join(heads)} |\n| --- |{' ---: |' * (len(heads) - 1)}\n"
     )
-    for name in CASES:
-        sys.stdout.write(row(name, peer))
+    for name, case in cases.items():
+        sys.stdout.write(row(name, case, peer))
         sys.stdout.flush()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     sys.stdout.write(f"\nPeak memory of the process, data and all evaluators included: {peak:.2f} GiB\n")

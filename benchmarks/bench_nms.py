@@ -1,11 +1,12 @@
-"""Suppression: `tad.nms` beside ActionFormer's compiled `batched_nms`, same settings, same candidates → Markdown.
+"""Compare `tad.nms` with ActionFormer's compiled `batched_nms` on the same settings and candidates → Markdown.
 
     python benchmarks/bench_nms.py --actionformer FOLDER [--cuda]
 
-FOLDER holds ActionFormer's libs/utils/nms.py and csrc/nms_cpu.cpp (with or without the path before them), which is
-compiled in a temporary folder (torch.utils.cpp_extension, needs ninja and a C++ compiler); nothing of it is kept.
-Both run on one thread, in turn, in this process; times are its CPU time. Before that the outputs are compared. The set
-of the peer is a loop over some of the videos, scaled to all. The bound is the time to read the candidates once.
+FOLDER contains ActionFormer's libs/utils/nms.py and csrc/nms_cpu.cpp (with or without these folders). The extension is
+compiled in a temporary folder (torch.utils.cpp_extension, needs ninja and a C++ compiler), which is deleted. Both sides
+run on one thread, alternating, in this process; times are its CPU time. The outputs are compared first. For the whole
+set, the peer loops over some of the videos, and its time is scaled to all. The bound is the time to read the candidates
+once.
 """
 
 import argparse
@@ -27,12 +28,12 @@ import torch
 
 from tad.nms import suppress_segments
 
-CLASSES, REPEATS, CHECKED, READ_GBPS = 20, 3, 24, 10.0  # READ_GBPS: what one core reads, measured apart
+CLASSES, REPEATS, CHECKED, READ_GBPS = 20, 3, 24, 10.0  # READ_GBPS: read bandwidth of one core, measured separately
 Video = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def video(seed: int, candidates: int) -> Video:
-    """Candidates clustered around 60 actions, of which two classes have 60 %, with scores as steep as a detector's."""
+    """Return candidates clustered around 60 actions, 60 % of two classes, with scores as steep as a detector's."""
     rng = np.random.default_rng(seed)
     centre, length = rng.random(60) * 2300, rng.lognormal(2.5, 0.8, 60)
     near = rng.integers(0, 60, candidates)
@@ -45,7 +46,7 @@ def video(seed: int, candidates: int) -> Video:
 
 
 def load_actionformer(folder: Path) -> Any:
-    """Its module `nms`, with the extension compiled beside a copy."""
+    """Load its module `nms`, with the extension compiled next to a copy."""
     from torch.utils.cpp_extension import load
 
     utils = folder / "libs" / "utils" if (folder / "libs").is_dir() else folder
@@ -63,14 +64,14 @@ def load_actionformer(folder: Path) -> Any:
 
 
 def ours(one: Any, offsets: Any = None, **rule: Any) -> Any:
-    """Suppression with ActionFormer's settings."""
+    """Suppress with ActionFormer's settings."""
     settings: dict[str, Any] = {"method": "gaussian", "sigma": 0.5, "tiou": 0.1, "min_score": 0.001, "voting": 0.0}
     settings |= {"voting_weight": "score*tiou", "threads": 1} | rule
     return suppress_segments(*one, offsets=offsets, **settings)
 
 
 def theirs(peer: Any, one: Video, **rule: Any) -> tuple[np.ndarray, ...]:
-    """The same by ActionFormer → segments, scores, labels."""
+    """Suppress with ActionFormer; return segments, scores, labels."""
     tensors = [torch.from_numpy(values) for values in one]
     found = peer.batched_nms(
         *tensors, 0.1, 0.001, rule["topk"], use_soft_nms=True, multiclass=rule["per_class"],
@@ -80,7 +81,7 @@ def theirs(peer: Any, one: Video, **rule: Any) -> tuple[np.ndarray, ...]:
 
 
 def unmatched(kept: Any, found: tuple[np.ndarray, ...]) -> int:
-    """Detections of theirs without one of ours of that label, times within 1e-3 and score within 1e-6."""
+    """Return their detections without a match of ours (same label, times within 1e-3, score within 1e-6)."""
     segments, scores, labels = found
     if len(scores) != len(kept.scores):
         return abs(len(scores) - len(kept.scores))
@@ -103,8 +104,9 @@ def cpu_seconds(function: Any, *inputs: Any, **settings: Any) -> float:
 
 
 def compare(name: str, peer: Any, videos: int, candidates: int, rule: dict[str, Any]) -> None:
-    """One row: a video at a time, in turn, the first and the best of some calls; then all videos, one call of ours
-    against their loop."""
+    """Measure one row: alternating calls per video, first and best; then all videos, one call of ours against their
+    loop.
+    """
     parts = [video(seed, candidates) for seed in range(videos)]
     every = [np.concatenate(column) for column in zip(*parts, strict=True)]
     offsets = np.arange(videos + 1) * candidates
@@ -120,7 +122,7 @@ def compare(name: str, peer: Any, videos: int, candidates: int, rule: dict[str, 
     calls = {"peer": partial(theirs, peer), "tad": ours}
     single: dict[str, list[list[float]]] = {who: [] for who in calls}
     for one in parts[:checked]:
-        for who, call_of in calls.items():  # the first call finds the caches full of the other's work
+        for who, call_of in calls.items():  # the first call finds the other side's data in the caches
             single[who].append([cpu_seconds(call_of, one, **rule) for _ in range(REPEATS)])
     cold, warm = (
         [1000 * statistics.median(pick(times) for times in single[who]) for who in calls]
@@ -141,7 +143,7 @@ def compare(name: str, peer: Any, videos: int, candidates: int, rule: dict[str, 
 
 
 def threads(videos: int, candidates: int) -> None:
-    """Wall time by threads, on as many cores as there are and are free."""
+    """Measure wall time by number of threads, up to the number of free cores."""
     parts = [video(seed, candidates) for seed in range(videos)]
     every = [np.concatenate(column) for column in zip(*parts, strict=True)]
     offsets = np.arange(videos + 1) * candidates
@@ -156,7 +158,7 @@ def threads(videos: int, candidates: int) -> None:
 
 
 def on_cuda() -> None:
-    """ActivityNet validation, 4728 × 2000, and THUMOS14 test, 212 × 8000: one call, tensors on the device."""
+    """Time ActivityNet validation, 4728 × 2000, and THUMOS14 test, 212 × 8000: one call, tensors on the device."""
     from tad.nms.cuda import suppress_tensors
 
     rule: dict[str, Any] = {"method": "gaussian", "tiou": 0.1, "min_score": 0.001, "voting_weight": "score*tiou"}
@@ -189,12 +191,14 @@ def on_cuda() -> None:
 
 
 def main() -> None:
-    """Compile the peer, compare, time, print."""
+    """Compile the peer, compare, time and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--actionformer", type=Path, required=True, help="folder with ActionFormer's suppression")
     parser.add_argument("--share", type=float, default=1.0, help="of the videos of THUMOS14 test and ActivityNet")
     parser.add_argument("--cuda", action="store_true", help="the Triton engine too")
+    parser.add_argument("--quick", action="store_true", help="as few videos as are compared: does it still run?")
     arguments = parser.parse_args()
+    arguments.share = 0.0 if arguments.quick else arguments.share
     torch.set_num_threads(1)
     peer = load_actionformer(arguments.actionformer)
     sys.stdout.write(

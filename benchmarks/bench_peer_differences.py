@@ -1,12 +1,12 @@
-"""What sets our features apart from those of the published extractors, one thing at a time → Markdown rows.
+"""Attribute the differences between our features and those of the published extractors, step by step → Markdown rows.
 
     OMP_NUM_THREADS=1 python benchmarks/bench_peer_differences.py PEERS VIDEO.mp4 [--clips 2]
 
-PEERS is as for bench_extract_peers.py, and so are the random weights, which both sides share. The first clips of the
-video, 16 frames side by side (TSP: every second frame, so the video should have 30 a second), go through the peer as it
-is and through ours with one of our steps put in place of the peer's: the network, the frames, the resizing, the storage
-in float16; then through all of ours. A difference is the largest of any value, as a share of the features' range; of
-pixels, the largest in levels and the share of values that differ at all.
+PEERS and the random weights, which both sides share, are as in bench_extract_peers.py. The first clips of the video, 16
+frames each without overlap (TSP: every second frame, so the video should have 30 per second), run through the unchanged
+peer, then with one of our steps in place of the peer's (the network, the frames, the resizing, the storage in float16),
+then with all of ours. A difference is the largest of any value, relative to the range of the features. For pixels, it
+is the largest in grey levels and the share of values that differ at all.
 """
 
 import argparse
@@ -36,7 +36,7 @@ MEAN, STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
 
 
 def apart(theirs: Tensor, ours: Tensor) -> float:
-    """Largest difference as a share of the range of theirs."""
+    """Return the largest difference relative to the range of theirs."""
     return float((theirs - ours).abs().max() / (theirs.max() - theirs.min()))
 
 
@@ -50,7 +50,7 @@ def pixels(what: str, theirs: Tensor, ours: Tensor) -> None:
 
 
 def halved(feats: Tensor) -> Tensor:
-    """As the cache stores them."""
+    """Round to float16, as the cache does."""
     return feats.half().float()
 
 
@@ -60,18 +60,18 @@ def own(name: str, weights: Path) -> Any:
 
 
 def frames_of(video: Path, count: int) -> Tensor:
-    """(N, H, W, 3) uint8 through our reader."""
+    """Return (N, H, W, 3) uint8 frames from our reader."""
     with PyavReader(video) as reader:
         return torch.from_numpy(np.stack([frame.image for frame in islice(reader, count)]))
 
 
 def cut(frames: Tensor, clips: int) -> Tensor:
-    """(B, T, …) clips side by side."""
+    """Cut into consecutive (B, T, …) clips."""
     return frames[: clips * LENGTH].unflatten(0, (clips, LENGTH))
 
 
 def torchvision_like(name: str, video: Path, clips: int, weights: Path, network: Callable[[Tensor], Tensor]) -> None:
-    """R(2+1)D of either extractor: squeezed in float32 after the division by 255, then scaled, then cropped."""
+    """Compare R(2+1)D of either extractor: resized in float32 after division by 255, then normalised, then cropped."""
     step = 2 if name == "tsp" else 1
     seen = read_video(str(video), pts_unit="sec")[0][: clips * LENGTH * step]
     frames = frames_of(video, clips * LENGTH * step)
@@ -94,7 +94,7 @@ def torchvision_like(name: str, video: Path, clips: int, weights: Path, network:
 
 
 def inception(video: Path, clips: int, weights: Path, network: Callable[[Tensor], Tensor]) -> None:
-    """I3D of video_features: OpenCV's decoding, Pillow's resizing, another epsilon in the batch norms."""
+    """Compare I3D of video_features: OpenCV's decoding, Pillow's resizing, another epsilon in the batch norms."""
     import cv2
     from models.i3d.extract_i3d import ResizeImproved
     from PIL import Image
@@ -140,7 +140,7 @@ def inception(video: Path, clips: int, weights: Path, network: Callable[[Tensor]
 
 
 def side(a: argparse.Namespace) -> None:
-    """One case: the peer's classes change what is imported, so each has a process of its own."""
+    """Run one case. The peer's classes change what is imported, so each case has its own process."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     video, weights = a.video.resolve(), Path(a.work) / "weights.pth"
@@ -159,7 +159,7 @@ def side(a: argparse.Namespace) -> None:
 
 
 def held(run: Callable[[], Any], name: str) -> Any:
-    """What a peer's extraction holds under a name."""
+    """Return what a peer's extraction stores under a name."""
     code: Any = run
     return dict(zip(code.__code__.co_freevars, (cell.cell_contents for cell in code.__closure__), strict=True))[name]
 
@@ -173,7 +173,10 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=2)
     parser.add_argument("--side", default="", help=argparse.SUPPRESS)
     parser.add_argument("--work", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--quick", action="store_true", help="R(2+1)D-18, one clip: does it still run?")
     a = parser.parse_args()
+    if a.quick:
+        a.cases, a.clips = ["r2plus1d_18"], 1
     if a.side:
         return side(a)
     print("| extractor | ours in place of theirs | largest difference |\n|---|---|---:|")

@@ -1,10 +1,10 @@
-"""The video readers beside each other: frames per second from the first to the last, and what they save → Markdown.
+"""Compare the video readers: frames per second over a whole file, and frames recovered from damaged files → Markdown.
 
     python benchmarks/bench_readers.py FOLDER
 
-FOLDER holds real clips (subfolders too); a 720p H.264 file is made beside them. Readers take turns in one process, each
-with one thread, the best of the repeats counts. Damaged files are made from one good one: a saved frame counts if it is
-the frame that the intact file has at its place.
+FOLDER contains real clips (also in subfolders); a 720p H.264 file is generated in addition. The readers alternate in
+one process, each with one thread; the best of the repeats counts. Damaged files are derived from an intact one. A
+recovered frame counts if it matches the frame at the same position of the intact file.
 """
 
 import argparse
@@ -19,16 +19,16 @@ from pathlib import Path
 
 import numpy as np
 
-from tad.errors import TadError
+from tad.core.errors import TadError
 from tad.video.listing import EXTENSIONS
 from tad.video.reader import READERS, av, open_video
 
 REPEATS = 3
-RIGHT = 3.0  # grey levels: mean difference up to which a frame is the one that should be there
+RIGHT = 3.0  # grey levels: largest mean difference at which two frames count as equal
 
 
 def noise(number: int, width: int, height: int) -> np.ndarray:
-    """A frame (H, W, 3) uint8 of moving bars under a little noise, so that the decoder has work."""
+    """Return a frame (H, W, 3) uint8 of moving bars with a little noise, so that decoding takes effort."""
     y, x = np.mgrid[:height, :width]
     bars = 127 + 90 * np.sin((x + 7 * number) / 23) * np.cos((y - 3 * number) / 31)
     grain = np.random.default_rng(number).normal(0, 6, (height, width))
@@ -38,7 +38,7 @@ def noise(number: int, width: int, height: int) -> np.ndarray:
 def encode(
     path: Path, frames: int, *, width: int, height: int, codec: str = "libx264", faststart: bool = False
 ) -> Path:
-    """A video of `noise` at 30 frames per second."""
+    """Encode a video of `noise` at 30 frames per second."""
     options = {"movflags": "faststart"} if faststart else {}
     with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream(codec, rate=30, options={"g": "48", "bf": "2", "preset": "veryfast"})
@@ -51,7 +51,7 @@ def encode(
 
 
 def read(path: Path, reader: str) -> tuple[int, float, float, str]:
-    """Frames, CPU seconds, wall seconds and the cause of an early end, of one pass."""
+    """Read a file once; return frames, CPU seconds, wall seconds and the cause of an early end."""
     frames, cause = 0, ""
     cpu, wall = time.process_time(), time.perf_counter()
     try:
@@ -64,7 +64,7 @@ def read(path: Path, reader: str) -> tuple[int, float, float, str]:
 
 
 def saved(path: Path, reader: str, whole: list[np.ndarray]) -> tuple[int, int]:
-    """Frames that come out of a damaged file before the reader gives up, and how many of them are the right ones."""
+    """Return how many frames the reader gets from a damaged file before it fails, and how many of them are correct."""
     frames, right = 0, 0
     try:
         with open_video(path, reader=reader) as video:
@@ -79,18 +79,18 @@ def saved(path: Path, reader: str, whole: list[np.ndarray]) -> tuple[int, int]:
 
 
 def cut(share: float) -> Callable[[bytes], bytes]:
-    """The first part of a file."""
+    """Write the first part of a file."""
     return lambda data: data[: int(len(data) * share)]
 
 
 def hole(data: bytes) -> bytes:
-    """A file whose middle was overwritten with zeros."""
+    """Write a file whose middle is overwritten with zeros."""
     middle = len(data) // 2
     return data[:middle] + bytes(2000) + data[middle + 2000 :]
 
 
 def speed(files: dict[str, Path], readers: list[str]) -> None:
-    """The table of frames per second."""
+    """Print the table of frames per second."""
     sys.stdout.write("| clip | frames | " + " | ".join(f"{r}, CPU s (wall)" for r in readers) + " |\n")
     sys.stdout.write("| --- | ---: |" + " ---: |" * len(readers) + "\n")
     total = dict.fromkeys(readers, 0.0)
@@ -113,7 +113,7 @@ def speed(files: dict[str, Path], readers: list[str]) -> None:
 
 
 def salvage(folder: Path, readers: list[str]) -> None:
-    """The table of what damaged files still give."""
+    """Print the table of frames recovered from damaged files."""
     sys.stdout.write("\n| damaged file | frames there were | " + " | ".join(readers) + " |\n")
     sys.stdout.write("| --- | ---: |" + " ---: |" * len(readers) + "\n")
     for kind, codec, faststart in (("mp4", "libx264", True), ("mkv", "libx264", False), ("avi", "mpeg4", False)):
@@ -129,9 +129,10 @@ def salvage(folder: Path, readers: list[str]) -> None:
 
 
 def main() -> None:
-    """Measure what is installed, print."""
+    """Measure the installed readers and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, help="real clips")
+    parser.add_argument("--quick", action="store_true", help="one clip, nothing damaged: does it still run?")
     arguments = parser.parse_args()
     readers = [r for r in READERS if r != "torchcodec" or importlib.util.find_spec("torchcodec")]
     files = {path.name[:32]: path for path in sorted(arguments.folder.rglob("*")) if path.suffix in EXTENSIONS}
@@ -141,10 +142,13 @@ def main() -> None:
         f"(per second of the clock), best of {REPEATS}\n\n"
     )
     with tempfile.TemporaryDirectory() as scratch:
+        if arguments.quick:
+            name, path = next(iter(files.items()))
+            return speed({name: path}, readers)
         files["made: 720p H.264"] = encode(Path(scratch) / "720p.mp4", 300, width=1280, height=720)
         files["made: 340x256 H.264"] = encode(Path(scratch) / "340.mp4", 600, width=340, height=256)
         for reader in readers:
-            read(files["made: 340x256 H.264"], reader)  # what is imported on first use
+            read(files["made: 340x256 H.264"], reader)  # modules that are imported on first use
         speed(files, readers)
         salvage(Path(scratch), readers)
 

@@ -1,13 +1,13 @@
-"""Trident decoding and the reading of training windows beside the published code → Markdown.
+"""Compare Trident decoding and the reading of training windows with the published code → Markdown.
 
     OMP_NUM_THREADS=1 python benchmarks/bench_windows.py --tridet FOLDER --actionformer FOLDER --mse FOLDER
 
 The folders are checkouts, see published_detectors.py.
-Decoding: one level of 2304 points, 20 classes and 16 bins, its 2000 best candidates; both sides must give the same
-distances. Reading: batches of two windows from files of THUMOS14's size, from the file to the padded batch, warm in the
-page cache: theirs by their data set and their model's padding, ours through an index of the cache as training reads
-it, in the first epoch (which looks for values that are not finite) and later. Sides take turns in one process; times
-are process CPU time of one thread, median of the repeats.
+Decoding: one level of 2304 points, 20 classes and 16 bins, its 2000 best candidates; both sides must return the same
+distances. Reading: batches of two windows from files of THUMOS14's size, from the file to the padded batch, with a warm
+page cache. The published side uses its data set and its model's padding. Ours uses an index of the cache as in
+training, in the first epoch (which checks for non-finite values) and in later ones. The sides alternate in one process;
+times are process CPU time on one thread, median of the repeats.
 """
 
 import argparse
@@ -28,26 +28,27 @@ import torch
 from published_detectors import CHANNELS, CLASSES, LENGTH, import_libs
 from torch.nn import functional as F
 
-from tad import plugins
-from tad.cache import FeatureReader, H5Writer, ShardWriter
-from tad.grid import Grid
-from tad.layers.heads import trident_offsets
-from tad.specs import TrainSpec
-from tad.training.data import Item, Windows
-from tad.training.features import Features
+from tad.core.grid import Grid
+from tad.core.h5 import H5Writer
+from tad.detectors._points.heads import trident_offsets
+from tad.features.store import FeatureReader, ShardWriter
+from tad.settings.resolved import component_sections
+from tad.settings.stages import TrainSpec
+from tad.training.data.in_memory import Features
+from tad.training.data.windows import Item, Windows
 
 BINS, TOPK, VIDEOS, REPEATS = 16, 2000, 12, 21
 
 
 def seconds(function: Callable[[], Any]) -> float:
-    """CPU seconds of one call."""
+    """Return CPU seconds of one call."""
     start = time.process_time()
     function()
     return time.process_time() - start
 
 
 def row(name: str, published: Callable[[], Any], ours: Callable[[], Any], target: float, repeats: int) -> str:
-    """A line of the table; one call each before is not kept."""
+    """Return a line of the table; one warm-up call each is not counted."""
     taken: dict[str, list[float]] = {"published": [], "ours": []}
     for repeat in range(repeats + 1):
         for side, function in (("published", published), ("ours", ours)):
@@ -62,7 +63,7 @@ def row(name: str, published: Callable[[], Any], ours: Callable[[], Any], target
 
 
 def decoding(folder: Path) -> str:
-    """Their distances of all classes and points, then the chosen ones, and ours of the chosen ones only."""
+    """Compare their distances of all classes and points, then the chosen ones, with ours of the chosen ones only."""
     import_libs(folder)
     theirs = next(v for v in vars(sys.modules["libs.modeling.meta_archs"]).values() if hasattr(v, "decode_offset"))
     torch.manual_seed(0)
@@ -78,7 +79,7 @@ def decoding(folder: Path) -> str:
         return distances
 
     mask, video_N = torch.ones(1, 1, LENGTH, dtype=torch.bool), torch.zeros_like(point_N)
-    # each side's own memory: ours has the channels innermost
+    # each side's native layout: ours has the channels innermost
     centre_BJT = centre_TJ[None].transpose(1, 2)
     start_BKT, end_BKT = (x.T.contiguous().T[None] for x in (start_KT, end_KT))
 
@@ -93,7 +94,7 @@ def decoding(folder: Path) -> str:
 
 
 def write_both(scratch: Path) -> list[Item]:
-    """The same videos as a cache of a shard and an index, and as the published loaders want them."""
+    """Write the same videos as a cache of one shard and an index, and in the layout of the published loaders."""
     rng = np.random.default_rng(0)
     items, database = [], {}
     with ShardWriter(scratch / "shard.h5", {"stage": "bench"}) as shard:
@@ -102,7 +103,7 @@ def write_both(scratch: Path) -> list[Item]:
             segments = np.sort(rng.random((10, 2)) * length, axis=1)
             segments[:, 1] = np.minimum(segments[:, 0] + 40, length)
             labels = rng.integers(0, CLASSES, 10)
-            labels[0] = k  # so that every class is there, which the loaders insist on
+            labels[0] = k  # so that every class occurs, as the loaders require
             labels[1] = (k + VIDEOS) % CLASSES
             grid = Grid(0.5, 1.0, length, float(length))
             shard.add(f"v{k:02}", feats_TC, grid=grid, attrs={})
@@ -121,14 +122,14 @@ def write_both(scratch: Path) -> list[Item]:
 
 
 def published_loader(folder: Path, scratch: Path, spec: TrainSpec) -> Callable[[int], torch.Tensor]:
-    """Batch k of their data set, padded as their model pads it."""
+    """Return batch k of their data set, padded by their model."""
     libs = import_libs(folder, "datasets.thumos14", "modeling.meta_archs")
     dataset = libs["datasets.thumos14"].THUMOS14Dataset(
         True, ("train",), str(scratch), str(scratch / "annotations.json"), 1, 1, 1, 1, spec.max_length,
         spec.trunc_threshold, list(spec.crop_ratio), CHANNELS, CLASSES, None, ".npy", False,
     )  # fmt: skip
     model = next(v for v in vars(libs["modeling.meta_archs"]).values() if hasattr(v, "preprocessing"))
-    # noise is drawn by ours in the loss, which is not timed here
+    # ours draws noise in the loss, which is not timed here
     settings = SimpleNamespace(training=True, max_seq_len=spec.max_length, input_noise=0.0, device=torch.device("cpu"))
 
     def load(k: int) -> torch.Tensor:
@@ -139,8 +140,8 @@ def published_loader(folder: Path, scratch: Path, spec: TrainSpec) -> Callable[[
 
 
 def reading(name: str, folder: Path, scratch: Path, items: list[Item]) -> list[str]:
-    """Batches of two from files: theirs by their data set and model, ours from the cache, nothing kept."""
-    spec = TrainSpec.model_validate(plugins.document("detectors", name)["train"])
+    """Time batches of two: theirs by data set and model, ours from the cache, without keeping any in memory."""
+    spec = TrainSpec.model_validate(component_sections("detectors", name)["train"])
     load = published_loader(folder, scratch, spec)
     what = f"reading a batch of 2 windows of {spec.max_length} x {CHANNELS}, {name}'s loader, ms"
     rows, batches = [], VIDEOS // 2
@@ -164,17 +165,18 @@ def reading(name: str, folder: Path, scratch: Path, items: list[Item]) -> list[s
 
 
 def main() -> None:
-    """Compare, time, print."""
+    """Compare, time and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tridet", type=Path, required=True, help="checkout of github.com/dingfengshi/TriDet")
     parser.add_argument("--actionformer", type=Path, required=True, help="checkout of actionformer_release")
     parser.add_argument("--mse", type=Path, required=True, help="checkout of github.com/XinAn9508/MSE_for_TAD")
+    parser.add_argument("--quick", action="store_true", help="decoding alone: does it still run?")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
-        items = write_both(Path(scratch))
         rows = [decoding(arguments.tridet)]
-        for name in ("actionformer", "mse"):
+        items = [] if arguments.quick else write_both(Path(scratch))
+        for name in () if arguments.quick else ("actionformer", "mse"):
             rows += reading(name, getattr(arguments, name), Path(scratch), items)
     head = ["| part | published | ours | ratio | target |", "| --- | ---: | ---: | ---: | --- |"]
     sys.stdout.write("\n".join(head + rows) + "\n")

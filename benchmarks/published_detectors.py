@@ -1,4 +1,4 @@
-"""Both sides of bench_detectors.py: the detectors of this repository and those of a checkout, with equal weights.
+"""Both sides of bench_detectors.py: our detectors and those of a published checkout, with equal weights.
 
 The checkouts are those of github.com/XinAn9508/MSE_for_TAD, github.com/dingfengshi/TriDet and
 github.com/happyharrycn/actionformer_release (their NMS extension need not be built).
@@ -18,26 +18,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tad import plugins
 from tad.layers.masked import ScaledDropPath
 from tad.layers.types import Targets
-from tad.training.compiled import compile_networks
-from tad.training.optim import Ema, adamw
+from tad.settings import plugins
+from tad.settings.resolved import component_sections
+from tad.training.loop.compile import compile_networks
+from tad.training.loop.optim import Ema, adamw
 
 BATCH, LENGTH, CHANNELS, CLASSES, INSTANCES = 2, 2304, 2048, 20, 15
 
 
 class Ours:
-    """The detector of this repository, with the settings of `for: thumos14`."""
+    """Our detector, with the settings of `for: thumos14`."""
 
     def __init__(self, name: str, *, half: bool = False, compiled: bool = False) -> None:
         self.half, self.compiled = half, compiled
-        document = plugins.document("detectors", name)
-        change = document["for"].get("thumos14", {})
-        settings, train = ({**document[s], **change.get(s, {})} for s in ("settings", "train"))
-        make = plugins.load("detectors", name)
-        self.model = make(feature_dim=CHANNELS, num_classes=CLASSES, max_length=LENGTH, **settings)
-        self.rule = {k: document["detect"][k] for k in ("score_threshold", "topk", "min_length")}
+        sections = component_sections("detectors", name, "thumos14")
+        sizes, train = {"feature_dim": CHANNELS, "num_classes": CLASSES, "max_length": LENGTH}, sections["train"]
+        self.model = plugins.build("detectors", name, sections["settings"], **sizes)
+        self.rule = {k: sections["detect"][k] for k in ("score_threshold", "topk", "min_length")}
         self.clip, self.loss_norm = train["clip_grad"], self.model.loss_norm
         self.make_optimizer = lambda: adamw(self.model, lr=train["lr"], weight_decay=train["weight_decay"])
         self.make_ema = lambda: Ema(self.model, train["ema_decay"])
@@ -45,20 +44,20 @@ class Ours:
             compile_networks(self.model, torch.device("cpu"))
 
     def reset(self) -> None:
-        """The loss normaliser as at the start of training."""
+        """Reset the loss normaliser to its value at the start of training."""
         self.model.loss_norm = self.loss_norm.to(self.model.loss_norm)
 
     def loss(self, feats_BTC: Tensor, targets: list[Targets]) -> Tensor:
-        """Of one training batch."""
+        """Return the loss of one training batch."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
             total: Tensor = self.model.loss(feats_BTC, torch.full((len(targets),), LENGTH), targets)["total"]
         return total
 
     def detect(self, feats_BTC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Candidates of one video."""
+        """Return the candidates of one video."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
             found = self.model.candidates(feats_BTC, torch.tensor([LENGTH]), **self.rule)[0]
-        # theirs are cut off at 0, as ours are by a later stage
+        # theirs are clipped at 0, ours by a later stage
         return found.segments_N2.clamp(min=0), found.scores_N, found.labels_N
 
 
@@ -69,7 +68,7 @@ class Published:
         self.half = self.compiled = False
         self.turned: dict[tuple[int, int], list[Tensor]] = {}
         libs = import_libs(folder)
-        # their configuration, minus suppression, which is not timed
+        # their configuration, without suppression, which is not timed
         config = libs["core.config"].load_config(str(folder / "configs" / "thumos_i3d.yaml"))
         config["test_cfg"]["nms_method"] = "none"
         with contextlib.redirect_stdout(io.StringIO()):
@@ -79,18 +78,18 @@ class Published:
         self.make_ema = lambda: libs["utils"].ModelEma(self.model)
 
     def reset(self) -> None:
-        """The loss normaliser as at the start of training."""
+        """Reset the loss normaliser to its value at the start of training."""
         self.model.loss_normalizer = self.loss_norm
 
     def channels_first(self, feats_BTC: Tensor) -> list[Tensor]:
-        """Each video as their reader hands it over; made once, outside of what is timed."""
+        """Return each video in the layout of their reader; computed once, outside the timed part."""
         key = (feats_BTC.data_ptr(), len(feats_BTC))
         if key not in self.turned:
             self.turned[key] = [feats_TC.T.contiguous() for feats_TC in feats_BTC]
         return self.turned[key]
 
     def loss(self, feats_BTC: Tensor, targets: list[Targets]) -> Tensor:
-        """Of one training batch."""
+        """Return the loss of one training batch."""
         videos = [
             {"feats": feats_CT, "segments": target.segments_N2, "labels": target.labels_N}
             for feats_CT, target in zip(self.channels_first(feats_BTC), targets, strict=True)
@@ -100,14 +99,14 @@ class Published:
 
     @torch.no_grad()
     def detect(self, feats_BTC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Candidates of one video, on the grid of its snippets."""
+        """Return the candidates of one video, on its snippet grid."""
         facts = {"video_id": "v", "fps": 1.0, "duration": 1e9, "feat_stride": 1, "feat_num_frames": 0}
         found = self.model([{"feats": self.channels_first(feats_BTC)[0], **facts}])[0]
         return found["segments"], found["scores"], found["labels"]
 
 
 def import_libs(folder: Path, *names: str) -> dict[str, Any]:
-    """Modules of a checkout's package `libs`; what it needs for suppression and scoring only is stubbed if missing."""
+    """Import modules of a checkout's package `libs`; suppression and scoring dependencies are stubbed if missing."""
     for stub, inside in {"nms_1d_cpu": (), "joblib": ("Parallel", "delayed"), "pandas": ()}.items():
         if stub not in sys.modules and importlib.util.find_spec(stub) is None:
             sys.modules[stub] = types.ModuleType(stub)
@@ -117,10 +116,10 @@ def import_libs(folder: Path, *names: str) -> dict[str, Any]:
         if alias not in np.__dict__:
             setattr(np, alias, kind)
     for module in [m for m in sys.modules if m == "libs" or m.startswith("libs.")]:
-        del sys.modules[module]  # all checkouts call their package so
+        del sys.modules[module]  # the package has this name in all checkouts
     if not (folder / "libs" / "modeling").is_dir():
         raise SystemExit(f"{folder}: not a checkout (no libs/modeling); see the top of published_detectors.py")
-    if not (folder / "libs" / "datasets" / "epic_kitchens.py").is_file():  # MSE's package asks for one that it lacks
+    if not (folder / "libs" / "datasets" / "epic_kitchens.py").is_file():  # MSE's package imports one that it lacks
         sys.modules["libs.datasets.epic_kitchens"] = types.ModuleType("libs.datasets.epic_kitchens")
     sys.path.insert(0, str(folder))
     try:
@@ -132,7 +131,7 @@ def import_libs(folder: Path, *names: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def wide() -> Iterator[None]:
-    """The published code computes in float64 where it is given such weights: its casts to float32 do nothing inside."""
+    """Let the published code compute in float64 if its weights are float64: disable its casts to float32."""
     before = torch.float, torch.Tensor.float, torch.jit.script
     changed: Any = torch
     changed.float, changed.Tensor.float, changed.jit.script = torch.float64, lambda x: x, lambda function: function
@@ -143,7 +142,7 @@ def wide() -> Iterator[None]:
 
 
 def batch() -> tuple[Tensor, list[Targets]]:
-    """Features (B, T, C) and instances of lengths like THUMOS14's."""
+    """Return features (B, T, C) and instances of lengths like those of THUMOS14."""
     rng = np.random.default_rng(0)
     feats_BTC = torch.from_numpy(rng.standard_normal((BATCH, LENGTH, CHANNELS), dtype=np.float32))
     targets = []
@@ -156,7 +155,7 @@ def batch() -> tuple[Tensor, list[Targets]]:
 
 
 def ours_of(name: str, *, half: bool = False, compiled: bool = False) -> Ours:
-    """Our detector; weights that start at zero are moved, or they would hide differences."""
+    """Build our detector; weights initialised to zero are changed, because they would hide differences."""
     torch.manual_seed(0)
     ours = Ours(name, half=half, compiled=compiled)
     with torch.no_grad():
@@ -167,7 +166,7 @@ def ours_of(name: str, *, half: bool = False, compiled: bool = False) -> Ours:
 
 
 def published_of(name: str, folder: Path, ours: Ours) -> Published:
-    """The published detector with the weights of ours."""
+    """Build the published detector with our weights."""
     published = Published(name, folder)
     published.model.load_state_dict(ours.model.state_dict(), strict=True)
     return published
@@ -175,7 +174,7 @@ def published_of(name: str, folder: Path, ours: Ours) -> Published:
 
 @contextlib.contextmanager
 def still(model: nn.Module) -> Iterator[None]:
-    """No input noise and no stochastic depth on either side inside."""
+    """Disable input noise and stochastic depth on both sides inside the context."""
     before: list[tuple[nn.Module, str, float]] = []
     for module in model.modules():
         name = "probability" if isinstance(module, ScaledDropPath) else "drop_prob"

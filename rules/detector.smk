@@ -1,4 +1,4 @@
-# Features → detector → candidates → detections, run by run.
+# Features → detector → candidates → detections, for each run.
 rule train:
     input:
         features=learned_from("features_of"),
@@ -6,6 +6,7 @@ rule train:
         teachers=learned_from("teachers"),
         teacher_features=learned_from("teacher_features"),
         start=learned_from("start_weights"),
+        encoder=learned_from("encoder_weights"),
     output:
         "results/{run}/model.safetensors",
     log:
@@ -13,8 +14,8 @@ rule train:
     benchmark:
         "results/{run}/logs/train.tsv"
     conda:
-        "../envs/video.yaml"
-    threads: cores
+        env("video")
+    threads: threads_of("train")
     resources:
         mem_mb=8000,
         runtime=1440,
@@ -23,11 +24,16 @@ rule train:
         spec=spec("train"),
         code=code("train"),
         labels=content("labels_content"),
-        start=content("start_content"),
+        start=content("start_weights"),
+        start_content=content("start_content"),
+        encoder=content("encoder_weights"),
+        encoder_content=content("encoder_content"),
     shell:
-        "tad train {input.features} --annotations {input.annotations}"
-        " --teachers {input.teachers} --teacher-features {input.teacher_features} --start {input.start} --spec {params.spec:q}"
-        " --devices {resources.gpu} --threads {threads} --out {output} 2> {log}"
+        "TAD_CODE={params.code:q} tad train {input.features:q} --annotations {input.annotations:q}"
+        " --teachers {input.teachers:q} --teacher-features {input.teacher_features:q} --start {params.start:q}"
+        " --encoder {params.encoder:q}"
+        " --spec {params.spec:q}"
+        " --devices {resources.gpu} --out {output:q} 2> {log:q}"
 
 
 rule detect:
@@ -37,6 +43,7 @@ rule detect:
         model="results/{run}/model.safetensors",
         fused_model=need("fused_models"),
         fused_features=need("fused_features"),
+        encoder=need("encoder_weights"),
     output:
         "results/{run}/candidates.h5",
     log:
@@ -44,8 +51,8 @@ rule detect:
     benchmark:
         "results/{run}/logs/detect.tsv"
     conda:
-        "../envs/video.yaml"
-    threads: cores
+        env("video")
+    threads: threads_of("detect")
     resources:
         mem_mb=8000,
         runtime=240,
@@ -53,10 +60,12 @@ rule detect:
     params:
         spec=spec("detect"),
         code=code("detect"),
+        encoder=content("encoder_weights"),
     shell:
-        "tad detect {input.features} --model {input.model} --annotations {input.annotations}"
-        " --fused-model {input.fused_model} --fused-features {input.fused_features}"
-        " --spec {params.spec:q} --threads {threads} --out {output} 2> {log}"
+        "TAD_CODE={params.code:q} tad detect {input.features:q} --model {input.model:q} --annotations {input.annotations:q}"
+        " --fused-model {input.fused_model:q} --fused-features {input.fused_features:q}"
+        " --encoder {params.encoder:q}"
+        " --spec {params.spec:q} --out {output:q} 2> {log:q}"
 
 
 rule classify:
@@ -70,8 +79,8 @@ rule classify:
     benchmark:
         "results/{run}/logs/classify.tsv"
     conda:
-        "../envs/torch.yaml"
-    threads: cores
+        env("torch")
+    threads: threads_of("classify")
     resources:
         mem_mb=8000,
         runtime=240,
@@ -80,8 +89,8 @@ rule classify:
         spec=spec("classify"),
         code=code("classify"),
     shell:
-        "tad classify {input.features} --annotations {input.annotations}"
-        " --spec {params.spec:q} --threads {threads} --out {output} 2> {log}"
+        "TAD_CODE={params.code:q} tad classify {input.features:q} --annotations {input.annotations:q}"
+        " --spec {params.spec:q} --out {output:q} 2> {log:q}"
 
 
 rule suppress:
@@ -95,7 +104,7 @@ rule suppress:
     benchmark:
         "results/{run}/logs/suppress.tsv"
     conda:
-        "../envs/torch.yaml"
+        env("torch")
     resources:
         mem_mb=2000,
         runtime=60,
@@ -103,7 +112,8 @@ rule suppress:
     params:
         spec=spec("suppress"),
         code=code("suppress"),
+        scores=content("video_scores"),
         content=content("video_scores_content"),
     shell:
-        "tad suppress {input.candidates} --scores {input.scores}"
-        " --spec {params.spec:q} --threads {threads} --out {output} 2> {log}"
+        "TAD_CODE={params.code:q} tad suppress {input.candidates:q} --scores {params.scores:q}"
+        " --spec {params.spec:q} --threads {threads} --out {output:q} 2> {log:q}"

@@ -1,4 +1,4 @@
-# Detections → score and picture; scores of several seeds → their mean; all scores → one table.
+# Detections → score and plot; scores of several seeds → their mean; all scores → one table; a page to look at.
 rule evaluate:
     input:
         detections="results/{run}/detections.json",
@@ -17,7 +17,7 @@ rule evaluate:
     benchmark:
         "results/{run}/logs/evaluate.tsv"
     conda:
-        "../envs/base.yaml"
+        env("base")
     resources:
         mem_mb=2000,
         runtime=30,
@@ -25,8 +25,9 @@ rule evaluate:
         spec=spec("evaluate"),
         code=code("evaluate"),
     shell:
-        "tad evaluate {input.detections} --annotations {input.annotations} --model {input.model}"
-        " --spec {params.spec:q} --figure {output.figure} --diagnosis {output.diagnosis} --out {output.score} 2> {log}"
+        "TAD_CODE={params.code:q} tad evaluate {input.detections:q} --annotations {input.annotations:q} --model {input.model:q}"
+        " --spec {params.spec:q} --figure {output.figure:q} --diagnosis {output.diagnosis:q}"
+        " --out {output.score:q} 2> {log:q}"
 
 
 rule summarise:
@@ -43,7 +44,7 @@ rule summarise:
     wildcard_constraints:
         run=flow.pattern("summaries"),
     conda:
-        "../envs/base.yaml"
+        env("base")
     resources:
         mem_mb=2000,
         runtime=30,
@@ -51,13 +52,13 @@ rule summarise:
         spec=spec("summarise"),
         code=code("summarise"),
     shell:
-        "tad summarise {input.scores} --detections {input.detections} --annotations {input.annotations}"
-        " --spec {params.spec:q} --out {output} 2> {log}"
+        "TAD_CODE={params.code:q} tad summarise {input.scores:q} --detections {input.detections:q} --annotations {input.annotations:q}"
+        " --spec {params.spec:q} --out {output:q} 2> {log:q}"
 
 
 rule table:
     input:
-        expand("results/{run}/map.json", run=ready_runs()),
+        ready_scores,
     output:
         "results/table.md",
     log:
@@ -65,11 +66,41 @@ rule table:
     benchmark:
         "results/logs/table.tsv"
     conda:
-        "../envs/base.yaml"
+        env("base")
     resources:
         mem_mb=500,
         runtime=10,
     params:
         code=content("table_code"),
     shell:
-        "workflow_script results_table.py" " {input} --out {output} 2> {log}"
+        "workflow_script results_table.py" " {input:q} --out {output:q} 2> {log:q}"
+
+
+rule page:
+    input:
+        detections=need("page_detections"),
+        annotations=need("annotations_of"),
+        scores=need("page_scores"),
+    output:
+        report(
+            directory("results/{run}/page"), htmlindex="index.html", category="Pages"
+        ),
+    log:
+        "results/{run}/logs/page.log",
+    benchmark:
+        "results/{run}/logs/page.tsv"
+    wildcard_constraints:
+        run=flow.pattern("pages"),
+    conda:
+        env("video")
+    resources:
+        mem_mb=2000,
+        runtime=240,
+    params:
+        spec=spec("page"),
+        code=code("page"),
+        videos=content("page_videos"),
+        content=content("page_content"),
+    shell:
+        "TAD_CODE={params.code:q} tad page {input.detections:q} --annotations {input.annotations:q} --scores {input.scores:q}"
+        " --videos {params.videos:q} --spec {params.spec:q} --out {output:q} 2> {log:q}"

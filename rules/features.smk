@@ -1,7 +1,8 @@
-# Videos → features, shard by shard; the shards → one index. Published features → such an index. Indices → one of both.
+# Videos → features, for each shard; shards → one index. Published features → an index. Several indices → one index.
+# Frames → features, by the adapted encoder of a run.
 rule pretrain:
     input:
-        annotations="results/annotations/{dataset}.json",
+        annotations="results/annotations/{dataset}.checked.json",
         manifests=need("manifests"),
     output:
         "results/features/{dataset}/{features}/backbone.safetensors",
@@ -12,8 +13,8 @@ rule pretrain:
     wildcard_constraints:
         features=flow.pattern("extracted"),
     conda:
-        "../envs/video.yaml"
-    threads: cores
+        env("video")
+    threads: threads_of("pretrain")
     resources:
         mem_mb=8000,
         runtime=1440,
@@ -23,12 +24,15 @@ rule pretrain:
         code=code("pretrain"),
         videos=content("video_folder"),
     shell:
-        "tad pretrain {input.annotations} --manifests {input.manifests} --videos {params.videos:q}"
-        " --spec {params.spec:q} --threads {threads} --out {output} 2> {log}"
+        "TAD_CODE={params.code:q} tad pretrain {input.annotations:q} --manifests {input.manifests:q} --videos {params.videos:q}"
+        " --spec {params.spec:q} --out {output:q} 2> {log:q}"
 
 
 rule extract:
     input:
+        # Annotated times that do not fit the videos stop the workflow here, before hours of extraction. The features do
+        # not depend on the annotations.
+        checked=ancient("results/annotations/{dataset}.checked.json"),
         manifest="results/videos/{dataset}/{shard}.json",
         weights=need("weights"),
     output:
@@ -40,7 +44,7 @@ rule extract:
     wildcard_constraints:
         features=flow.pattern("extracted"),
     conda:
-        "../envs/video.yaml"
+        env("video")
     threads: min(cores, 8) if flow.gpus else 1
     resources:
         mem_mb=8000,
@@ -50,14 +54,17 @@ rule extract:
         spec=spec("extract"),
         code=code("extract"),
         videos=content("video_folder"),
-        weights=content("weights_content"),
+        weights=content("weights"),
+        weights_content=content("weights_content"),
     shell:
-        "tad extract {input.manifest} --videos {params.videos:q} --weights {input.weights:q}"
-        " --spec {params.spec:q} --threads {threads} --out {output} 2> {log}"
+        "TAD_CODE={params.code:q} tad extract {input.manifest:q} --annotations {input.checked:q} --videos {params.videos:q}"
+        " --weights {params.weights:q}"
+        " --spec {params.spec:q} --threads {threads} --out {output:q} 2> {log:q}"
 
 
 rule merge:
     input:
+        checked="results/annotations/{dataset}.checked.json",
         shards=need("shards"),
         manifests=need("manifests"),
     output:
@@ -69,7 +76,7 @@ rule merge:
     wildcard_constraints:
         features=flow.pattern("extracted"),
     conda:
-        "../envs/base.yaml"
+        env("base")
     resources:
         mem_mb=1000,
         runtime=30,
@@ -77,11 +84,13 @@ rule merge:
         spec=spec("merge"),
         code=code("merge"),
     shell:
-        "tad merge {input.shards} --manifests {input.manifests} --spec {params.spec:q} --out {output} 2> {log}"
+        "TAD_CODE={params.code:q} tad merge {input.shards:q} --manifests {input.manifests:q} --annotations {input.checked:q}"
+        " --spec {params.spec:q} --out {output:q} 2> {log:q}"
 
 
 rule index:
     input:
+        checked="results/annotations/{dataset}.checked.json",
         manifests=need("manifests"),
     output:
         "results/features/{dataset}/{features}.h5",
@@ -92,7 +101,7 @@ rule index:
     wildcard_constraints:
         features=flow.pattern("framed"),
     conda:
-        "../envs/video.yaml"
+        env("video")
     threads: cores
     resources:
         mem_mb=8000,
@@ -102,7 +111,9 @@ rule index:
         code=code("index"),
         videos=content("video_folder"),
     shell:
-        "tad index {input.manifests} --videos {params.videos:q} --spec {params.spec:q} --threads {threads} --out {output} 2> {log}"
+        "TAD_CODE={params.code:q} tad index {input.manifests:q} --annotations {input.checked:q} --videos {params.videos:q}"
+        " --spec {params.spec:q} --threads {threads}"
+        " --out {output:q} 2> {log:q}"
 
 
 rule convert:
@@ -117,7 +128,7 @@ rule convert:
     wildcard_constraints:
         features=flow.pattern("imported"),
     conda:
-        "../envs/torch.yaml"
+        env("torch")
     resources:
         mem_mb=4000,
         runtime=240,
@@ -127,7 +138,8 @@ rule convert:
         source=content("feature_source"),
         content=content("feature_content"),
     shell:
-        "tad convert {params.source:q} --annotations {input.annotations} --spec {params.spec:q} --out {output} 2> {log}"
+        "TAD_CODE={params.code:q} tad convert {params.source:q} --annotations {input.annotations:q} --spec {params.spec:q}"
+        " --out {output:q} 2> {log:q}"
 
 
 rule join:
@@ -142,7 +154,7 @@ rule join:
     wildcard_constraints:
         features=flow.pattern("joined"),
     conda:
-        "../envs/base.yaml"
+        env("base")
     resources:
         mem_mb=4000,
         runtime=240,
@@ -150,4 +162,33 @@ rule join:
         spec=spec("join"),
         code=code("join"),
     shell:
-        "tad join {input} --spec {params.spec:q} --out {output} 2> {log}"
+        "TAD_CODE={params.code:q} tad join {input:q} --spec {params.spec:q} --out {output:q} 2> {log:q}"
+
+
+rule encode:
+    input:
+        frames=need("encoding_frames"),
+        model=need("encoding_model"),
+        encoder=need("encoding_weights"),
+    output:
+        "results/features/{dataset}/{features}.h5",
+    log:
+        "results/features/{dataset}/{features}/logs/encode.log",
+    benchmark:
+        "results/features/{dataset}/{features}/logs/encode.tsv"
+    wildcard_constraints:
+        features=flow.pattern("encoded"),
+    conda:
+        env("video")
+    threads: min(cores, 8) if flow.gpus else 1
+    resources:
+        mem_mb=8000,
+        runtime=1440,
+        gpu=flow.gpus,
+    params:
+        spec=spec("encode"),
+        code=code("encode"),
+        encoder=content("encoding_weights"),
+    shell:
+        "TAD_CODE={params.code:q} tad encode {input.frames:q} --model {input.model:q} --encoder {params.encoder:q}"
+        " --spec {params.spec:q} --threads {threads} --out {output:q} 2> {log:q}"

@@ -1,4 +1,4 @@
-# Annotation files → table; videos → manifest shards; the demo's own videos.
+# Annotation files → table; videos → manifest shards; a check of one against the other; the rendered demo videos.
 rule render:
     output:
         dataset="results/data/{dataset}/dataset.json",
@@ -8,7 +8,7 @@ rule render:
     benchmark:
         "results/data/{dataset}/logs/render.tsv"
     conda:
-        "../envs/video.yaml"
+        env("video")
     threads: 2
     resources:
         mem_mb=2000,
@@ -19,7 +19,7 @@ rule render:
         folder="results/data/{dataset}",
     shell:
         "workflow_script render_demo.py"
-        " --out {params.folder} --jobs {threads} {params.settings} 2> {log}"
+        " --out {params.folder:q} --jobs {threads} {params.settings} 2> {log:q}"
 
 
 rule annotate:
@@ -32,22 +32,23 @@ rule annotate:
     benchmark:
         "results/annotations/logs/{dataset}.annotate.tsv"
     conda:
-        "../envs/base.yaml"
+        env("base")
     resources:
         mem_mb=1000,
         runtime=10,
     params:
         spec=spec("annotate"),
         code=code("annotate"),
+        source=content("annotation_source"),
         content=content("annotation_content"),
     shell:
-        "tad annotate {input} --spec {params.spec:q} --out {output} 2> {log}"
+        "TAD_CODE={params.code:q} tad annotate {params.source:q} --spec {params.spec:q} --out {output:q} 2> {log:q}"
 
 
 rule probe:
     input:
-        annotations="results/annotations/{dataset}.json",
-        rendered=need("rendered"),
+        # The annotations are not an input: a video that is added with its annotations changes the manifest of its shard only.
+        need("rendered"),
     output:
         "results/videos/{dataset}/{shard}.json",
     log:
@@ -55,7 +56,7 @@ rule probe:
     benchmark:
         "results/videos/{dataset}/logs/{shard}.probe.tsv"
     conda:
-        "../envs/video.yaml"
+        env("video")
     resources:
         mem_mb=2000,
         runtime=240,
@@ -65,5 +66,30 @@ rule probe:
         videos=content("video_folder"),
         content=content("video_content"),
     shell:
-        "tad probe {params.videos:q} --annotations {input.annotations} --shard {wildcards.shard}"
-        " --spec {params.spec:q} --out {output} 2> {log}"
+        "TAD_CODE={params.code:q} tad probe {params.videos:q} --shard {wildcards.shard:q}"
+        " --spec {params.spec:q} --out {output:q} 2> {log:q}"
+
+
+rule check:
+    input:
+        annotations="results/annotations/{dataset}.json",
+        manifests=need("manifests"),
+    output:
+        "results/annotations/{dataset}.checked.json",
+    log:
+        "results/annotations/logs/{dataset}.check.log",
+    benchmark:
+        "results/annotations/logs/{dataset}.check.tsv"
+    conda:
+        env("base")
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        spec=spec("check"),
+        code=code("check"),
+        videos=content("video_folder"),
+    shell:
+        "TAD_CODE={params.code:q} tad check {input.annotations:q} --manifests {input.manifests:q} --videos {params.videos:q}"
+        " --spec {params.spec:q}"
+        " --out {output:q} 2> {log:q}"

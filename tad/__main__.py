@@ -1,5 +1,5 @@
 """`python -m tad` is the `tad` command."""
 
-from tad.cli import main
+from tad.commands.cli import main
 
 raise SystemExit(main())

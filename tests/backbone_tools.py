@@ -1,4 +1,4 @@
-"""Helpers for tests of clip encoders: built from their YAML, filled by the golden files' rule, compared."""
+"""Helpers for tests of clip encoders: build them from their YAML, set golden weights, compare."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tad import plugins
+from tad.settings import plugins
 
-# Changes with which a backbone sees small frames, where time is what is tested and not space; flow is the quick kind
+# Settings for small frames, for tests of the temporal behaviour only; DIS is the fast flow method
 SMALL: dict[str, dict[str, Any]] = {
     "i3d": {"short": 36, "columns": 0, "crop": 32, "flow_method": "dis"},
     "i3d_r50": {"short": 36, "crop": 32, "pool": "global"},
-    "mvit_v2_s": {},  # its position tables allow no other size
+    "mvit_v2_s": {},  # its position embeddings allow no other size
     "r2plus1d_18": {"resize": [36, 48], "crop": 32},
     "r2plus1d_small": {},
     "r3d_18": {"resize": [36, 48], "crop": 32},
@@ -21,17 +21,19 @@ SMALL: dict[str, dict[str, Any]] = {
     "slowfast": {"short": 36, "crop": 32, "pool": "global"},
     "swin3d_t": {"resize": [36], "crop": 32},
     "tsp": {"frame_size": [36, 48], "crop": 32},
-    "videomae": {"size": "tiny", "short": 36, "crop": 32},
-    "vjepa2": {"size": "tiny", "short": 36, "crop": 32},
+    "videomae": {"size": "small", "short": 36, "crop": 32},
+    "vjepa2_1": {"size": "base", "short": 36, "crop": 32},
+    "vit_tiny": {},
+    "vjepa2": {"size": "large", "short": 36, "crop": 32},
 }
 
 
 def build(name: str, **changes: Any) -> Any:
-    return plugins.load("backbones", name)(**(plugins.document("backbones", name)["settings"] | changes)).eval()
+    return plugins.build("backbones", name, plugins.defaults("backbones", name) | changes).eval()
 
 
 def rule(shapes: Iterable[tuple[str, torch.Size]], seed: int) -> dict[str, Tensor]:
-    """The golden files' weights: a function of the sorted names."""
+    """Return the weights of the golden files, a function of the sorted names."""
     state = {}
     for k, (name, shape) in enumerate(sorted(shapes)):
         u = 2 * np.random.default_rng([seed, k]).random(int(np.prod(shape))) - 1

@@ -1,21 +1,33 @@
-"""Shared fixtures: where the oracles lie, and seeds."""
+"""Shared fixtures: the folder with reference data, and deterministic settings."""
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch starts its threads: the cores may be shared
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # set before torch starts its threads, as cores may be shared
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
-if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # each takes its share of the cores, and no more
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # each worker uses its share of the cores
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // workers, 1)))
+
+# A shell that runs the tests in the background ignores Ctrl-C for them and all that they start; tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# the cores may be shared: a slow example is no failure
+settings.register_profile("shared", deadline=None)
+settings.load_profile("shared")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For several workers (`--dist loadgroup`): a file's tests stay together, and all that need the scratch checkout,
-    which takes minutes to make and to run, are of one worker. What runs whole workflows comes first: at the end one
-    worker would be left alone with it."""
+    """Group tests for several workers (`--dist loadgroup`). The tests of one file stay together. All tests that need
+    the scratch checkout run on one worker, because it takes minutes to create and run. Tests that run whole workflows
+    come first; at the end they would keep a single worker busy.
+    """
 
     def checkout(item: pytest.Item) -> bool:
         return "finished" in getattr(item, "fixturenames", ())
@@ -27,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with golden outputs and real data; tests that need it are skipped where it is absent."""
+    """Return the folder with golden outputs and real data; tests that need it are skipped if it is absent."""
     folder = Path(os.environ.get("TAD_SHARED", Path(__file__).parents[2] / "shared"))
     if not (folder / "golden").is_dir():
         pytest.skip("the shared oracles are not beside this checkout")
@@ -36,7 +48,7 @@ def shared() -> Path:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """torch on one thread: bits are equal for equal numbers of threads."""
+    """Limit torch to one thread, because results are bit-identical only for equal numbers of threads."""
     import torch
 
     before = torch.get_num_threads()

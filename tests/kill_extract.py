@@ -16,9 +16,9 @@ from pathlib import Path
 
 import video_tools as vt
 
-from tad.files import sha256
-from tad.plugins import document
-from tad.specs import ExtractSpec, ProbeSpec
+from tad.core.files import sha256
+from tad.settings.plugins import defaults
+from tad.settings.stages import ExtractSpec, ProbeSpec
 from tad.stages.extract import extract
 from tad.stages.probe import probe
 
@@ -26,8 +26,7 @@ SIZES = (150, 120, 90, 90, 60, 45, 30, 5)
 
 
 def specification() -> ExtractSpec:
-    own = document("backbones", "r2plus1d_small")
-    plugin = {"name": "r2plus1d_small", "settings": own["settings"]}
+    plugin = {"name": "r2plus1d_small", "settings": defaults("backbones", "r2plus1d_small")}
     clip = {"length": 16, "stride": 2, "policy": "native", "rate": 0}
     return ExtractSpec.model_validate({"dataset": "d", "backbone": plugin, "clip": clip})
 
@@ -37,7 +36,7 @@ def start(manifest: Path, videos: Path, folder: Path) -> int:
     child = os.fork()
     if child == 0:
         extract(
-            manifest, videos, None, folder / "00-of-01.h5", spec=specification(), kept=folder / "kept", device="cpu",
+            manifest, videos, None, folder / "00-of-01.h5", spec=specification(), cache=folder / "kept", device="cpu",
             workers=2,
         )  # fmt: skip
         os._exit(0)

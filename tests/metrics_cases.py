@@ -41,3 +41,26 @@ def random_case(seed: int, *, grid: bool = False) -> tuple[dict[str, Any], dict[
 
 def perfect(truth: dict[str, Any]) -> dict[str, Any]:
     return {v: [{"label": c, "score": 1.0, "segment": [s, e]} for s, e, c in rows] for v, rows in truth.items()}
+
+
+def script_tiou(a: Any, b: Any) -> float:
+    """The overlap as the published scripts compute it; 0 / 0 is infinity here, above every threshold."""
+    inter = max(min(a[1], b[1]) - max(a[0], b[0]), 0.0)
+    union = (b[1] - b[0]) + (a[1] - a[0]) - inter
+    return inter / union if union else float("inf")
+
+
+def script_ap(instances: list[Any], detections: list[Any], threshold: float) -> float:
+    """ActivityNet's eval_detection.py for one class of one video, in plain loops; the sort by score is stable.
+
+    0 / 0 is a number that no threshold is above, and sorts behind all others, as NumPy has it.
+    """
+    taken: set[int] = set()
+    hits: list[bool] = []
+    for start, end, _ in sorted(detections, key=lambda d: -d[2]):
+        overlaps = [(script_tiou((start, end), instance), g) for g, instance in enumerate(instances)]
+        hit = next((g for o, g in sorted(overlaps, reverse=True) if o >= threshold and g not in taken), None)
+        hits.append(hit is not None)
+        taken |= {hit} if hit is not None else set()
+    precision = [sum(hits[: d + 1]) / (d + 1) for d in range(len(hits))]
+    return sum(max(precision[d:]) for d in range(len(hits)) if hits[d]) / len(instances)

@@ -1,4 +1,4 @@
-"""Random candidates and settings for the engines of suppression, and what it means that two results are equal."""
+"""Random candidates and settings for the NMS engines, and when two results count as equal."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ PLAIN: dict[str, Any] = {
 
 
 def published_rule(published: dict[str, Any]) -> dict[str, Any]:
-    """A golden case's settings under our names."""
+    """Return the settings of a golden case under our names."""
     return {
         "method": "gaussian" if published["use_soft_nms"] else "hard",
         "sigma": published["sigma"],
@@ -28,7 +28,7 @@ def published_rule(published: dict[str, Any]) -> dict[str, Any]:
 
 
 def random_set(rng: np.random.Generator, most: int = 60) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Several videos with ties, duplicates, zero-length segments, and videos with 0 or 1 candidates."""
+    """Return several videos with ties, duplicates, zero-length segments, and videos with 0 or 1 candidates."""
     counts = rng.integers(0, most, rng.integers(1, 5))
     counts[rng.random(len(counts)) < 0.2] = rng.integers(0, 2)
     total = int(counts.sum())
@@ -65,7 +65,7 @@ def assert_equal(a: Kept, b: Kept) -> None:
 
 
 def crowd(seed: int, total: int, *, classes: int = 20) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Candidates of one video whose segments overlap often, with steep scores."""
+    """Return candidates of one video whose segments overlap often, with steep scores."""
     rng = np.random.default_rng(seed)
     start = (rng.random(total) * total / 4).astype(np.float32)
     segments = np.stack([start, start + rng.exponential(12, total).astype(np.float32)], 1)

@@ -12,15 +12,21 @@ import torch
 from golden_tools import unmatched
 from test_detectors import DETECT, feats, settings, targets
 
-from tad import plugins
-from tad.errors import TadError
-from tad.layers.consistency import cut, triplet, width_of
-from tad.layers.consistency import cuts as cuts_of
-from tad.layers.saliency import saliency_regions
-from tad.layers.saliency_losses import assign, border_loss, border_marks, generalised_iou_loss, softmax_focal
-from tad.layers.types import Part
-from tad.specs import DetectSpec, NmsSpec, TrainSpec
-from tad.training.places import cut_to, sliding, window_starts
+from tad.core.errors import TadError
+from tad.detectors._afsd.consistency import cut, triplet, width_of
+from tad.detectors._afsd.consistency import cuts as cuts_of
+from tad.detectors._afsd.losses import (
+    FOCAL_EPSILON,
+    assign,
+    border_loss,
+    border_marks,
+    generalised_iou_loss,
+    softmax_focal,
+)
+from tad.detectors._afsd.modules import saliency_regions
+from tad.layers.types import Part, Targets
+from tad.settings import plugins
+from tad.training.data.window_positions import sliding, window_starts
 
 ANNOTATIONS = Path(__file__).parents[2] / "shared/data/annotations/afsd_thumos14"
 SIZES = {"feature_dim": 12, "num_classes": 3, "max_length": 64}
@@ -32,7 +38,7 @@ def small(face: str = "corrected", **changes: Any) -> Any:
     """A narrow detector whose weights all matter."""
     torch.manual_seed(0)
     layers = {"embed_dim": 64, "upsample": 2, "strides": [2.0**level for level in range(6)], "face": face}
-    detector = plugins.load("detectors", "afsd")(**SIZES, **settings("afsd", **layers | changes))
+    detector = plugins.build("detectors", "afsd", settings("afsd", **layers | changes), **SIZES)
     with torch.no_grad():
         for name, parameter in detector.named_parameters():
             if "scale" not in name:
@@ -41,13 +47,8 @@ def small(face: str = "corrected", **changes: Any) -> Any:
 
 
 @pytest.mark.parametrize("method", ["afsd", "gaf"])
-def test_yaml_is_complete(method: str) -> None:
-    document = plugins.document("detectors", method)
-    for dataset in ["", *document["for"]]:
-        for key, spec in {"train": TrainSpec, "detect": DetectSpec, "nms": NmsSpec}.items():
-            section = plugins.override(key, document[key], document["for"].get(dataset, {}).get(key, {}), method)
-            assert set(section) == set(spec.model_fields)
-            spec.model_validate(section)
+def test_published_data_sets_have_the_published_face(method: str) -> None:
+    for dataset in ["", *plugins.document("detectors", method)["for"]]:
         expected = "parity" if dataset in ("thumos14", "activitynet13") else "corrected"
         assert settings(method, dataset)["face"] == expected
 
@@ -58,8 +59,8 @@ def test_yaml_is_complete(method: str) -> None:
 )
 def test_published_sizes(dataset: str, dim: int, classes: int, length: int, count: int, points: int) -> None:
     with torch.device("meta"):
-        detector = plugins.load("detectors", "afsd")(
-            feature_dim=dim, num_classes=classes, max_length=length, **settings("afsd", dataset)
+        detector = plugins.build(
+            "detectors", "afsd", settings("afsd", dataset), feature_dim=dim, num_classes=classes, max_length=length
         )
     assert sum(p.numel() for p in detector.parameters()) == count  # counted in OpenTAD's modules too
     assert len(detector.state_dict()) == 100
@@ -157,12 +158,12 @@ def test_bad_input_is_named() -> None:
         detector.loss(torch.zeros(1, 64, 10), torch.tensor([64]), [targets()])
     with pytest.raises(TadError, match=r"80 snippets.*detect\.window_stride"):
         detector.eval().candidates(*feats(80), **DETECT)
-    for changes, said in [({"face": "fixed"}, "settings.face"), ({"corrections": ["live"]}, "settings.corrections"),
+    for changes, said in [({"face": "fixed"}, "detector.face"), ({"corrections": ["live"]}, "detector.corrections"),
                           ({"embed_dim": 40}, "embed_dim"), ({"strides": [1.0]}, "strides")]:  # fmt: skip
         with pytest.raises(TadError, match=said):
             small(**changes)
     with pytest.raises(TadError, match=r"max_length: 80: must be a multiple of 32"):
-        plugins.load("detectors", "afsd")(**SIZES | {"max_length": 80}, **settings("afsd"))
+        plugins.build("detectors", "afsd", settings("afsd"), **SIZES | {"max_length": 80})
 
 
 def test_the_quality_target_is_detached_in_corrected_only() -> None:
@@ -197,14 +198,42 @@ def test_points_belong_to_the_shortest_instance_and_to_the_first_of_equal_ones()
     assert not assign(points_P3, segments_N2[:0], torch.tensor([], dtype=torch.long)).labels_P.any()
 
 
+def test_a_levels_range_holds_its_upper_end_alone() -> None:
+    points_P3 = torch.tensor([[10.0, 4, 8], [10, 4, 7.5], [10, 8, 16], [10, 7.5, 16]])
+    found = assign(points_P3, torch.tensor([[4.0, 18]]), torch.tensor([0]))  # 6 and 8 away
+    assert found.labels_P.tolist() == [1, 0, 0, 1]
+
+
 def test_losses_by_hand() -> None:
     even = softmax_focal(torch.zeros(2, 3), torch.tensor([0, 2]))
     assert even.tolist() == pytest.approx([w * (2 / 3) ** 2 * np.log(3) for w in (0.25, 0.75)])
+    sure = torch.tensor([[0.0, 60.0, 0.0]], requires_grad=True)  # of a wrong class
+    rounded = softmax_focal(sure, torch.tensor([2]), epsilon=FOCAL_EPSILON)
+    assert rounded.item() == pytest.approx(0.75 * (1 - 1e-6) ** 2 * np.log(1e6))
+    assert softmax_focal(sure, torch.tensor([2])).item() == pytest.approx(0.75 * 60)
+    (gradient,) = torch.autograd.grad(rounded, sure)
+    assert float(gradient.abs().max()) < 1e-12
     ours, truth = torch.tensor([[1.0, 3.0], [2.0, 2.0]]), torch.tensor([[2.0, 2.0], [2.0, 2.0]])
     assert generalised_iou_loss(ours, truth).tolist() == pytest.approx([1 - 3 / 5 + 0 / 5, 0.0])
     nested, apart = torch.tensor([[1.0, 0.0]]), torch.tensor([[5.0, -4.0]])  # a quarter of it; 2 of a hull of 7 between
     assert generalised_iou_loss(nested, truth[:1]).item() == pytest.approx(1 - 1 / 4)
     assert generalised_iou_loss(apart, truth[:1]).item() == pytest.approx(1 + 2 / 7)
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_only_parity_adds_to_probabilities(face: str) -> None:
+    """In every class loss, and nowhere else."""
+    detector = small(face).eval()
+    assert detector.criterion.epsilon == (FOCAL_EPSILON if face == "parity" else 0.0)
+    x_BTC, lengths_B = torch.randn(1, 64, detector.feature_dim), torch.tensor([64])
+    wanted = [Targets(torch.tensor([[10.0, 30.0]]), torch.tensor([1]))]
+    with torch.no_grad():
+        losses = detector.loss(x_BTC, lengths_B, wanted)
+        detector.criterion.epsilon = 0.1
+        moved = detector.loss(x_BTC, lengths_B, wanted)
+    assert moved["cls"] < losses["cls"]
+    assert moved["refined_cls"] < losses["refined_cls"]
+    assert moved["loc"] == losses["loc"]
 
 
 def test_border_marks_are_a_tenth_and_two_frames_at_least() -> None:
@@ -314,9 +343,11 @@ def test_windows_slide_and_the_last_one_is_right_aligned() -> None:
     assert window_starts(316, 256, 30) == [0, 30, 60]
     segments_N2 = np.array([[5.0, 20.0], [35.0, 50.0]])
     common = {"length": 60, "width": 30, "stride": 10, "threshold": 0.5, "margin": 0.0}
-    assert [first for first, _, _ in sliding(segments_N2, **common, rule="part")] == [0, 10, 20, 30]
-    assert [first for first, _, _ in sliding(segments_N2, **common, rule="whole")] == [0, 20, 30]
-    (_, cut_N2, kept), *_ = list(sliding(segments_N2, **common, rule="part"))[1:]
+    for rule, expected in {"part": [0, 10, 20, 30], "whole": [0, 20, 30], "any": [0, 10, 20, 30]}.items():
+        windows = list(sliding(segments_N2, **common, rule=rule))
+        assert [first for first, _, _, used in windows if used] == expected
+        assert [first for first, *_ in windows] == [0, 10, 20, 30]
+    _, cut_N2, kept, _ = windows[1]
     assert (cut_N2.tolist(), kept.tolist()) == ([[0.0, 10.0]], [0])
 
 
@@ -329,21 +360,3 @@ def test_every_cliff_dive_is_a_dive_as_well_and_comes_first(part: str, count: in
     cliffs, dives = ({where: k for k, (label, where) in enumerate(rows) if label == name} for name in names)
     assert len(cliffs) == count
     assert all(where in dives and k < dives[where] for where, k in cliffs.items())
-
-
-@pytest.mark.skipif(not ANNOTATIONS.is_dir(), reason="needs the official annotation files")
-def test_thumos_gives_the_published_number_of_windows() -> None:
-    with open(ANNOTATIONS / "val_video_info.csv", encoding="utf-8") as file:
-        info = {row["video"]: row for row in csv.DictReader(file)}
-    segments: dict[str, list[list[float]]] = defaultdict(list)
-    with open(ANNOTATIONS / "val_Annotation_ours.csv", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            scale = float(info[row["video"]]["sample_count"]) / float(info[row["video"]]["count"])
-            segments[row["video"]].append([float(row["startFrame"]) * scale, float(row["endFrame"]) * scale])
-    lengths = {video: int(info[video]["sample_count"]) for video in segments}
-    # published: frames are counted from 1, and a window is those from 1 to 256
-    common = {"width": 255, "threshold": 1.0, "margin": 0.0}
-    windows = [(video, first) for video in segments for first in window_starts(lengths[video], 256, 30)]
-    kept = [first for video, first in windows if len(cut_to(np.array(segments[video]) - 1, first, **common)[1])]
-    assert len(segments) == 200
-    assert len(kept) == 7842

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from component_tools import laid
 
-from tad import plugins
-from tad.annotation_checks import check
-from tad.annotations import Instance, Table, Video, exclude, read_table, write_table
-from tad.errors import TadError
-from tad.ids import unsafe
-from tad.specs import AnnotateSpec
+from tad.annotations.checks import check
+from tad.annotations.table import Instance, Table, Video, exclude, read_table, write_table
+from tad.core.errors import TadError
+from tad.core.ids import unsafe
+from tad.settings.stages import AnnotateSpec
 from tad.stages.annotate import annotate
 
 
@@ -54,7 +54,7 @@ def run(
     """What the annotate stage makes of a file with this content."""
     source = tmp_path / ("own.csv" if fmt == "csv" else "own.json")
     source.write_bytes(text if isinstance(text, bytes) else text.encode())
-    resolved = plugins.override("settings", plugins.document("datasets", fmt)["settings"], settings, "test")
+    resolved = laid("datasets", fmt, settings)
     spec = AnnotateSpec.model_validate(
         {"dataset": "own", "format": {"name": fmt, "settings": resolved}, "on_invalid": on_invalid}
     )
@@ -80,7 +80,10 @@ MALFORMED_JSON: dict[str, tuple[str | bytes, list[str]]] = {
     "NaN as text": (edited(**{SEGMENT: ["nan", 2]}), ["video 'a'", "annotations[0]", "nan"]),
     "infinite": (edited(**{SEGMENT: [1, float("inf")]}), ["video 'a'", "annotations[0]", "inf"]),
     "null time": (edited(**{SEGMENT: [1, None]}), ["video 'a'", "annotations[0]", "None is not a number"]),
-    "time of day": (edited(**{SEGMENT: ["0:01", 2]}), ["video 'a'", "annotations[0]", "'0:01'", "seconds"]),
+    "time code": (
+        edited(**{SEGMENT: ["0:00:01:12", 2]}),
+        ["video 'a'", "annotations[0]", "'0:00:01:12'", "unambiguous"],
+    ),
     "decimal comma": (edited(**{SEGMENT: ["1,5", 2]}), ["video 'a'", "'1,5'", "point"]),
     "true as time": (edited(**{SEGMENT: [True, 2]}), ["video 'a'", "True is not a number"]),
     "one time": (edited(**{SEGMENT: [1]}), ["video 'a'", "annotations[0]", "[start, end]"]),
@@ -125,7 +128,14 @@ MALFORMED_JSON: dict[str, tuple[str | bytes, list[str]]] = {
     "a list": ("[]", ["expected an object"]),
     "truncated": (edited()[:-20], ["line 1", "not valid JSON"]),
     "empty file": ("", ["the file is empty"]),
-    "UTF-16": (edited().encode("utf-16"), ["not UTF-8"]),
+    "UTF-16 without a mark": (edited().encode("utf-16-le"), ["NUL", "UTF-16"]),
+    "UTF-16 cut": (edited().encode("utf-16")[:-1], ["not UTF-16, the encoding of its byte order mark"]),
+    "label invisible": (edited(**{LABEL: "ju\u200bmp"}), ["ju\\u200bmp", "U+200B ZERO WIDTH SPACE"]),
+    "label half a character": (edited(**{LABEL: "\ud800"}), ["\\ud800", "not valid Unicode"]),
+    "id invisible": (edited(**{"x\u200dy": {"subset": "training"}}), ["x\\u200dy", "U+200D ZERO WIDTH JOINER"]),
+    "endless number": (edited().replace("4.5", "4" * 5000), ["numbers have at most 19"]),
+    "large number": (edited().replace("4.5", "4" * 400), ["numbers have at most 19"]),
+    "deep": ("[" * 100_000, ["nested more than"]),
     "Latin-1": (edited(**{LABEL: "läuft"}).replace("\\u00e4", "ä").encode("latin-1"), ["not UTF-8"]),
 }
 
@@ -134,15 +144,24 @@ ROWS = HEAD + "a,1,4.5,jump,train\nb,2,3,run,train\nc,5,9,jump,test\n"
 MALFORMED_CSV: dict[str, tuple[str, list[str]]] = {
     "no header": ("a,1,4.5,jump,train\n", ["line 1", "no column 'video'", "header"]),
     "column misspelt": (ROWS.replace("start", "strat"), ["line 1", "no column 'start'", "did you mean 'strat'"]),
-    "suffix": (ROWS.replace("a,", "a.MP4,"), ["line 2", "'a.MP4' has a file's suffix", "write 'a'"]),
-    "column twice": (ROWS.replace("label", "end"), ["line 1", "column 'end' stands 2 times"]),
+    "two files": (ROWS + "a.mp4,7,8,run,train\na.mkv,8,9,run,train\n", ["line 6", "'a.mkv' and 'a.mp4'", "rename"]),
+    "column twice that is ours": (ROWS.replace("split", "label"), ["line 1", "column 'label' occurs 2 times"]),
+    "two columns": (
+        ROWS.replace("label", "action").replace("split", "class"),
+        ["action or class", "columns: {label: action}"],
+    ),
+    "units mixed": (ROWS.replace("start,end", "start,end_ms"), ["line 1", "no column 'end'", "columns: {end: …}"]),
+    "column twice": (ROWS.replace("label", "end"), ["line 1", "column 'end' occurs 2 times"]),
     "header only": (HEAD, ["only a header"]),
     "too few values": (ROWS + "a,7,8\n", ["line 5", "3 values for 5 columns"]),
     "unquoted comma": (ROWS + "a,7,8,jump, high,train\n", ["line 5", "6 values for 5 columns", "quote"]),
     "no video": (ROWS + ",7,8,jump,train\n", ["line 5", "no video"]),
     "no end": (ROWS + "a,7,,jump,train\n", ["line 5", "'' is not a number"]),
     "a word": (ROWS + "a,7,later,jump,train\n", ["line 5", "'later' is not a number"]),
-    "minutes": (ROWS + "a,7,1:10,jump,train\n", ["line 5", "'1:10'", "seconds"]),
+    "time code": (ROWS + "a,7,00:00:07:10,jump,train\n", ["line 5", "'00:00:07:10'", "unambiguous"]),
+    "sixty-one seconds": (ROWS + "a,7,1:61,jump,train\n", ["line 5", "'1:61'", "unambiguous"]),
+    "thousands or decimals": (ROWS.replace(",", "\t").replace("4.5", "4,500"), ["line 2", "'4,500' has a comma"]),
+    "a large field": (ROWS + f"a,7,8,{'x' * 200_000},train\n", ["not a CSV table"]),
     "end before start": (ROWS + "a,8,7,jump,train\n", ["video 'a'", "line 5", "ends before it starts"]),
     "NaN": (ROWS + "a,nan,7,jump,train\n", ["video 'a'", "line 5", "nan"]),
     "no label": (ROWS + "a,7,8,,train\n", ["video 'a'", "line 5", "no label"]),
@@ -265,7 +284,7 @@ def test_label_file_finds_a_misspelling_and_orders(tmp_path: Path) -> None:
     with pytest.raises(TadError, match="unknown label 'jmup'; did you mean 'jump'"):
         run(tmp_path, edited(**{LABEL: "jmup"}), label_file="labels.txt")
     (tmp_path / "labels.txt").write_text("run\nrun\n")
-    with pytest.raises(TadError, match=r"labels.txt: line 2: label 'run' stands twice"):
+    with pytest.raises(TadError, match=r"labels.txt: line 2: label 'run' is listed twice"):
         run(tmp_path, edited(), label_file="labels.txt")
 
 
@@ -273,7 +292,7 @@ def test_own_subset_names_and_left_out_subsets(tmp_path: Path) -> None:
     text = edited(a__subset="fold 1", b__subset="fold 2", c__subset="fold 3")
     table = run(tmp_path, text, splits={"fold 1": "train", "fold 2": "", "fold 3": "test"})
     assert {video_id: video.split for video_id, video in table.videos.items()} == {"a": "train", "c": "test"}
-    with pytest.raises(TadError, match="mapped to 'dev'; map it to one of train, val, test"):
+    with pytest.raises(TadError, match=r"splits\.fold 1: Input should be 'train', 'val', 'test' or ''"):
         run(tmp_path, text, splits={"fold 1": "dev", "fold 2": "", "fold 3": "test"})
 
 

@@ -1,5 +1,6 @@
 """A detector trained on the demo's videos, applied to a real one: from mp4 to detections, by one command."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,11 @@ import pytest
 import video_tools as vt
 import yaml
 
-from tad.cache import FeatureReader
-from tad.cli import main
-from tad.config import Config
-from tad.files import read_json
+import tad
+from tad.commands.cli import main
+from tad.core.files import read_json
+from tad.features.store import FeatureReader
+from tad.settings.config import Config
 from tad.stages.annotate import annotate
 from tad.stages.extract import extract
 from tad.stages.join import join
@@ -68,19 +70,19 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     manifest = probe(data / "videos", results / "videos/demo/00-of-01.json", spec=config.spec("probe", dataset="demo"))
     weights = pretrain(
         table, [manifest], data / "videos", features / "demo_clips/backbone.safetensors",
-        spec=config.spec("pretrain", **names), kept=folder / "p", device="cpu",
+        spec=config.spec("pretrain", **names), cache=folder / "p", device="cpu",
     )  # fmt: skip
     indices = []
     for name in ("demo_clips", "again"):
         spec = config.spec("extract", **dataset, features=name)
-        where = {"kept": folder / "x" / name, "device": "cpu", "workers": 1}
+        where = {"cache": folder / "x" / name, "device": "cpu", "workers": 1}
         shard = extract(manifest, data / "videos", weights, features / name / "00-of-01.h5", spec=spec, **where)
         spec = config.spec("merge", **dataset, features=name)
         indices.append(merge([shard], [manifest], features / f"{name}.h5", spec=spec))
     both = join(indices, features / "two.h5", spec=config.spec("join", **dataset, features="two"))
     for run, index in (("demo", indices[0]), ("both", both)):
         spec, out = config.spec("train", run=run), results / run / "model.safetensors"
-        train(index, table, out, spec=spec, kept=folder / "t" / run, device="cpu")
+        train(index, table, out, spec=spec, cache=folder / "t" / run, device="cpu")
     return folder
 
 
@@ -103,6 +105,57 @@ def test_a_real_video_goes_from_mp4_to_detections(demo: Path, shared: Path, caps
     assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
 
 
+def test_a_released_run_is_applied_elsewhere(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same detections from a copied folder, and from its ONNX file by the code in docs/export.md."""
+    pytest.importorskip("onnxscript")
+    vt.encode(tmp_path / "v/one.mp4", 200)
+    assert applied(demo, tmp_path / "v", str(tmp_path / "wanted.json")) == 0
+    with FeatureReader(demo / "results/demo/apply/features.h5") as features:
+        feats_TC, grid = features.read("one"), features.grid("one")
+    release = tmp_path / "out" / "demo-run"
+    assert main(["export", "demo", "--out", str(release), "--config", str(demo / "config.yaml")]) == 0
+    assert "next, here or on another machine: tad apply" in capsys.readouterr().out
+    texts = [path.read_text() for path in release.rglob("*") if path.suffix in (".json", ".yaml", ".md")]
+    assert len(texts) == 3
+    assert str(demo) not in "".join(texts)
+    away = demo.with_name("away")
+    demo.rename(away)
+    try:
+        copied = tmp_path / "elsewhere" / "demo-run"
+        copied.parent.mkdir()
+        release.rename(copied)
+        monkeypatch.chdir(copied.parent)
+        command = ["apply", "demo-run", str(tmp_path / "v"), "--device", "cpu", "--out"]
+        assert main([*command, "found.json"]) == 0
+        assert read_json(Path("found.json"))["results"] == read_json(tmp_path / "wanted.json")["results"]
+        assert Path("results/demo/apply/features.h5").is_file()
+        rows = tad.load("demo-run", device="cpu").detect(tmp_path / "v")
+        assert len(rows) == len(read_json(Path("found.json"))["results"]["one"])
+        assert not Path("demo-run/results/demo/apply").exists()  # a release may be read-only
+    finally:
+        away.rename(demo)
+    code = re.findall(r"```python\n(.*?)```", (SCRIPT.parents[1] / "docs/export.md").read_text(), re.DOTALL)
+    names = {"features": feats_TC, "start": grid.start, "step": grid.step, "duration": grid.duration}
+    exec(code[0].replace('np.load("features.npy")', "features").replace("kitchen-run/", "demo-run/"), names)
+    wanted = read_json(tmp_path / "wanted.json")["results"]["one"]
+    assert [row["label"] for row in names["rows"][:50]] == [row["label"] for row in wanted[:50]]
+    for key in ("score", "segment"):
+        found = np.array([row[key] for row in names["rows"]])
+        np.testing.assert_allclose(found, np.array([row[key] for row in wanted]), atol=1e-4)
+    model = copied / "results/demo/model.safetensors"
+    content = bytearray(model.read_bytes())
+    content[-1] ^= 1
+    model.write_bytes(content)
+    capsys.readouterr()
+    assert main([*command, "found.json"]) == 1
+    assert (
+        "model.safetensors: does not match its checksum in release.json; copy the folder again"
+        in capsys.readouterr().err
+    )
+
+
 def test_a_folder_of_videos_with_a_damaged_one(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, frames in (("one", 90), ("two", 40)):
         vt.encode(tmp_path / f"v/{name}.mp4", frames)
@@ -110,7 +163,7 @@ def test_a_folder_of_videos_with_a_damaged_one(demo: Path, tmp_path: Path, capsy
     assert applied(demo, tmp_path / "v", str(demo / "found.json")) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(": ")[0] for line in lines] == ["one", "two", "page"]
-    assert lines[2].startswith("page: left out: text, not a video")
+    assert lines[2].startswith("page: excluded: text, not a video")
     assert set(read_json(demo / "found.json")["results"]) == {"one", "two"}
 
 
@@ -130,10 +183,10 @@ def test_what_cannot_be_applied_is_said(demo: Path, tmp_path: Path, capsys: pyte
     wrong = {
         "nowhere.mp4: no such video or folder of videos": (Path("nowhere.mp4"), "demo"),
         "no video can be read (page: text, not a video": (vt.text(tmp_path / "page.mp4"), "demo"),
-        "not a video's name": (vt.text(tmp_path / "page.html"), "demo"),
-        "apply a row without `external`": (tmp_path, "labelled"),
+        "is not that of a video": (vt.text(tmp_path / "page.html"), "demo"),
+        "apply a run without `external`": (tmp_path, "labelled"),
         "did you mean 'demo'": (tmp_path, "dmo"),
-        "features.published: published for given videos": (tmp_path, "half"),
+        "features.published: imported features": (tmp_path, "half"),
     }
     for message, (videos, run) in wrong.items():
         assert applied(demo, videos, str(tmp_path / "no.json"), run) == 1

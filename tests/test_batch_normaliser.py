@@ -8,7 +8,7 @@ import torch
 from test_afsd import FACES, small
 from test_detectors import feats, targets
 
-from tad.errors import TadError
+from tad.core.errors import TadError
 from tad.layers.types import Part
 
 WANTED = [targets((5, 21, 0), (30, 36, 1)), targets((8, 44, 2))]
@@ -102,7 +102,7 @@ def test_parts_need_the_whole_batchs_numbers() -> None:
     detector.normalise(detector.positives(lengths_B, WANTED))
     rows = [slice(0, 1), slice(1, 2)]
     parts = [(x_BTC[r], lengths_B[r], WANTED[r], Part(2, r.start, 64)) for r in rows]
-    detector.normalise_refined(sum(detector.refined(*part) for part in parts))
+    detector.normalise_by_refined(sum(detector.refined_positives(*part) for part in parts))
     assert sum(detector.loss(*part)["total"].item() for part in parts) == pytest.approx(whole, rel=1e-5)
-    with pytest.raises(TadError, match=r"settings\.normaliser: 'mean': choose video or batch"):
+    with pytest.raises(TadError, match=r"detector\.normaliser: Input should be 'video' or 'batch' \(got 'mean'\)"):
         detector_of("parity", "mean")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tad.metrics import evaluate, protocol
+from tad.metrics import bootstrap, evaluate, matching, protocol
 from tad.metrics.bootstrap import describe, draw, interval, resample
 
 TIOU = [0.3, 0.5, 0.7]
@@ -52,6 +52,21 @@ def test_a_resample_is_the_evaluation_of_copied_videos(seed: int) -> None:
         np.testing.assert_allclose(values, again.mean_ap, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_compiled_loops_over_classes_give_the_same_bits(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of classes are scored and resampled by `tad.metrics.many_classes`; NumPy's way is the definition."""
+    truth, found = random_case(seed)
+    counts_NV = draw(len(truth), resamples=300, seed=seed)  # not a multiple of the block
+    results = []
+    for few in (500, 0):
+        monkeypatch.setattr(bootstrap, "FEW_CLASSES", few)
+        monkeypatch.setattr(matching, "FEW_CLASSES", few)
+        result = evaluate(truth, found, tiou=TIOU)
+        results.append((result.ap, result.recall, resample(result.matches, counts_NV)))
+    for definition, compiled in zip(*results, strict=True):
+        np.testing.assert_array_equal(definition, compiled)
+
+
 def test_drawing_each_video_once_is_the_evaluation_itself() -> None:
     truth, found = random_case(9)
     result = evaluate(truth, found, tiou=TIOU)
@@ -71,7 +86,9 @@ def test_a_draw_without_instances_has_no_score_and_does_not_count() -> None:
 def test_the_same_seed_gives_the_same_interval_and_says_what_it_is() -> None:
     truth, found = random_case(2)
     result = evaluate(truth, found, tiou=TIOU)
-    one, again, other = (describe(resample(result.matches, draw(7, seed=s)), TIOU, seed=s) for s in (0, 0, 1))
+    one, again, other = (
+        describe(resample(result.matches, draw(7, seed=s)), [f"{t:g}" for t in TIOU], seed=s) for s in (0, 0, 1)
+    )
     assert one == again != other
     assert (one["method"], one["level"], one["resamples"], one["seed"]) == (
         "percentile bootstrap over videos", 0.95, 1000, 0,
@@ -79,6 +96,10 @@ def test_the_same_seed_gives_the_same_interval_and_says_what_it_is() -> None:
     low, high = one["average_mAP"]
     assert 0 <= low < result.average_mean_ap < high <= 1
     assert list(one["mAP"]) == ["0.3", "0.5", "0.7"]
+
+
+def test_an_interval_leaves_out_as_much_on_either_side() -> None:
+    assert interval(np.random.default_rng(0).permutation(1001) / 1000) == pytest.approx((0.025, 0.975))
 
 
 def test_published_detections_in_seconds(shared: Path) -> None:

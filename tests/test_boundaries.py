@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tad.layers.boundaries import boundary_max_pool, boundary_regions, frame_regions
+from tad.detectors._afsd.boundaries import boundary_max_pool, boundary_regions, frame_regions
 
 
 def definition(x_BCT: Tensor, regions_BN4: Tensor) -> tuple[Tensor, Tensor]:

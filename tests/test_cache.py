@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
+import checksum_tools
 import h5py
 import numpy as np
 import pytest
 
-from tad.cache import FeatureReader, ShardWriter
-from tad.errors import TadError
-from tad.grid import Grid
-from tad.provenance import check, expect, read_stamp, stamp
+from tad.core.errors import TadError
+from tad.core.grid import Grid
+from tad.features.store import FeatureReader, ShardWriter
+from tad.provenance.stamps import check, expect, read_stamp, stamp
 
 GRID = Grid(0.5, 0.25, 6, 3.0)
 FEATS_TC = np.arange(24, dtype=np.float16).reshape(6, 4)
@@ -64,20 +65,25 @@ def test_damaged_and_foreign_files(tmp_path: Path) -> None:
 
 def test_flipped_bytes_are_found_by_the_checksum(tmp_path: Path) -> None:
     path = write(tmp_path / "a.h5")
-    raw = bytearray(path.read_bytes())
-    at = raw.find(FEATS_TC.tobytes())
-    raw[at + 5] ^= 0x40
-    path.write_bytes(raw)
-    with FeatureReader(path) as reader, pytest.raises(TadError, match="checksum"):
+    checksum_tools.flip(path, path.read_bytes().find(FEATS_TC.tobytes()) + 5)
+    with pytest.raises(TadError, match="do not match their checksum"), FeatureReader(path) as reader:
+        reader.stored("../odd id/%")
+
+
+def test_features_without_checksums_of_blocks_have_one_of_the_video(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.h5")
+    changed = FEATS_TC.copy()
+    changed[0, 2] += 1
+    checksum_tools.change(path, FEATS_TC.tobytes(), changed.tobytes())
+    with FeatureReader(path) as reader, pytest.raises(TadError, match="odd id/%' do not match their checksum"):
         reader.stored("../odd id/%")
 
 
 def test_nan_that_came_later_is_refused_on_reading(tmp_path: Path) -> None:
     path = write(tmp_path / "a.h5")
-    raw = bytearray(path.read_bytes())
-    at = raw.find(FEATS_TC.tobytes())
-    raw[at : at + 2] = np.float16("nan").tobytes()
-    path.write_bytes(raw)
+    changed = FEATS_TC.copy()
+    changed[0, 0] = np.nan
+    checksum_tools.change(path, FEATS_TC.tobytes(), changed.tobytes())
     with FeatureReader(path) as reader, pytest.raises(TadError, match="NaN"):
         reader.read("../odd id/%")
 
@@ -85,10 +91,9 @@ def test_nan_that_came_later_is_refused_on_reading(tmp_path: Path) -> None:
 def test_snippets_are_looked_at_once_and_none_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     feats_TC = np.arange(400, dtype=np.float32).reshape(100, 4)
     path = write(tmp_path / "a.h5", feats_TC)
-    raw = bytearray(path.read_bytes())
-    at = raw.find(feats_TC[60].tobytes())
-    raw[at : at + 4] = np.float32("nan").tobytes()
-    path.write_bytes(raw)
+    row_C = feats_TC[60].copy()
+    row_C[0] = np.nan
+    checksum_tools.change(path, feats_TC[60].tobytes(), row_C.tobytes())
     looks = []
     isfinite = np.isfinite
     monkeypatch.setattr(np, "isfinite", lambda x: looks.append(1) or isfinite(x))

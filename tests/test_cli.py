@@ -1,5 +1,6 @@
 """One word per stage, a light `--help`, one-line errors."""
 
+import inspect
 import re
 import subprocess
 import sys
@@ -7,15 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tad.cli import build_parser, main
+from tad.commands.cli import build_parser, main
+from tad.commands.command_table import COMMANDS, GROUPS, Command
+from tad.commands.stages import ADAPTED
+from tad.settings.stage_table import STAGES, Argument
 
 ROOT = Path(__file__).parents[1]
 NOT_STAGES = {"render", "table", "all"}  # about the workflow, not about detection: scripts in workflow_scripts
-# they explain, or bring in what is there
-NOT_RULES = {
-    *("diagnose", "show", "why", "import-checkpoint", "compare", "suggest", "sweep", "apply", "table", "weights"),
-    "features",
-}
 
 
 def commands() -> set[str]:
@@ -27,12 +26,12 @@ def test_rule_is_command_is_module_is_function_is_log() -> None:
     rules_text = "\n".join(p.read_text() for p in [ROOT / "Snakefile", *(ROOT / "rules").glob("*.smk")])
     rules = set(re.findall(r"^rule (\w+):", rules_text, re.M)) - NOT_STAGES
     modules = {p.stem for p in (ROOT / "tad" / "stages").glob("*.py")} - {"__init__"}
-    assert rules == modules == commands() - NOT_RULES
+    assert rules == modules == commands() - set(COMMANDS) == set(STAGES)
     for stage in sorted(rules):
         source = (ROOT / "tad" / "stages" / f"{stage}.py").read_text()
         assert re.search(rf"^def {stage}\(", source, re.M), stage
         block = rules_text.split(f"rule {stage}:")[1].split("\nrule ")[0]
-        assert re.search(rf'"tad {stage} ', block), stage
+        assert re.search(rf'"(TAD_CODE=\S+ )?tad {stage} ', block), stage
         assert f"{stage}.log" in block, stage
         assert f"{stage}.tsv" in block, stage
 
@@ -49,7 +48,7 @@ def test_rules_are_thin() -> None:
 @pytest.mark.parametrize("argv", [["--help"], ["train", "--help"], ["show", "demo"], ["weights", "list"]])
 def test_no_torch_without_a_stage(argv: list[str]) -> None:
     program = (
-        "import sys; from tad.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "import sys; from tad.commands.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
         "sys.exit(7 if 'torch' in sys.modules else 0)"
     )
     done = subprocess.run([sys.executable, "-c", program, *argv], cwd=ROOT, capture_output=True, check=False)
@@ -58,7 +57,7 @@ def test_no_torch_without_a_stage(argv: list[str]) -> None:
 
 def test_parsing_the_snakefile_imports_no_torch() -> None:
     program = (
-        "import sys, yaml; from tad.workflow import Workflow\n"
+        "import sys, yaml; from tad.workflow.rules import Workflow\n"
         "flow = Workflow(yaml.safe_load(open('config.yaml')), '.')\n"
         "flow.ready_runs(); sys.exit(7 if {'torch', 'numpy'} & set(sys.modules) else 0)"
     )
@@ -84,3 +83,42 @@ def test_errors_are_one_line_and_status_1(
     lines = [line for line in capfd.readouterr().err.splitlines() if line]
     assert len(lines) == 1
     assert message in lines[0]
+
+
+def parameter_of(argument: Argument) -> str:
+    return str(argument.options.get("dest", argument.name.lstrip("-").replace("-", "_")))
+
+
+@pytest.mark.parametrize("name", sorted(STAGES))
+def test_a_stage_is_called_with_its_arguments(name: str) -> None:
+    """Each argument is a parameter, what the function must be given is an argument, and its settings are declared."""
+    stage = STAGES[name]
+    parameters = inspect.signature(stage.function()).parameters
+    given = {parameter_of(argument) for argument in stage.arguments} | {"out", "spec", "cache", "threads"}
+    given |= {"device"} if stage.device else set()
+    needed = {key for key, parameter in parameters.items() if parameter.default is parameter.empty}
+    assert needed <= given
+    assert parameters["spec"].annotation is stage.spec_class()
+    assert ("device" in parameters) == stage.device
+    unused = {parameter_of(argument) for argument in stage.arguments} - set(parameters)
+    adapter = (ROOT / "tad" / "commands" / "stages.py").read_text()
+    assert [key for key in unused if not re.search(rf'\ba\.{key}\b|"{key}"', adapter)] == []
+    assert not unused or name in {*ADAPTED, "evaluate"}
+
+
+@pytest.mark.parametrize("command", [one for row in COMMANDS.values() for one in row.actions or (row,)], ids=str)
+def test_a_command_is_called_with_its_arguments(command: Command) -> None:
+    names = [parameter_of(argument) for argument in command.arguments] + ["device"] * command.device
+    names += [command.passes] if command.passes else []
+    bound = inspect.signature(command.function()).bind(**dict.fromkeys(names))  # TypeError unless they fit
+    parameters = bound.signature.parameters
+    together = {key for key in bound.arguments if parameters[key].kind is inspect.Parameter.VAR_KEYWORD}
+    given = set(bound.arguments) - together
+    assert given.union(*(bound.arguments[key] for key in together)) == set(names)
+
+
+def test_every_command_has_a_group() -> None:
+    assert {row.group for row in COMMANDS.values()} == set(GROUPS)
+    listed = build_parser().format_help()
+    for row in (*COMMANDS.values(), *STAGES.values()):
+        assert f"  {row.name:<18} {row.help}\n" in f"{listed}\n"

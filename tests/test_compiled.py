@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from training_tools import real_spec
 
-from tad import plugins
-from tad.device import keep_graphs, kept_folder
-from tad.errors import TadError
+from tad.core.device import cache_graphs, compile_cache
+from tad.core.errors import TadError
 from tad.layers.masked import ChannelNorm
 from tad.layers.types import Targets
-from tad.training.compiled import compile_networks
+from tad.settings import plugins
+from tad.training.loop.compile import compile_networks
 
 CPU = torch.device("cpu")
 
@@ -26,8 +26,7 @@ def narrow(name: str) -> nn.Module:
     torch.manual_seed(0)
     settings = spec.detector.settings | {"input_noise": 0.0, "dropout": 0.0}
     settings = {key: value for key, value in settings.items() if key in spec.detector.settings}
-    make = plugins.load("detectors", name)
-    detector: nn.Module = make(feature_dim=6, num_classes=2, max_length=32, **settings)
+    detector: nn.Module = plugins.build("detectors", name, settings, feature_dim=6, num_classes=2, max_length=32)
     still(detector.train())
     return detector
 
@@ -43,7 +42,7 @@ def gradients(detector: nn.Module, length: int) -> Tensor:
     return torch.cat([p.grad.flatten() for p in detector.parameters() if p.grad is not None])
 
 
-@pytest.mark.parametrize("name", ["mse", "actionformer"])
+@pytest.mark.parametrize("name", ["mse", pytest.param("actionformer", marks=pytest.mark.wide)])
 def test_graphs_of_the_detectors_equal_the_plain_ones(name: str) -> None:
     """Their operations, as compiled graphs have them; what is made of these is tested on less, below."""
     detector = narrow(name)
@@ -96,11 +95,11 @@ def test_a_missing_compiler_is_said_before_training(monkeypatch: pytest.MonkeyPa
 def test_where_graphs_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "chosen")
-    keep_graphs()
+    cache_graphs()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "chosen"
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
-    keep_graphs()
+    cache_graphs()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "tad" / "inductor")
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert kept_folder("inductor") is None
+    assert compile_cache("inductor") is None

@@ -1,15 +1,22 @@
 """Four layers of settings, closed at each; every shipped YAML is checked, every mistake is one named line."""
 
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tad import plugins
-from tad.config import Config
-from tad.errors import TadError
-from tad.specs import DetectSpec, EvalSpec, NmsSpec, TrainSpec
+from tad.core.errors import TadError
+from tad.settings import plugins
+from tad.settings.config import Config
+from tad.settings.resolved import component_sections
+from tad.settings.stages import Spec
+from tad.workflow.missing import missing
 
 ROOT = Path(__file__).parents[1]
 
@@ -46,10 +53,20 @@ def test_four_layers_and_where_each_value_is_from() -> None:
     assert run.sections["settings"]["face"] == "corrected"  # `for: demo` of mse.yaml, over its default parity
     assert run.origin["settings.face"] == "tad/detectors/mse.yaml for demo"
     assert run.sections["nms"]["sigma"] == 0.4
-    assert run.origin["nms.min_score"] == "tad/detectors/mse.yaml"
+    assert run.origin["detect.min_length"] == "tad/detectors/mse.yaml"
+    assert run.origin["nms.min_score"] == "tad/settings/sections.py"
+    assert run.origin["settings.num_bins"] == "tad/detectors/mse_settings.py"
     features = config.resolve_features("clips", "demo")
     assert features.sections["clip"]["stride"] == 8
     assert config.spec("extract", dataset="demo", features="clips").model_dump()["pretrained_on"] == "demo"
+
+
+def test_a_group_in_a_row_changes_only_what_it_names() -> None:
+    plain = Config(set_path(values(), "runs/one/detector", "gaf")).resolve_run("one").sections["settings"]
+    row = {"name": "gaf", "gate_settings": {"hidden": 96}}
+    changed = Config(set_path(values(), "runs/one/detector", row)).resolve_run("one").sections["settings"]
+    assert plain["gate_settings"]["background_weight"] == 8.0  # of gaf.yaml for demo, not the default
+    assert changed["gate_settings"] == plain["gate_settings"] | {"hidden": 96}
 
 
 @pytest.mark.parametrize(
@@ -57,7 +74,7 @@ def test_four_layers_and_where_each_value_is_from() -> None:
     [
         ("runs/one/nmss", {}, "runs.one.nmss", "did you mean 'nms'?"),
         ("runs/one/nms/sgima", 0.3, "config.yaml runs.one: nms has no setting 'sgima'", "did you mean 'sigma'?"),
-        ("runs/one/nms/sigma", "1e-4", "nms.sigma is a float", "write 1.0e-4"),
+        ("runs/one/nms/sigma", "1e-4", "config.yaml: runs.one.nms.sigma must be a number", "write 1.0e-4"),
         ("runs/one/nms/sigma", -1.0, "nms.sigma", "greater than 0"),
         ("runs/one/nms/sigma", float("nan"), "nms.sigma", "nan"),
         ("runs/one/nms/method", "gausian", "nms.method", "gaussian"),
@@ -66,17 +83,17 @@ def test_four_layers_and_where_each_value_is_from() -> None:
         ("runs/one/detector", "msee", "config.yaml: runs.one.detector: no detector", "known:"),
         ("runs/one", {"datset": "demo", "features": "clips", "detector": "mse"}, "key 'datset'", "mean 'dataset'?"),
         ("datasets/mine/format", "cvs", "config.yaml: datasets.mine.format: no dataset is called 'cvs'", "'csv'"),
-        ("runs/one/detector", {"name": "mse", "embed_dim": 0}, "runs.one.detector.embed_dim: 0", "at least 1"),
+        ("runs/one/detector", {"name": "mse", "embed_dim": 0}, "runs.one.detector.embed_dim: Input", "to 1 (got 0)"),
         ("runs/one/detector", {"embed_dim": 64}, "runs.one.detector", "needs a `name`"),
         ("runs/one/dataset", "dmeo", "datasets has no 'dmeo'", "did you mean 'demo'?"),
         ("runs/one/features", "clip", "features has no 'clip'", "did you mean 'clips'?"),
-        ("runs/one/train/epochs", True, "train.epochs is a int", "True"),
+        ("runs/one/train/epochs", True, "train.epochs must be a whole number", "True"),
         ("runs/one/train/epochs", 0, "train.epochs", "greater than or equal to 1"),
         ("runs/one/eval/tiou", [0.5, 1.5], "eval.tiou", "less than or equal to 1"),
         ("runs/one/seed", -1, "runs.one.seed", "greater than or equal to 0"),
         ("features/clips/clip/strid", 4, "clip has no setting 'strid'", "did you mean 'stride'?"),
         ("features/clips/clip/stride", 0, "clip.stride", "greater than or equal to 1"),
-        ("features/clips/clip/stride", 1000, "clip.stride 1000", "unseen"),
+        ("features/clips/clip/stride", 1000, "clip.stride 1000", "skips most frames"),
         ("features/clips/clip/policy", "native", "clip", "rate must be 0"),
         ("features/clips/backbone", "i4d", "no backbone is called 'i4d'", "known:"),
         ("features/clips/wieghts", "x", "features.clips.wieghts", "did you mean 'weights'?"),
@@ -115,16 +132,18 @@ def test_yaml_that_cannot_be_read(tmp_path: Path, text: str) -> None:
 def test_a_row_that_is_there_twice_is_named_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("device: cpu\nruns:\n  demo: {dataset: demo}\n  demo: {dataset: mine}\n")
-    with pytest.raises(TadError, match=r"config\.yaml: line 4: 'demo' is there twice"):
+    with pytest.raises(TadError, match=r"config\.yaml: line 4: duplicate key 'demo'"):
         Config.read(path)
 
 
-def test_loading_twice_changes_no_default() -> None:
-    before = plugins.document("detectors", "mse")
-    Config(values())
-    changed = plugins.document("detectors", "mse")
-    changed["nms"]["sigma"] = 99.0
-    assert plugins.document("detectors", "mse") == before
+def test_defaults_cannot_be_changed() -> None:
+    before = json.dumps(plugins.defaults("detectors", "mse"))
+    config = Config(values())
+    config.detector("one")["settings"]["gate_settings"]["lr"] = 99.0
+    plugins.defaults("detectors", "mse")["num_heads"] = 99
+    assert json.dumps(plugins.defaults("detectors", "mse")) == before
+    with pytest.raises(TypeError):
+        plugins.document("detectors", "mse")["nms"] = {}  # type: ignore[index]
 
 
 def test_the_shipped_config_resolves_and_its_rows_say_what_is_missing(
@@ -132,10 +151,10 @@ def test_the_shipped_config_resolves_and_its_rows_say_what_is_missing(
 ) -> None:
     config = Config.read(ROOT / "config.yaml")
     assert {"demo", "thumos", "anet", "hacs"} <= set(config.file.runs)
-    assert config.missing("demo", "demo_clips") == []
+    assert missing(config, "demo", "demo_clips") == []
     for run in ("thumos", "anet", "hacs"):
         row = config.run(run)
-        text = "; ".join(config.missing(row.dataset, row.features))
+        text = "; ".join(missing(config, row.dataset, row.features))
         assert config.dataset(row.dataset).videos in text
         assert config.dataset(row.dataset).annotations in text
         assert config.file.features[row.features].weights in text
@@ -147,29 +166,68 @@ def shipped() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("kind", "name"), shipped())
-def test_every_shipped_yaml_is_whole(kind: str, name: str) -> None:
-    document = plugins.document(kind, name)
-    text = (ROOT / "tad" / kind / f"{name}.yaml").read_text()
-    assert text.lstrip().startswith("#")
-    for section, changes in [(s, c) for v in document.get("for", {}).values() for s, c in v.items()]:
-        plugins.override(section, document[section], changes, name)
-    if kind == "detectors":
-        for section, model in (("train", TrainSpec), ("detect", DetectSpec), ("nms", NmsSpec)):
-            assert set(document[section]) == set(model.model_fields), section
-            model.model_validate(document[section])
+def test_every_component_is_whole_for_every_variant(kind: str, name: str) -> None:
+    document, models = plugins.document(kind, name), plugins.sections(kind, name)
+    path = ROOT / "tad" / kind / f"{name}.yaml"  # a component whose defaults are those of its settings has none
+    assert not path.exists() or path.read_text().lstrip().startswith("#")
+    for variant in ["", *document.get("for", {})]:
+        layers = [layer for layer in dict.fromkeys((variant.partition("-")[0], variant)) if layer]
+        sections = component_sections(kind, name, *layers)
+        assert {section: set(values) for section, values in sections.items()} == {
+            section: {key for key, field in model.model_fields.items() if field.exclude_if is None}
+            for section, model in models.items()
+        }
     if kind == "datasets":
-        EvalSpec.model_validate(document["eval"])
         assert set(document["published"]) == {"videos", "annotations"}
 
 
-@pytest.mark.parametrize(("kind", "name"), [pair for pair in shipped() if pair[0] != "datasets"])
-def test_yaml_settings_are_the_constructors_arguments(kind: str, name: str) -> None:
-    import inspect
+def all_specs(model: type[Spec]) -> set[type[Spec]]:
+    inner = [field.annotation for field in model.model_fields.values()]
+    groups = {one for one in inner if isinstance(one, type) and issubclass(one, Spec)}
+    return {model}.union(*map(all_specs, groups))
 
-    component = plugins.load(kind, name)
-    arguments = set(inspect.signature(component.__init__).parameters) - {"self"}
-    assert arguments - {"feature_dim", "num_classes", "max_length"} == set(plugins.document(kind, name)["settings"])
-    assert all(p.default is p.empty for n, p in inspect.signature(component.__init__).parameters.items() if n != "self")
+
+@pytest.mark.parametrize(("kind", "name"), shipped())
+def test_every_field_of_a_component_has_a_default_and_its_bounds_admit_it(kind: str, name: str) -> None:
+    model = plugins.settings_class(kind, name)
+    assert not [key for key, field in model.model_fields.items() if field.is_required()]
+    assert model.model_validate(plugins.defaults(kind, name)) == model()
+    told = {key for one in all_specs(model) for key, field in one.model_fields.items() if not field.description}
+    assert told <= {
+        "attention_dropout",
+        "gate_settings",
+        "splits",
+        "known",
+        "training",
+        "train",
+        "validation",
+        "val",
+        "test",
+    }
+
+
+@pytest.mark.parametrize(("kind", "name"), shipped())
+def test_data_in_a_yaml_changes_a_default(kind: str, name: str) -> None:
+    """A value that the common defaults have already is no data; it would hide a later change of the default."""
+    for section, model in plugins.sections(kind, name).items():
+        common = plugins.defaults_of(model)
+        own = plugins.document(kind, name).get(section, {})
+        same = {key for key, value in own.items() if key in common and common[key] == value}
+        assert not same - {"protocol", "tiou"}, section
+
+
+def test_settings_modules_and_the_configuration_import_no_torch() -> None:
+    names = [f"tad.{kind}.{name}_settings" for kind, name in shipped()]
+    program = "import sys, importlib\nfor name in sys.argv[1:]: importlib.import_module(name)\n"
+    program += "print(sorted({'torch', 'torchvision', 'numpy'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *names, "tad.settings.config"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
 def test_no_yaml_holds_a_null() -> None:
@@ -178,7 +236,7 @@ def test_no_yaml_holds_a_null() -> None:
             return any(nulls(v) for v in value.values())
         return value is None or (isinstance(value, list) and any(nulls(v) for v in value))
 
-    files = [ROOT / "config.yaml", *sorted((ROOT / "tad").rglob("*.yaml"))]
+    files = [ROOT / "config.yaml", *sorted((ROOT / "zoo").glob("*.yaml")), *sorted((ROOT / "tad").rglob("*.yaml"))]
     assert len(files) > 8
     assert [f.name for f in files if nulls(yaml.safe_load(f.read_text()))] == []
 
@@ -186,21 +244,41 @@ def test_no_yaml_holds_a_null() -> None:
 @pytest.mark.parametrize(
     ("detector", "changes", "train", "said"),
     [
-        ("mse", {"num_heads": 5}, {}, "runs.one.detector.embed_dim: 128: must be a multiple of 5 (num_heads)"),
-        ("mse", {"num_heads": 0}, {}, "runs.one.detector.num_heads: 0: must be at least 1"),
-        ("tridet", {"embed_dim": 40}, {}, "runs.one.detector.embed_dim: 40: must be a multiple of 16"),
-        ("tridet", {"kernel": 4}, {}, "runs.one.detector.kernel: 4: must be odd"),
-        ("tridet", {"face": "fixed"}, {}, "runs.one.detector.face: 'fixed': choose parity or corrected"),
-        ("mse", {"corrections": ["live"]}, {}, "corrections: 'live': choose masked or living or detached"),
+        ("mse", {"num_heads": 5}, {}, "runs.one.detector.embed_dim: 128: must be a multiple of num_heads (5)"),
+        (
+            "mse",
+            {"num_heads": 0},
+            {},
+            "runs.one.detector.num_heads: Input should be greater than or equal to 1",
+        ),
+        ("tridet", {"embed_dim": 40}, {}, "runs.one.detector.embed_dim: Input should be a multiple of 16 (got 40)"),
+        ("tridet", {"kernel": 4}, {}, "runs.one.detector.kernel: must be odd (got 4)"),
+        (
+            "tridet",
+            {"face": "fixed"},
+            {},
+            "detector.face: Input should be 'parity' or 'corrected' (got 'fixed')",
+        ),
+        (
+            "mse",
+            {"corrections": ["live"]},
+            {},
+            "corrections.0: Input should be 'masked', 'living' or 'detached' (got 'live'",
+        ),
         ("afsd", {"strides": [1.0]}, {}, "strides: [1.0]: needs one entry per level of regression_ranges (6)"),
-        ("mse", {}, {"max_length": 100}, "runs.one.train.max_length: 100: must be a multiple of 32 (last_stride)"),
+        (
+            "mse",
+            {},
+            {"max_length": 100},
+            "runs.one.train.max_length: 100: must be a multiple of 32, the stride",
+        ),
         (
             "actionformer",
             {"windows": [9, 9]},
             {},
             "windows: [9, 9]: needs one entry per level of regression_ranges (6)",
         ),
-        ("actionformer", {"windows": [9, 9, 9, 9, 9, 8]}, {}, "windows: [9, 9, 9, 9, 9, 8]: must be odd"),
+        ("actionformer", {"windows": [9, 9, 9, 9, 9, 8]}, {}, "windows.5: must be odd (got 8)"),
     ],
 )
 def test_settings_that_no_detector_can_have_stop_a_dry_run(
@@ -211,3 +289,62 @@ def test_settings_that_no_detector_can_have_stop_a_dry_run(
     with pytest.raises(TadError) as caught:
         Config(tree)
     assert said in str(caught.value)
+
+
+@pytest.fixture
+def edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Puts a text in the place of tridet.yaml, for the whole package."""
+    for kind in plugins.SYMBOLS:
+        shutil.copytree(ROOT / "tad" / kind, tmp_path / kind)
+    caches = (plugins.document, plugins.settings_class, plugins._names, plugins._own_names, plugins.sections)
+
+    def edit(text: str) -> None:
+        (tmp_path / "detectors/tridet.yaml").write_text(text)
+        monkeypatch.setattr(plugins, "PACKAGE", tmp_path)
+        for cached in caches:
+            cached.cache_clear()
+
+    yield edit
+    for cached in caches:
+        cached.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("trian: {epochs: 3}", "tridet.yaml: no section 'trian'; did you mean 'train'?"),
+        ("settings: {embed_dim: 64}", "tridet.yaml: no section 'settings'; its fields and defaults belong in"),
+        ("train: 3", "tridet.yaml: train: expected settings (key: value), found 3"),
+        ("train: [", "tridet.yaml: line 1"),
+        ("train: {epochs: 3}\ntrain: {epochs: 4}", "tridet.yaml: line 2: duplicate key 'train'"),
+        ("train: {epoch: 3}", "tad/detectors/tridet.yaml: train has no setting 'epoch'; did you mean 'epochs'?"),
+        ("train: {epochs: many}", "tad/detectors/tridet.yaml: train.epochs must be a whole number, not 'many'"),
+        (
+            "nms: {min_score: -1.0}",
+            "tad/detectors/tridet.yaml: nms.min_score: Input should be greater than",
+        ),
+        ("for: {demo: {settings: {kernel: 2}}}", "tridet.yaml for demo: detector.kernel: must be odd (got 2)"),
+        ("for: {demo: {settings: {kernal: 2}}}", "tridet.yaml for demo: detector has no setting 'kernal'"),
+        ("for: {demo: {setting: {kernel: 3}}}", "tridet.yaml for demo: no section 'setting'; did you mean 'settings'?"),
+        ("for: {demo: 3}", "tridet.yaml: for.demo must be sections of settings, not 3"),
+        ("- 3", "tridet.yaml: expected settings (key: value), found a list"),
+    ],
+)
+def test_a_mistake_in_a_components_yaml_names_it_and_stops_no_other_run(
+    edited: Callable[[str], None], text: str, named: str
+) -> None:
+    edited(text)
+    assert Config(values()).spec("train", run="one")
+    tree = set_path(values(), "runs/one/detector", "tridet")
+    with pytest.raises(TadError) as caught:
+        Config(tree)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_component_needs_no_yaml(edited: Callable[[str], None], tmp_path: Path) -> None:
+    edited("")
+    (tmp_path / "detectors/tridet.yaml").unlink()
+    config = Config(set_path(values(), "runs/one/detector", "tridet"))
+    assert config.resolve_run("one").sections["train"]["epochs"] == 30
+    assert config.resolve_run("one").sections["settings"]["num_bins"] == 16

@@ -11,22 +11,25 @@ import h5py
 import numpy as np
 import pytest
 import torch
-import yaml
+from config_tools import all_rows
 from harm import Harm
+from table_tools import read_as
 from training_tools import train_spec, use_tiny
 
-from tad import plugins
-from tad.annotations import Instance, Table, Video, write_table
-from tad.cache import FeatureReader
-from tad.config import Config
-from tad.errors import TadError
-from tad.feature_files import FeatureFiles, unpickle
-from tad.provenance import expect, stamp
-from tad.specs import ConvertSpec
+from tad.annotations.table import Instance, Table, Video, write_table
+from tad.core.errors import TadError
+from tad.core.unpickle import unpickle
+from tad.features.foreign import FeatureFiles
+from tad.features.store import FeatureReader
+from tad.provenance.stamps import expect, stamp
+from tad.settings import plugins
+from tad.settings.config import Config
+from tad.settings.stages import ConvertSpec
 from tad.stages.convert import convert
 from tad.stages.train import train
-from tad.training.inputs import recipe_of
-from tad.workflow import Workflow
+from tad.training.data.inputs import recipe_of
+from tad.workflow.missing import missing
+from tad.workflow.rules import Workflow
 
 ROOT = Path(__file__).parents[1]
 DIM, RATE, STRIDE, LENGTH = 6, 30.0, 4, 16
@@ -121,12 +124,14 @@ def test_subfolders_orientation_half_precision_and_equal_bytes(tmp_path: Path) -
 
 
 def test_train_takes_the_index_and_the_recipe_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugins, "load", use_tiny)
+    monkeypatch.setattr(plugins, "build", use_tiny)
     table = annotated(tmp_path)
     out = convert(folder_of(tmp_path), table, tmp_path / "f.h5", spec=spec_of())
     made = expect(out, stage=("merge", "convert"), dataset="toy", features="f")
     assert len(recipe_of(made)) == 12
-    model = train(out, table, tmp_path / "run" / "model.safetensors", spec=train_spec(), kept=tmp_path / "k", threads=1)
+    model = train(
+        out, table, tmp_path / "run" / "model.safetensors", spec=train_spec(), cache=tmp_path / "k", threads=1
+    )
     assert model.is_file()
     with pytest.raises(TadError, match="made by stage convert, expected one made by merge; remove"):
         expect(out, stage="merge")
@@ -177,8 +182,8 @@ def test_a_missing_video_is_refused_unless_somebody_excludes_it(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("feats", "said"),
     [
-        (np.full((146, DIM), np.nan, np.float32), r"holds NaN or infinity \(876 values\)"),
-        (np.full((146, DIM), 1e6, np.float32), "does not fit float16; set dtype: float32"),
+        (np.full((146, DIM), np.nan, np.float32), r"contains NaN or infinity \(876 values\)"),
+        (np.full((146, DIM), 1e6, np.float32), "has values too large for float16; set dtype: float32"),
         (np.zeros((0, DIM), np.float32), "has no row"),
         (np.zeros(DIM, np.float32), r"shape \(6,\)"),
         (np.array([["x"] * DIM]), "not an array of numbers"),
@@ -195,7 +200,7 @@ def test_values_that_cannot_be_features(tmp_path: Path, feats: np.ndarray, said:
 def test_two_files_of_one_video_and_foreign_sources(tmp_path: Path) -> None:
     source = folder_of(tmp_path)
     save(source / "more" / "a.npz", arrays()["a"])
-    with pytest.raises(TadError, match="of the same video; keep one"):
+    with pytest.raises(TadError, match="belongs to the same video; remove one"):
         FeatureFiles(source)
     (tmp_path / "x.h5").write_text("no")
     for path, said in ((tmp_path / "x.h5", "HDF5"), (tmp_path / "none", "no such folder"), (ROOT / "README.md", "not")):
@@ -244,7 +249,7 @@ def test_code_in_feature_files_is_never_run(tmp_path: Path, name: str, suffix: s
         np.savez(path, feats=np.array([value, None], dtype=object))
     else:
         torch.save(value, path)
-    with pytest.raises(TadError, match="nothing was run from it") as caught:
+    with pytest.raises(TadError, match="no code from it was run") as caught:
         FeatureFiles(folder).read("a")
     assert "\n" not in str(caught.value)
     assert not mark.exists()
@@ -282,10 +287,10 @@ def imported_config(**changes: Any) -> dict[str, Any]:
 def test_imported_features_ask_for_neither_videos_nor_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     flow = Workflow(imported_config(), ROOT)
-    needs = flow.config.missing("mine", "theirs")
+    needs = missing(flow.config, "mine", "theirs")
     assert len(needs) == 2
     assert needs[1] == "put the features theirs at published (https://example.org/features)"
-    assert "videos" in " ".join(flow.config.missing("mine", "own"))
+    assert "videos" in " ".join(missing(flow.config, "mine", "own"))
     (tmp_path / "published").mkdir()
     (tmp_path / "a.csv").write_text("")
     assert flow.ready_runs() == ["one"]
@@ -297,11 +302,11 @@ def test_imported_features_ask_for_neither_videos_nor_weights(tmp_path: Path, mo
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"source": None, "dim": None, "published": None}, "needs either a `backbone`"),
-        ({"backbone": "i3d"}, "needs either a `backbone`"),
+        ({"source": None, "dim": None, "published": None}, "needs exactly one of `backbone`"),
+        ({"backbone": "i3d"}, "needs exactly one of `backbone`"),
         ({"dim": None}, "needs `dim`"),
         ({"clip": None}, "needs `dim` (channels) and `clip`"),
-        ({"weights": "w.pt"}, "weights goes with `backbone` only"),
+        ({"weights": "w.pt"}, "weights needs `backbone`"),
         ({"clip": {"length": 16, "stride": 4, "policy": "native"}}, "clip.rate: Field required"),
         ({"clip": {**fixed(30.0), "strid": 4}}, "clip"),
         ({"layout": "TCC"}, "layout"),
@@ -315,10 +320,10 @@ def test_rows_of_imported_features_that_cannot_be_right(changes: dict[str, Any],
 
 
 def test_the_shipped_salads_convert(shared: Path, tmp_path: Path) -> None:
-    from tad.specs import AnnotateSpec
+    from tad.settings.stages import AnnotateSpec
     from tad.stages.annotate import annotate
 
-    config = Config(yaml.safe_load((ROOT / "config.yaml").read_text()))
+    config = Config(all_rows())
     folder = shared / "data" / "features" / "50salads"
     spec = config.spec("annotate", dataset="salads")
     assert isinstance(spec, AnnotateSpec)
@@ -331,12 +336,12 @@ def test_the_shipped_salads_convert(shared: Path, tmp_path: Path) -> None:
 
 
 def test_rates_are_those_of_the_published_annotations(shared: Path) -> None:
-    from tad.datasets.thumos14 import read
-
     folder = shared / "data" / "annotations"
-    stated = {v: video.rate for v, video in read(folder / "thumos14.json").videos.items()}
+    stated = {v: video.rate for v, video in read_as("thumos14", folder / "thumos14.json").videos.items()}
     assert set(stated.values()) == {30.0, 29.97, 25.0, 24.0}
-    counted = {v: video.rate for v, video in read(folder / "thumos14_opentad.json", variant=211).videos.items()}
+    counted = {
+        v: video.rate for v, video in read_as("thumos14", folder / "thumos14_opentad.json", variant=211).videos.items()
+    }
     assert all(counted[v] == pytest.approx(stated[v], rel=0.02) for v in counted)
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from test_detectors import SIZES, SMALL, feats, largest_difference, raw, settings, small, targets
 
-from tad import plugins
-from tad.layers.heads import trident_offsets
+from tad.detectors._points.heads import trident_offsets
+from tad.settings import plugins
 
 
 @pytest.mark.parametrize("method", ["mse", "tridet"])
@@ -20,7 +20,7 @@ def test_a_correction_can_be_left_out(method: str) -> None:
         touched = any(p.grad is not None and bool(torch.any(p.grad)) for p in detector.start_head.parameters())
         assert touched == (left_out == "detached")
         torch.manual_seed(0)
-        fresh = plugins.load("detectors", method)(**SIZES, **settings(method, corrections=others, **SMALL))
+        fresh = plugins.build("detectors", method, settings(method, corrections=others, **SMALL), **SIZES)
         kernels = [p for n, p in fresh.named_parameters() if n.split(".")[-2] == "convw" and n.endswith("weight")]
         assert any(bool(torch.any(p)) for p in kernels) == (left_out != "living")
 

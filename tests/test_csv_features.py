@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from test_convert import DIM, DURATIONS, annotated, arrays, spec_of
 
-from tad.cache import FeatureReader
-from tad.config import Config
-from tad.errors import TadError
+from tad.core.errors import TadError
+from tad.features.store import FeatureReader
+from tad.settings.config import Config
 from tad.stages.convert import convert
-from tad.training.features import resize
+from tad.training.data.in_memory import resize
 
 SPREAD = {"timing": "spread", "clip": {"length": 1, "stride": 1, "policy": "native", "rate": 0.0}}
 
@@ -51,7 +51,7 @@ def test_a_row_for_each_snippet_is_spread_over_the_video(tmp_path: Path, header:
         (2, "1,2,3,4,5,six", r"line 2: could not convert string to float: 'six'"),
         (4, "1,2,,4,5,6", r"line 4: could not convert string to float: ''"),
         (5, "", r"line 5: 0 columns"),
-        (1, "0.1,0.2,0.3,0.4,0.5,0.6", r"line 1: a row of numbers where a header is expected"),
+        (1, "0.1,0.2,0.3,0.4,0.5,0.6", r"line 1: expected a header, but it is a row of numbers"),
     ],
 )
 def test_bad_rows_are_named_by_their_line(tmp_path: Path, line: int, text: str, said: str) -> None:
@@ -59,7 +59,7 @@ def test_bad_rows_are_named_by_their_line(tmp_path: Path, line: int, text: str, 
     lines = (folder / "v_b.csv").read_text().splitlines()
     lines[line - 1] = text
     (folder / "v_b.csv").write_text("\n".join(lines) + "\n")
-    with pytest.raises(TadError, match=rf"v_b\.csv: {said}.*fetch or export it again") as caught:
+    with pytest.raises(TadError, match=rf"v_b\.csv: {said}.*download or export it again") as caught:
         convert(folder, annotated(tmp_path), tmp_path / "f.h5", spec=spec_of(prefix="v_", **SPREAD))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "f.h5").exists()
@@ -67,7 +67,7 @@ def test_bad_rows_are_named_by_their_line(tmp_path: Path, line: int, text: str, 
 
 def test_values_and_widths_are_checked_as_of_other_files(tmp_path: Path) -> None:
     folder, table = folder_of(tmp_path), annotated(tmp_path)
-    for text, said in (("nan", r"'b' holds NaN or infinity \(1 values\)"), ("inf", "holds NaN")):
+    for text, said in (("nan", r"'b' contains NaN or infinity \(1 values\)"), ("inf", "contains NaN")):
         feats_TC = arrays()["b"]
         write(folder / "v_b.csv", feats_TC)
         whole = (folder / "v_b.csv").read_text()
@@ -75,10 +75,10 @@ def test_values_and_widths_are_checked_as_of_other_files(tmp_path: Path) -> None
         with pytest.raises(TadError, match=said):
             convert(folder, table, tmp_path / "f.h5", spec=spec_of(prefix="v_", **SPREAD))
     write(folder / "v_b.csv", arrays()["b"][:0])
-    with pytest.raises(TadError, match=r"'b' has no row"):
+    with pytest.raises(TadError, match=r"'b' has no rows"):
         convert(folder, table, tmp_path / "f.h5", spec=spec_of(prefix="v_", **SPREAD))
     (folder / "v_b.csv").write_text("")
-    with pytest.raises(TadError, match=r"line 1: nothing where a header is expected"):
+    with pytest.raises(TadError, match=r"line 1: expected a header, but it is empty"):
         convert(folder, table, tmp_path / "f.h5", spec=spec_of(prefix="v_", **SPREAD))
     with pytest.raises(TadError, match=r"has 6 channels and .* expected dim 400"):
         convert(folder, table, tmp_path / "f.h5", spec=spec_of(prefix="v_", dim=400, **SPREAD))

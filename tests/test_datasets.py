@@ -1,24 +1,24 @@
 """The formats on the real published files: counts, quirks and protocols as documented; facts in the YAML."""
 
-import inspect
 import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import get_type_hints
 
 import pytest
+from table_tools import read_as as read
 
-from tad import plugins
-from tad.annotation_checks import check
-from tad.annotations import Table, read_table
+from tad.annotations.checks import check
+from tad.annotations.table import Table, read_table
+from tad.core.errors import TadError
 from tad.datasets import thumos14
 from tad.datasets._parse import youtube_id
-from tad.errors import TadError
 from tad.metrics import protocol
-from tad.specs import AnnotateSpec, EvalSpec
+from tad.settings import plugins
+from tad.settings.resolved import component_sections
+from tad.settings.stages import AnnotateSpec
 from tad.stages.annotate import annotate
 
 Counts = dict[str, tuple[int, int]]
@@ -37,27 +37,26 @@ def counts(table: Table) -> Counts:
     return {split: (len(table.split(split)), counter.total()) for split, counter in table.counts().items()}
 
 
-def read(fmt: str, source: Path, **settings: Any) -> Table:
-    table: Table = plugins.load("datasets", fmt)(source, **settings)
-    return table
+@pytest.mark.parametrize("name", plugins.names("datasets"))
+def test_a_format_has_a_protocol_and_says_where_its_files_are(name: str) -> None:
+    rules = component_sections("datasets", name)["eval"]
+    assert rules["tiou"] == sorted(rules["tiou"])
+    assert protocol(rules["protocol"])
+    assert set(plugins.document("datasets", name).get("published", {})) in (set(), {"annotations", "videos"})
 
 
 @pytest.mark.parametrize("name", plugins.names("datasets"))
-def test_yaml_states_every_setting_with_the_same_default(name: str) -> None:
-    document = plugins.document("datasets", name)
-    parameters = list(inspect.signature(plugins.load("datasets", name)).parameters.values())[1:]
-    assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters)
-    defaults = {p.name: dict(p.default) if isinstance(p.default, Mapping) else p.default for p in parameters}
-    assert document["settings"] == defaults
-    assert EvalSpec.model_validate(document["eval"]).tiou == tuple(sorted(document["eval"]["tiou"]))
-    assert protocol(document["eval"]["protocol"])
-    assert set(document["published"]) == {"annotations", "videos"}
+def test_a_reader_takes_a_file_and_the_settings_of_its_format(name: str) -> None:
+    hints = get_type_hints(plugins.load("datasets", name))
+    assert hints == {"source": Path, "settings": plugins.settings_class("datasets", name), "return": Table}
+    with pytest.raises(TadError, match=f"dataset {name}: unheard_of"):
+        plugins.read_annotations(name, Path("a.json"), {"unheard_of": 1})
 
 
 def test_thresholds_are_the_published_ones() -> None:
-    assert plugins.document("datasets", "thumos14")["eval"]["tiou"] == [0.3, 0.4, 0.5, 0.6, 0.7]
+    assert component_sections("datasets", "thumos14")["eval"]["tiou"] == [0.3, 0.4, 0.5, 0.6, 0.7]
     for name in ("activitynet13", "hacs"):
-        assert plugins.document("datasets", name)["eval"]["tiou"] == [round(0.5 + 0.05 * k, 2) for k in range(10)]
+        assert component_sections("datasets", name)["eval"]["tiou"] == [round(0.5 + 0.05 * k, 2) for k in range(10)]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +124,7 @@ def test_thumos14_thirty_instances_lie_beyond_the_end(files: Path) -> None:
 def test_thumos14_says_which_variant_a_file_can_give(files: Path) -> None:
     with pytest.raises(TadError, match="variant 212 needs video_test_0000270, which the file lacks; set variant: 211"):
         read("thumos14", files / "thumos14_opentad.json")
-    with pytest.raises(TadError, match="setting variant: 214; the test sets in use have 213, 212, 211, 210 videos"):
+    with pytest.raises(TadError, match="variant: Input should be 213, 212, 211 or 210"):
         read("thumos14", files / "thumos14.json", variant=214)
 
 
@@ -146,11 +145,11 @@ def official(files: Path, tmp_path: Path) -> Path:
         ("test/HighJump_test.txt", "video_test_0000188 14.0", "HighJump_test.txt: line 1: .* is not 'video start end'"),
         ("test/HighJump_test.txt", "video_test_0000188 14 x", "HighJump_test.txt: line 1: time 'x' is not a number"),
         ("test/HighJump_test.txt", "video_validation_0000188 1 2", "line 1: .* does not belong to the test files"),
-        ("test/HighJump_test.txt", "clip 1 2", "line 1: 'clip' is no THUMOS14 video"),
+        ("test/HighJump_test.txt", "clip 1 2", "line 1: 'clip' is not a THUMOS14 video"),
         (
             "test/HihgJump_test.txt",
             "video_test_0000188 1 2",
-            "'HihgJump' is no class of THUMOS14; did you mean 'HighJump'",
+            "'HihgJump' is not a class of THUMOS14; did you mean 'HighJump'",
         ),
         ("more/HighJump_test.txt", "video_test_0000188 1 2", "is the same file again; keep one"),
         ("test/HighJump_test.txt", "video_test_0000188 5 2", "HighJump_test.txt line 1: 5-2 s ends before it starts"),
@@ -187,7 +186,7 @@ def test_activitynet13_evaluates_on_the_official_validation_set(files: Path) -> 
 @pytest.mark.parametrize(("name", "file"), [("thumos14", "thumos14.json"), ("activitynet13", "activity_net.v1-3.json")])
 def test_default_table_is_the_complete_split_of_the_default_protocol(files: Path, name: str, file: str) -> None:
     table = check(read(name, files / file), source=file)
-    rules = protocol(plugins.document("datasets", name)["eval"]["protocol"])
+    rules = protocol(component_sections("datasets", name)["eval"]["protocol"])
     assert counts(table)["test"] == (rules.videos, rules.instances)
     assert not set(rules.left_out) & set(table.videos)
 
@@ -202,7 +201,7 @@ def test_activitynet13_without_blocked_videos(files: Path) -> None:
 def test_activitynet13_refuses_other_files(files: Path) -> None:
     with pytest.raises(TadError, match="this is BSN's file, which has no subsets"):
         read("activitynet13", files / "anet_anno_action_bmn.json")
-    with pytest.raises(TadError, match="expected a JSON list of video ids, found dict"):
+    with pytest.raises(TadError, match="expected a JSON list of video ids, found an object"):
         read("activitynet13", files / "activity_net.v1-3.json", blocked_file="thumos14_frame_counts.json")
 
 
@@ -250,7 +249,7 @@ def test_hacs_layout(tmp_path: Path) -> None:
 
 
 def test_stage_on_thumos14_writes_everything(files: Path, tmp_path: Path) -> None:
-    settings = plugins.document("datasets", "thumos14")["settings"] | {"duration_file": "thumos14_frame_counts.json"}
+    settings = plugins.defaults("datasets", "thumos14") | {"duration_file": "thumos14_frame_counts.json"}
     spec = AnnotateSpec.model_validate(
         {
             "dataset": "thumos",
@@ -265,7 +264,7 @@ def test_stage_on_thumos14_writes_everything(files: Path, tmp_path: Path) -> Non
     stamp = json.loads((tmp_path / "thumos.json").read_text())["stamp"]
     assert set(stamp["inputs"]) == {"annotations", "duration_file"}
     assert "tad.datasets.thumos14" in stamp["modules"]
-    assert "tad.annotation_checks" in stamp["modules"]
+    assert "tad.annotations.checks" in stamp["modules"]
 
 
 def test_missing_and_folder_sources_are_named(tmp_path: Path) -> None:

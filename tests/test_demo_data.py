@@ -10,9 +10,10 @@ import decord
 import numpy as np
 import pytest
 
-from tad import plugins
-from tad.annotations import Table
-from tad.files import content_key, read_json, sha256
+from tad.annotations.table import Table
+from tad.core.files import content_key, read_json, sha256
+from tad.settings import plugins
+from tad.settings.resolved import component_sections
 
 SCRIPTS = Path(__file__).parents[1] / "workflow_scripts"
 sys.path.insert(0, str(SCRIPTS))
@@ -106,7 +107,7 @@ def test_same_bytes_again(demo: Path, receipt: dict[str, Any], tmp_path: Path) -
 
 
 def test_annotations_are_true_and_apart(demo: Path) -> None:
-    table: Table = plugins.load("datasets", "demo")(demo / "annotations.json")
+    table: Table = plugins.read_annotations("demo", demo / "annotations.json", {})
     assert table.labels == demo_scene.LABELS
     assert [v.split for v in table.videos.values()] == ["train"] * 4 + ["test"] * 2
     for index, video in enumerate(table.videos.values()):
@@ -123,7 +124,7 @@ def test_annotations_are_true_and_apart(demo: Path) -> None:
 
 
 def test_settings_are_the_renderers() -> None:
-    document = plugins.document("datasets", "demo")
+    document = component_sections("datasets", "demo")
     assert document["render"] == {"videos": 30, "seed": 0}
     assert document["eval"]["tiou"] == [0.3, 0.4, 0.5, 0.6, 0.7]
     subsets = [k < demo_scene.subset_size(30) for k in range(30)]

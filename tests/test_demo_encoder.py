@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from tad import plugins
-from tad.files import read_json
-from tad.specs import Plugin, PretrainSpec
-from tad.training import tsp, tsp_clips
-from tad.training.tsp_store import decode
+from tad.core.files import read_json
+from tad.settings import plugins
+from tad.settings.resolved import component_sections
+from tad.settings.stages import Plugin, PretrainSpec
+from tad.training.tsp import clips as tsp_clips
+from tad.training.tsp import trainer as tsp
+from tad.training.tsp.frames import decode
 
 SCRIPT = Path(__file__).parents[1] / "workflow_scripts" / "render_demo.py"
 VIDEOS, EPOCHS = 15, 8
@@ -54,6 +56,7 @@ def linear_accuracy(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray
 
 
 @pytest.mark.slow
+@pytest.mark.wide
 def test_the_clip_encoder_is_far_ahead_of_single_frames(tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -72,7 +75,7 @@ def test_the_clip_encoder_is_far_ahead_of_single_frames(tmp_path: Path) -> None:
         read_json(tmp_path / "dataset.json")["videos"],
         read_json(tmp_path / "annotations.json")["database"],
     )
-    document = plugins.document("backbones", "r2plus1d_small")
+    document = component_sections("backbones", "r2plus1d_small")
     settings = {**document["pretrain"], "epochs": EPOCHS, "milestones": [5, 7]}
     plugin = Plugin(name="r2plus1d_small", settings=document["settings"])
     spec = PretrainSpec.model_validate({"backbone": plugin.model_dump(), "clip": document["clip"], **settings})
@@ -80,13 +83,18 @@ def test_the_clip_encoder_is_far_ahead_of_single_frames(tmp_path: Path) -> None:
         label: k for k, label in enumerate(sorted({a["label"] for v in truth.values() for a in v["annotations"]}))
     }
     torch.manual_seed(0)
-    backbone = plugins.load("backbones", "r2plus1d_small")(**document["settings"])
+    backbone = plugins.build("backbones", "r2plus1d_small", document["settings"])
 
     def read(subset: str) -> tuple[tsp_clips.SegmentTable, tsp_clips.Frames]:
         videos = {
             name: (
                 {"instances": [[*a["segment"], a["label"]] for a in truth[name]["annotations"]]},
-                {"path": facts["file"], "reader": "pyav", "rate": facts["frames"] / truth[name]["duration"]},
+                {
+                    "path": facts["file"],
+                    "reader": "pyav",
+                    "frames": facts["frames"],
+                    "rate": facts["frames"] / truth[name]["duration"],
+                },
             )
             for name, facts in receipt.items()
             if facts["subset"] == subset

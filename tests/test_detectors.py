@@ -1,22 +1,21 @@
 """What every detector must do beyond the published numbers: settings, sizes, padding, batches, empty and bad input."""
 
-import inspect
 from typing import Any
 
 import pytest
 import torch
+from component_tools import laid
 from golden_tools import still, unmatched
 from torch import Tensor, nn
 
-from tad import plugins
-from tad.errors import TadError
-from tad.layers.heads import trident_offsets
-from tad.layers.losses import distance_iou_loss, focal_loss, label_points, offset_iou
+from tad.core.errors import TadError
+from tad.detectors._points.heads import trident_offsets
+from tad.detectors._points.pyramid import points_of
+from tad.detectors._points.sgp import odd_kernel
 from tad.layers.masked import ScaledDropPath
-from tad.layers.pyramid import points_of
-from tad.layers.sgp import odd_kernel
+from tad.layers.point_losses import distance_iou_loss, focal_loss, label_points, offset_iou
 from tad.layers.types import Targets
-from tad.specs import DetectSpec, NmsSpec, TrainSpec
+from tad.settings import plugins
 
 METHODS = ["actionformer", "mse", "tridet"]
 FACES = [("actionformer", ""), ("mse", "parity"), ("mse", "corrected"), ("tridet", "parity"), ("tridet", "corrected")]
@@ -26,11 +25,7 @@ DETECT = {"score_threshold": 0.001, "topk": 2000, "min_length": 0.05}
 
 
 def settings(method: str, dataset: str = "", **changes: Any) -> dict[str, Any]:
-    document = plugins.document("detectors", method)
-    base = document["settings"]
-    for layer in dict.fromkeys((dataset.partition("-")[0], dataset)):
-        base = plugins.override("settings", base, document["for"].get(layer, {}).get("settings", {}), "test")
-    return plugins.override("settings", base, changes, "test")
+    return laid("detectors", method, changes, *dict.fromkeys((dataset.partition("-")[0], dataset)))
 
 
 def small(method: str, face: str = "", *, size: dict[str, int] = SIZES, **changes: Any) -> Any:
@@ -39,7 +34,7 @@ def small(method: str, face: str = "", *, size: dict[str, int] = SIZES, **change
     if face == "corrected":
         own["corrections"] = ["masked", "living", "detached"]  # all, whatever the default leaves out
     torch.manual_seed(0)
-    detector = plugins.load("detectors", method)(**size, **settings(method, **(SMALL | own | changes)))
+    detector = plugins.build("detectors", method, settings(method, **(SMALL | own | changes)), **size)
     with torch.no_grad():
         for name, parameter in detector.named_parameters():
             if "drop_path" in name:
@@ -82,25 +77,13 @@ def largest_difference(a: list[Tensor], b: list[Tensor]) -> float:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_yaml_is_complete(method: str) -> None:
-    document = plugins.document("detectors", method)
-    parameters = inspect.signature(plugins.load("detectors", method).__init__).parameters
-    names = [n for n in parameters if n not in ("self", "feature_dim", "num_classes", "max_length")]
-    assert set(names) == set(document["settings"])
-    assert all(p.kind is p.KEYWORD_ONLY and p.default is p.empty for n, p in parameters.items() if n != "self")
-    assert set(document) == {"settings", "constraints", "train", "detect", "nms", "for"}
-    for dataset in ["", *document["for"]]:
-        sections = {key: document[key] for key in ("settings", "train", "detect", "nms")}
-        for layer in dict.fromkeys((dataset.partition("-")[0], dataset)):
-            for key, changes in document["for"].get(layer, {}).items():
-                sections[key] = plugins.override(key, sections[key], changes, method)
-        for key, spec in {"train": TrainSpec, "detect": DetectSpec, "nms": NmsSpec}.items():
-            assert set(sections[key]) == set(spec.model_fields)
-            spec.model_validate(sections[key])
-        if "face" in sections["settings"]:  # parity where a paper is reproduced, corrected for everything new
+def test_published_data_sets_have_the_published_face(method: str) -> None:
+    for dataset in ["", *plugins.document("detectors", method)["for"]]:
+        own = settings(method, dataset)
+        if "face" in own:  # parity where a paper is reproduced, corrected for everything new
             published = {"thumos14", "activitynet13", "hacs", "hacs-i3d_hacs", "salads"}
             published |= {"epic_verb", "epic_noun"} if method == "tridet" else set()
-            assert sections["settings"]["face"] == ("parity" if dataset in published else "corrected")
+            assert own["face"] == ("parity" if dataset in published else "corrected")
 
 
 def test_second_window() -> None:
@@ -110,7 +93,7 @@ def test_second_window() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_initial_values(method: str) -> None:
-    detector = plugins.load("detectors", method)(**SIZES, **settings(method, **SMALL))
+    detector = plugins.build("detectors", method, settings(method, **SMALL), **SIZES)
     state = detector.state_dict()
     assert torch.allclose(state["cls_head.cls_head.conv.bias"], torch.tensor(-4.595120))
     assert all(torch.all(v == 1e-4) for k, v in state.items() if "drop_path" in k)
@@ -150,7 +133,7 @@ LOCAL = ("psi", "fc", "convw", "convkw", "global_fc")
 def test_convolution_branches_stay_dead_only_in_parity(method: str) -> None:
     for face in ("parity", "corrected"):
         torch.manual_seed(0)
-        detector = plugins.load("detectors", method)(**SIZES, **settings(method, face=face, **SMALL))
+        detector = plugins.build("detectors", method, settings(method, face=face, **SMALL), **SIZES)
         train(detector, 5)
         kernels = {n: p for n, p in detector.named_parameters() if n.split(".")[-2] in LOCAL}
         assert len(kernels) == 7 * 5 * 2
@@ -261,7 +244,7 @@ def test_bad_input_is_named(method: str, face: str) -> None:
 @pytest.mark.parametrize(
     ("method", "changes", "message"),
     [
-        ("mse", {"face": "fixed"}, "settings.face"),
+        ("mse", {"face": "fixed"}, "detector.face"),
         ("mse", {"num_heads": 5}, "num_heads"),
         ("tridet", {"embed_dim": 40}, "embed_dim"),
         ("actionformer", {"windows": [9]}, "windows"),
@@ -270,13 +253,13 @@ def test_bad_input_is_named(method: str, face: str) -> None:
 )
 def test_bad_settings_are_named(method: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(TadError, match=message):
-        plugins.load("detectors", method)(**SIZES, **settings(method, **SMALL | changes))
+        plugins.build("detectors", method, settings(method, **SMALL | changes), **SIZES)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_window_must_fit_the_levels(method: str) -> None:
     with pytest.raises(TadError, match=r"max_length: 100: must be a multiple of 32"):
-        plugins.load("detectors", method)(**SIZES | {"max_length": 100}, **settings(method, **SMALL))
+        plugins.build("detectors", method, settings(method, **SMALL), **SIZES | {"max_length": 100})
 
 
 @pytest.mark.parametrize(("method", "face"), FACES)

@@ -10,7 +10,7 @@ from golden_tools import CASES, Golden, gradient_errors, relative, unmatched
 from torch import Tensor
 from torch.nn import functional as F
 
-from tad.training.optim import Ema, adamw, clip_gradients, learning_rate
+from tad.training.loop.optim import Ema, adamw, clip_gradients, learning_rate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -106,6 +106,10 @@ def test_gradients(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not winners
 
 
+TRAJECTORIES = [n if n.endswith("_thumos") else pytest.param(n, marks=pytest.mark.wide) for n in CASES]
+
+
+@pytest.mark.parametrize("golden", TRAJECTORIES, indirect=True, scope="module")
 def test_trajectory(golden: Golden) -> None:
     detector = golden.detector().train()
     used, plan = golden.config["opt_used"], golden.config["trajectory"]

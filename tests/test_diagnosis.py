@@ -1,6 +1,7 @@
 """Kinds of error, buckets and calibration: by hand, beside plain loops, and as pictures."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,11 @@ import numpy as np
 import pytest
 from metrics_cases import perfect, random_case
 
-from tad.cli import main
-from tad.files import read_json
+from tad.commands.cli import main
+from tad.core.files import read_json
 from tad.metrics import evaluate
 from tad.metrics.diagnosis import DEPTH, KINDS, Diagnosis
-from tad.metrics.diagnosis_figures import draw_all, worst
+from tad.metrics.diagnosis_figures import draw_all, draw_calibration, worst
 
 TIOU = [0.3, 0.5, 0.7]
 LABELS = ["c0", "c1", "c2"]
@@ -107,6 +108,18 @@ def test_missed_instances_are_found_in_their_bucket() -> None:
     assert described["missed_per_class"] == {"x": pytest.approx(1 / 3)}
 
 
+@pytest.mark.parametrize("scores", [(-1.0, -2.0), (7.5, 0.5), (1.0001, 0.2)])
+def test_scores_that_are_no_probabilities_have_no_calibration(scores: tuple[float, float], tmp_path: Path) -> None:
+    truth = {"a": [(0.0, 10.0, "x")]}
+    rows = [(scores[0], [0, 10]), (scores[1], [20, 30])]
+    found = {"a": [{"label": "x", "score": score, "segment": segment} for score, segment in rows]}
+    document = diagnose(truth, found, [0.5]).document("quintiles")
+    calibration = document["calibration"]
+    assert (calibration["bins"], calibration["error"]) == ([], None)
+    assert re.fullmatch(r"scores from \S+ to \S+ are not probabilities", calibration["refused"])
+    assert draw_calibration(document, tmp_path / "c.png", "t").stat().st_size > 5000
+
+
 def test_perfect_scores_are_calibrated() -> None:
     truth = random_case(2)[0]
     calibration = diagnose(truth, perfect(truth)).calibration()
@@ -131,8 +144,8 @@ def test_the_sentence_of_a_picture_is_true_without_errors_and_without_detections
         worst(diagnose(truth, detections).document("quintiles")["errors"])
         for detections in (found, perfect(truth), {video_id: [] for video_id in truth})
     ]
-    assert said[0].startswith("Most would be gained without ")
-    assert said[1] == "No kind of error among the detections costs anything (average mAP 100.0)."
+    assert said[0].startswith("Removing ")
+    assert said[1] == "No kind of false detection lowers the score (average mAP 100.0)."
     assert said[2].startswith("There are no detections")
 
 

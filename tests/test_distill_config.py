@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from tad.config import Config
-from tad.errors import TadError
-from tad.provenance import stamp
-from tad.show import show
-from tad.training.checkpoint import write_tensors
-from tad.workflow import Workflow
+from tad.commands.show import show
+from tad.core.errors import TadError
+from tad.provenance.stamps import stamp
+from tad.settings.config import Config
+from tad.training.io.tensors import write_tensors
+from tad.workflow.rules import Workflow
 
 ROOT = Path(__file__).parents[1]
 TERM = {"teacher": "t", "target": "logits", "weight": 1.0}
@@ -61,30 +61,30 @@ def test_seeds_are_taught_seed_by_seed() -> None:
         ({"teachers": {"t": "techer"}}, r"runs\.student\.distill\.teachers\.t: no run is called 'techer'; known: "),
         ({"teachers": {"t": "student"}}, r"runs\.student\..*cannot teach itself \(student ← student\)"),
         ({"teacher": {"seeds": 2}}, r"run teacher has 2 seeds and run student 1; .*teacher/seed-0"),
-        ({"teacher": {"dataset": "demo"}}, "dataset of run teacher is demo, of run student mine: a teacher has"),
+        ({"teacher": {"dataset": "demo"}}, "dataset of run teacher is demo, of run student mine; teacher and"),
         ({"teacher": {"train": {"resize": 64}}}, "resize of run teacher is 64, of run student 0"),
         ({"teacher": {"train": {"class_agnostic": True}}}, "class_agnostic of run teacher is True, of run student"),
-        ({"terms": [TERM | {"teacher": "u"}]}, "no teacher is called 'u'; teachers: t"),
-        ({"start": "u"}, "no teacher is called 'u'; teachers: t"),
-        ({"teachers": {"t": "teacher", "u": "teacher"}}, "no term is of teacher 'u'"),
+        ({"terms": [TERM | {"teacher": "u"}]}, "unknown teacher 'u'; teachers: t"),
+        ({"start": "u"}, "unknown teacher 'u'; teachers: t"),
+        ({"teachers": {"t": "teacher", "u": "teacher"}}, "teacher 'u' has no term"),
         ({"terms": []}, r"runs\.student\.distill\.terms"),
         ({"terms": [TERM | {"wieght": 1.0}]}, r"unknown key 'wieght'; did you mean 'weight'\?"),
         ({"terms": [TERM | {"target": "logit"}]}, r"distill\.terms\.0\.target"),
         ({"terms": [TERM | {"weight": 0.0}]}, r"distill\.terms\.0\.weight"),
-        ({"terms": [TERM | {"target": "stem", "temperature": 2.0}]}, "temperature and classes go with target logits"),
+        ({"terms": [TERM | {"target": "stem", "temperature": 2.0}]}, "temperature and classes need target logits"),
         ({"lerning": 1}, r"unknown key 'lerning'"),
         (
             {"terms": [TERM | {"target": "attention"}]},
-            "distill: run teacher has no gate, which attention is of; set gate: generative in its detector",
+            "distill: run teacher has no gate, which attention needs; set gate: generative in its detector",
         ),
-        ({"teacher": SPOT, "student": SPOT}, "run teacher has logits of a softmax .* choose classes: softmax"),
+        ({"teacher": SPOT, "student": SPOT}, "run teacher has a softmax .* set classes: softmax"),
         (
             {"teacher": SPOT, "student": SPOT, "terms": [TERM | {"target": "offsets"}]},
-            "run teacher says masks and no offsets; leave the term out",
+            "run teacher predicts masks, not offsets; remove the term",
         ),
         (
             {"teacher": {"detector": "afsd"}, "student": {"detector": "afsd", "train": {"max_length": 96}}},
-            "max_length of run teacher is 64, of run student 96: a teacher has",
+            "max_length of run teacher is 64, of run student 96; teacher and",
         ),
     ],
 )  # fmt: skip
@@ -122,7 +122,7 @@ def test_rules_get_the_teachers_files_until_the_student_is_trained(
     student = SimpleNamespace(run="student")
     flow = Workflow(values(), tmp_path, tmp_path / "hashes.json")
     assert flow.ready_runs() == []
-    with pytest.raises(TadError, match=r"run student learns from run teacher: .*flow_imagenet"):
+    with pytest.raises(TadError, match=r"run student is distilled from run teacher: .*flow_imagenet"):
         flow.teachers(student)
     with pytest.raises(TadError, match="flow_imagenet"):
         flow.require_targets(["results/student/map.json"])
@@ -140,6 +140,20 @@ def test_rules_get_the_teachers_files_until_the_student_is_trained(
     assert not flow.final(student)
     assert flow.teacher_features(student) == ["results/features/mine/both.h5"]
     assert flow.teachers(SimpleNamespace(run="teacher")) == []
+
+
+def test_unreadable_model_of_a_finished_run_is_reported(tmp_path, monkeypatch, caplog) -> None:
+    """Snakemake drops the error of an input function if the output exists, and would say that nothing is to be done."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results/student").mkdir(parents=True)
+    (tmp_path / "results/student/model.safetensors").write_bytes(b"\0" * 100)
+    flow = Workflow(values(), tmp_path, tmp_path / "hashes.json")
+    for targets in ([], ["results/student/map.json"], ["--cores", "2"]):
+        with pytest.raises(TadError, match=r"results/student/model\.safetensors"):
+            flow.require_targets(targets)
+    with pytest.raises(TadError, match=r"videos|weights"):  # its own inputs are missing
+        flow.require_targets(["results/teacher/map.json"])
+    assert "results/student/model.safetensors" in caplog.text
 
 
 def test_the_published_stages_are_rows() -> None:

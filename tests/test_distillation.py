@@ -12,23 +12,24 @@ import training_tools as tools
 from torch import Tensor
 from torch.nn import functional as F
 
-from tad import plugins
-from tad.cache import FeatureReader, ShardWriter
-from tad.distill import TermSpec
-from tad.errors import TadError
-from tad.layers.conv_block import ConvBlock, SeparableConv1d
-from tad.layers.excitation import ExcitedNorms, TemporalExcitation
-from tad.layers.hallucination import FlowHallucinator
+from tad.core.errors import TadError
+from tad.detectors._points.conv_block import ConvBlock, SeparableConv1d
+from tad.detectors._points.excitation import ExcitedNorms, TemporalExcitation
+from tad.detectors._points.hallucination import FlowHallucinator
+from tad.features.store import FeatureReader, ShardWriter
 from tad.layers.masked import MaskedConv1d
 from tad.layers.types import Part, Targets
-from tad.provenance import code, read_stamp, stamp
-from tad.specs import DistillSpec, Plugin, TrainStageSpec
+from tad.provenance.fingerprint import code
+from tad.provenance.stamps import read_stamp, stamp
+from tad.settings import plugins
+from tad.settings.distill import TermSpec
+from tad.settings.stages import DistillSpec, Plugin, TrainStageSpec
 from tad.stages.evaluate import _made_by
 from tad.stages.train import train
-from tad.training import checkpoint
-from tad.training.data import Batch, Windows
-from tad.training.distillation import Distiller, Teacher, difference, divergence, reduced
-from tad.training.features import SideBySide
+from tad.training.data.in_memory import SideBySide
+from tad.training.data.windows import Batch, Windows
+from tad.training.io import tensors as checkpoint
+from tad.training.methods.distillation import Distiller, Teacher, difference, divergence, reduced
 
 TERMS = [{"teacher": "t", "target": target, "weight": 0.5} for target in ("input", "stem", "logits", "offsets")]
 RGB = tools.DIM // 2
@@ -39,9 +40,9 @@ def count(module: torch.nn.Module) -> int:
 
 
 def detector_of(name: str = "actionformer", *, dim: int = tools.DIM, **changes: Any) -> Any:
-    settings = plugins.document("detectors", name)["settings"]
+    settings = plugins.defaults("detectors", name)
     settings |= {key: value for key, value in tools.REAL.items() if key in settings} | changes
-    return plugins.load("detectors", name)(feature_dim=dim, num_classes=2, max_length=16, **settings)
+    return plugins.build("detectors", name, settings, feature_dim=dim, num_classes=2, max_length=16)
 
 
 def batch(dim: int = tools.DIM) -> tuple[Tensor, Tensor, list[Targets]]:
@@ -173,6 +174,12 @@ def test_the_binary_divergence_is_that_of_each_class() -> None:
     assert float(extreme) == pytest.approx(400)
 
 
+def test_the_temperature_is_that_of_both() -> None:
+    term = TermSpec.model_validate({"teacher": "t", "target": "logits", "weight": 1.0, "temperature": 4.0})
+    logits_BKT = torch.randn(2, 3, 5)
+    assert difference(logits_BKT, logits_BKT, term).abs().max() < 1e-6
+
+
 def test_squares_are_means_over_channels_and_padding_is_no_difference() -> None:
     ours, theirs = torch.zeros(2, 3, 4), torch.full((2, 3, 6), 2.0)  # padded to another length
     term = TermSpec.model_validate(TERMS[0])
@@ -240,13 +247,13 @@ def test_losses_and_gradients_of_parts_add_up(reduction: str, face: str) -> None
 
 def test_what_cannot_be_compared_is_one_line() -> None:
     narrow = detector_of(embed_dim=8)
-    said = r"run two: distill: stem is 1 level 8 wide and of teacher t \(run one\) 1 level 16"
+    said = r"run two: distill: stem has 1 level of 8 channels .* 1 level of 16 channels in teacher t \(run one\)"
     with pytest.raises(TadError, match=said):
         distiller(detector_of(), TERMS[1:2]).loss(narrow.train(), *batch(), None)
-    with pytest.raises(TadError, match=r"offsets is 2 levels 2 wide .* 2 levels 4 wide"):
+    with pytest.raises(TadError, match=r"offsets has 2 levels of 2 channels .* 2 levels of 4 channels"):
         distiller(detector_of("tridet"), TERMS[3:]).loss(detector_of().train(), *batch(), None)
     levels = detector_of(regression_ranges=[[0, 4], [4, 8], [8, 99]], windows=[3, 3, 3])
-    with pytest.raises(TadError, match=r"logits is 3 levels 2 wide .* 2 levels 2 wide"):
+    with pytest.raises(TadError, match=r"logits has 3 levels of 2 channels .* 2 levels of 2 channels"):
         distiller(detector_of(), TERMS[2:3]).loss(levels.train(), *batch(), None)
 
 
@@ -290,7 +297,7 @@ def student_spec(**changes: Any) -> TrainStageSpec:
 def learn(folder: Path, out: Path, spec: TrainStageSpec, *, seconds: float = 1000, **changes: Any) -> Path:
     given = {"teachers": [folder / "out/model.safetensors"], "teacher_features": [folder / "f.h5"]} | changes
     paths = folder / "rgb.h5", folder / "toy.json", out / "model.safetensors"
-    return train(*paths, spec=spec, kept=out / "kept", threads=1, checkpoint_seconds=seconds, **given)
+    return train(*paths, spec=spec, cache=out / "kept", threads=1, checkpoint_seconds=seconds, **given)
 
 
 def test_a_student_of_one_stream_continues_with_equal_bits(
@@ -330,8 +337,10 @@ def test_the_teacher_counts_by_content(taught: Path, tmp_path: Path) -> None:
     for name in ("f.h5", "toy.json"):
         (tmp_path / "other" / name).symlink_to(taught / name)
     model = tools.run(tmp_path / "other", other, seconds=1000)
-    assert read_stamp(learn(taught, tmp_path, spec, teachers=[model]))["training"] != first
-    assert "tad.training.distillation" in read_stamp(model)["modules"]
+    student = read_stamp(learn(taught, tmp_path, spec, teachers=[model]))
+    assert student["training"] != first
+    assert "tad.training.methods.distillation" in student["modules"]
+    assert "tad.training.methods.distillation" not in read_stamp(model)["modules"]  # it has no teacher
     foreign = spec.model_dump(mode="json")
     foreign["distill"]["teachers"][0]["detector"]["name"] = "tridet"
     assert code("train", foreign) != code("train", spec.model_dump(mode="json"))
@@ -344,11 +353,11 @@ def test_features_lie_side_by_side(taught: Path) -> None:
         assert beside.columns(both, resize_to=0) == slice(RGB, RGB + tools.DIM)
         assert beside.columns(rgb, resize_to=0) == slice(0, RGB)
         assert beside.dim == RGB + tools.DIM
-        out_TC = beside.room(5, beside.dim)
+        out_TC = beside.batch_buffer(5, beside.dim)
         beside.read_into(out_TC, "train_0", 3)
         assert np.array_equal(out_TC[:, RGB:], both.read("train_0", 3, 8))
         assert torch.equal(out_TC[:, :RGB], out_TC[:, RGB : 2 * RGB])
-        assert not beside.leave_gpu()
+        assert not beside.release_gpu()
 
 
 def refusals(folder: Path) -> Iterator[tuple[str, TrainStageSpec, dict[str, Any], str]]:
@@ -363,11 +372,11 @@ def refusals(folder: Path) -> Iterator[tuple[str, TrainStageSpec, dict[str, Any]
     other = student_spec(teachers=[{**spec.distill.teachers[0].model_dump(), "detector": tridet}])  # type: ignore[union-attr]
     yield "detector", other, {}, r"run two: teacher t \(run one\): .*model\.safetensors: made with detector\.name="
     agnostic = spec.model_copy(update={"train": spec.train.model_copy(update={"class_agnostic": True})})
-    yield "classes", agnostic, {}, r"teacher t \(run one\) knows 2 classes \(jump, run\) and run two 1 \(action\)"
+    yield "classes", agnostic, {}, r"teacher t \(run one\) has 2 classes \(jump, run\), but run two has 1 \(action\)"
     softmax = student_spec(terms=[{**TERMS[2], "target": "input"}])
     plain = spec.detector.settings | {"hallucinate": "none"}
     wide = softmax.model_copy(update={"detector": Plugin(name="actionformer", settings=plain)})
-    yield "width", wide, {}, rf"input is 1 level {RGB} wide and of teacher t \(run one\) 1 level {tools.DIM} wide"
+    yield "width", wide, {}, rf"input has 1 level of {RGB} channels .* {tools.DIM} channels in teacher t \(run one\)"
 
 
 def test_teachers_that_do_not_fit_are_named(taught: Path, tmp_path: Path) -> None:

@@ -6,16 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from config_tools import copy_config
 
-from tad import plugins
-from tad.annotation_checks import check
-from tad.annotations import Table, read_table
-from tad.cache import FeatureReader
-from tad.config import Config
+from tad.annotations.checks import check
+from tad.annotations.table import Table, read_table
+from tad.core.errors import TadError
 from tad.datasets.epic import CLASSES, clock
-from tad.errors import TadError
+from tad.features.store import FeatureReader
+from tad.settings import plugins
+from tad.settings.config import Config
 from tad.stages.annotate import annotate
 from tad.stages.convert import convert
+from tad.workflow.missing import missing
 
 ROOT = Path(__file__).parents[1]
 HEADER = (
@@ -78,7 +80,7 @@ def write_json_layout(path: Path, target: str, layout: str) -> Path:
 
 
 def read(source: Path, **settings: Any) -> Table:
-    table: Table = plugins.load("datasets", "epic")(source, **settings)
+    table: Table = plugins.read_annotations("epic", source, settings)
     return check(table, source=str(source))
 
 
@@ -134,14 +136,19 @@ def break_line(path: Path, old: str, new: str) -> None:
     [
         ("EPIC_100_train.csv", "00:00:03.37", "3.37", "line 2: time '3.37' is not HH:MM:SS.ss"),
         ("EPIC_100_train.csv", "00:00:03.37", "00:00:61.00", "is not HH:MM:SS.ss"),
-        ("EPIC_100_train.csv", "open-up,3", "open-up,97", "class id 97, and there are 97 verbs; are these the nouns?"),
+        (
+            "EPIC_100_train.csv",
+            "open-up,3",
+            "open-up,97",
+            "class id 97, but there are 97 verbs; is it the noun file?",
+        ),
         ("EPIC_100_train.csv", "open-up,3", "open-up,open", "class 'open' is not a class id"),
         ("EPIC_100_train.csv", "verb_class", "verbclass", "no column 'verb_class'"),
         ("EPIC_100_validation.csv", "P01,P01_11", "P01,P01_01", "'P01_01' is a training video too"),
         ("EPIC_100_train.csv", "00:00:03.37", "00:00:00.10", "ends before it starts"),
         ("EPIC_100_train.csv", "00:01:09.50", "00:03:09.50", ""),  # beyond the end: the published protocol counts it
         ("EPIC_100_verb_classes.csv", "\n7,", "\n8,", "class id 8, expected 7"),
-        ("EPIC_100_verb_classes.csv", "verb-7,", "verb-6,", "class name 'verb-6' is empty or stands there twice"),
+        ("EPIC_100_verb_classes.csv", "verb-7,", "verb-6,", "class name 'verb-6' is empty or listed twice"),
         ("EPIC_100_video_info.csv", "90.0", "1:30", "time '1:30' is not in seconds"),
     ],
 )
@@ -160,7 +167,7 @@ def test_files_that_are_not_there_or_not_meant(tmp_path: Path) -> None:
     official = write_official(tmp_path / "csv")
     with pytest.raises(TadError, match="name the folder"):
         read(official / "EPIC_100_train.csv")
-    with pytest.raises(TadError, match="setting target: 'verbs'; did you mean 'verb'"):
+    with pytest.raises(TadError, match="target: Input should be 'verb' or 'noun'"):
         read(official, target="verbs")
     (official / "EPIC_100_noun_classes.csv").unlink()
     with pytest.raises(TadError, match=r"EPIC_100_noun_classes\.csv: no such file"):
@@ -173,7 +180,7 @@ def test_files_that_are_not_there_or_not_meant(tmp_path: Path) -> None:
     with pytest.raises(TadError, match=r"neither EPIC_100_train\.csv nor epic_kitchens_100_verb\.json"):
         read(empty)
     path = write_json_layout(tmp_path / "a.json", "noun", "actionformer")
-    with pytest.raises(TadError, match="label 'word 299': class id 299, and there are 97 verbs"):
+    with pytest.raises(TadError, match="label 'word 299': class id 299, but there are 97 verbs"):
         read(path, target="verb")
     break_line(path, '"label_id": 299', '"label_ids": 299')
     with pytest.raises(TadError, match="label 'word 299' has no label_id"):
@@ -182,7 +189,7 @@ def test_files_that_are_not_there_or_not_meant(tmp_path: Path) -> None:
 
 def project(folder: Path) -> Config:
     """config.yaml of the repository, with annotations and features where its EPIC rows say."""
-    (folder / "config.yaml").write_text((ROOT / "config.yaml").read_text())
+    copy_config(folder)
     (folder / "data/epic").mkdir(parents=True)
     write_official(folder / "data/epic/annotations")
     features = folder / "data/epic/features"
@@ -198,7 +205,7 @@ def project(folder: Path) -> Config:
 def test_the_shipped_rows_take_published_features(tmp_path: Path, target: str) -> None:
     config = project(tmp_path)
     row = config.run(f"epic-{target}")
-    assert config.missing(row.dataset, row.features) == []
+    assert missing(config, row.dataset, row.features) == []
     made = tmp_path / f"{row.dataset}.json"
     annotate(
         tmp_path / config.dataset(row.dataset).annotations, made, spec=config.spec("annotate", dataset=row.dataset)
@@ -216,11 +223,10 @@ def test_the_shipped_rows_take_published_features(tmp_path: Path, target: str) -
 
 
 def test_what_is_missing_is_said_with_its_place(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text((ROOT / "config.yaml").read_text())
-    config = Config.read(tmp_path / "config.yaml")
+    config = Config.read(copy_config(tmp_path))
     for run in ("epic-verb", "epic-noun", "epic-verb-tridet", "epic-noun-tridet"):
         row = config.run(run)
-        needs = config.missing(row.dataset, row.features)
+        needs = missing(config, row.dataset, row.features)
         assert len(needs) == 2  # neither videos nor weights
         assert "data/epic/annotations (https://github.com/epic-kitchens/epic-kitchens-100-annotations" in needs[0]
         assert "data/epic/features (<video>.npz in epic_kitchens.tar.gz of https://" in needs[1]

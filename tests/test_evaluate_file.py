@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from metrics_cases import random_case
 
-from tad.cli import main
-from tad.errors import TadError
-from tad.files import read_json
+from tad.commands.cli import main
+from tad.core.errors import TadError
+from tad.core.files import read_json
 from tad.metrics import evaluate, protocol
 from tad.metrics import results_file as stream
 from tad.metrics.columns import collect
@@ -80,7 +80,7 @@ def test_instances_without_length_are_counted(tmp_path: Path, capsys: Any) -> No
     assert run(tmp_path, found, truth=truth, protocol="plain") == 0
     score = read_json(tmp_path / "map.json")
     assert (score["average_mAP"], score["instances_without_length"]) == (1.0, 1)
-    assert "1 instances have no length: only a detection of the same single time finds one" in capsys.readouterr().out
+    assert "1 instances have no length: any detection without length finds one" in capsys.readouterr().out
 
 
 def test_what_does_not_count_is_named(tmp_path: Path, capsys: Any) -> None:
@@ -107,14 +107,14 @@ def test_nothing_detected_is_a_score_of_zero(tmp_path: Path, capsys: Any) -> Non
 @pytest.mark.parametrize(
     ("found", "options", "message"),
     [
-        (FOUND, ["--tiou", "0.5;0.7"], "--tiou 0.5;0.7: give numbers with commas"),
+        (FOUND, ["--tiou", "0.5;0.7"], "--tiou 0.5;0.7: give numbers separated by commas"),
         (FOUND, ["--measures", "proposal"], "measures.0: Input should be"),
         (FOUND, ["--measures", "frames", "--frame-rate", "0"], "frame_rate: Input should be greater than 0"),
-        (FOUND, ["--frame-rate", "5"], "--frame-rate 5: no measure looks at it; add --measures frames or segmentation"),
+        (FOUND, ["--frame-rate", "5"], "--frame-rate 5: no chosen measure uses it; add --measures frames or"),
         (FOUND, ["--measures", "frames", "--frame-score", "0.5"], "--frame-score 0.5: .* add --measures segmentation"),
         (FOUND, ["--split", "train"], "none of 1 videos is among the 1 of the ground truth"),
         ({"results": {"zz": []}}, [], "none of its 1 videos \\(zz …\\) is annotated \\(a, b …\\)"),
-        ({"results": {"a": [], "b": []}}, [], "several splits \\(train 1, test 1\\); say which with --split"),
+        ({"results": {"a": [], "b": []}}, [], "several splits \\(train 1, test 1\\); choose one with --split"),
         ({"results": {"a": [{"label": "z", "score": 1, "segment": [0, 1]}]}}, [], "unknown label 'z'"),
         ({"results": {"a": [{"label": 3, "score": 1, "segment": [0, 1]}]}}, [], "label 3 is not text"),
         ({"results": {"a": [{"label": "x", "score": 1, "segment": [2, 1]}]}}, [], "start <= end"),
@@ -123,10 +123,12 @@ def test_nothing_detected_is_a_score_of_zero(tmp_path: Path, capsys: Any) -> Non
         ({"results": []}, [], "'results' must be {video id"),
         ('{"results": {"a": [], "a": []}}', [], "key 'a' is given twice"),
         ('{"results": {"a": [{"score": 1, "score": 2}]}}', [], "key 'score' is given twice"),
+        ('{"results": {"a": [{"x": {"y": 1, "y": 2}, "score": 1}]}}', [], "key 'y' is given twice"),
+        ('{"results": {"a": [{"label": "a:b", "score": 1, "score": 2}]}}', [], "key 'score' is given twice"),
         ('{"results": {"a": [{"label": "x", "score": NaN, "segment": [0, 1]}]}}', [], "NaN is not JSON"),
-        ('{"results": {"a": [{"label": "x", "score": 1e999, "segment": [0, 1]}]}}', [], "score inf: finite numbers"),
+        ('{"results": {"a": [{"label": "x", "score": 1e999, "segment": [0, 1]}]}}', [], "score inf: needs finite"),
         (json.dumps(FOUND)[:-9], [], "not valid JSON"),
-        (json.dumps(FOUND) + "}", [], "not valid JSON: '}' after its end"),
+        (json.dumps(FOUND) + "}", [], "not valid JSON: '}' after the end"),
         (TRUTH, [], "is an annotation file \\('database'\\)"),
         (FOUND["results"], [], "if these are the videos, put them under one key 'results'"),
         ({"average_mAP": 1, "stamp": {}}, [], "is a score \\(map.json\\)"),

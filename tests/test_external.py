@@ -7,22 +7,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+from config_tools import copy_config
 from test_suppress_evaluate import NMS, write_annotations, write_candidates
 
-from tad.annotations import Instance, Table, Video, write_table
-from tad.cache import ShardWriter
-from tad.config import Config
-from tad.errors import TadError
-from tad.files import read_json
-from tad.grid import Grid
+from tad.annotations.table import Instance, Table, Video, write_table
+from tad.core.errors import TadError
+from tad.core.files import read_json
+from tad.core.grid import Grid
+from tad.features.class_scores import THUMOS14_COLUMNS, read_video_scores
+from tad.features.store import ShardWriter
 from tad.nms.fusion import fuse
 from tad.nms.types import Kept
-from tad.provenance import stamp
-from tad.specs import ClassifyStageSpec, EvaluateStageSpec, SuppressStageSpec
+from tad.provenance.stamps import stamp
+from tad.settings.config import Config
+from tad.settings.stages import ClassifyStageSpec, EvaluateStageSpec, SuppressStageSpec
 from tad.stages.classify import classify
 from tad.stages.evaluate import evaluate
 from tad.stages.suppress import suppress
-from tad.video_scores import THUMOS14_COLUMNS, read_video_scores
+from tad.workflow.missing import missing_scores
 
 NAMES = ["jump", "run"]
 
@@ -61,11 +63,11 @@ class Bomb:
     ("name", "value", "message"),
     [
         ("a.json", {"results": {"x": [1, 2]}}, "expected 'results'"),
-        ("a.json", {"class": NAMES, "results": {"x": [1, 2, 3]}}, "3,. numbers for 2 classes"),
-        ("a.json", {"class": NAMES, "results": {"x": ["a", 2]}}, "no list of numbers"),
-        ("a.json", {"class": ["run", "run"], "results": {"x": [1, 2]}}, "a class is named twice"),
+        ("a.json", {"class": NAMES, "results": {"x": [1, 2, 3]}}, "scores have shape .3,., expected .2,."),
+        ("a.json", {"class": NAMES, "results": {"x": ["a", 2]}}, "not a list of numbers"),
+        ("a.json", {"class": ["run", "run"], "results": {"x": [1, 2]}}, "a class is listed twice"),
         ("a.pkl", pickle.dumps(Bomb()), "not a pickle of plain arrays"),
-        ("a.pkl", pickle.dumps([1]), "holds a list"),
+        ("a.pkl", pickle.dumps([1]), "contains a list"),
         ("a.pkl", pickle.dumps({"x": np.array([1.0, np.nan])}), "NaN or infinity"),
         ("a.npy", b"\x93NUMPY", "not a plain .npy"),
     ],
@@ -129,9 +131,9 @@ def test_suppress_and_evaluate_say_what_was_combined(tmp_path: Path) -> None:
         with pytest.raises(TadError, match=message):
             suppress(tmp_path / "c.h5", tmp_path / "e.json", spec=suppress_spec(), scores=path)
     write(path, scores | {"class": ["jump", "walk"]})
-    with pytest.raises(TadError, match="knows no class 'run'"):
+    with pytest.raises(TadError, match="no scores for 1 of the detector's classes, first 'run'"):
         suppress(tmp_path / "c.h5", tmp_path / "e.json", spec=suppress_spec(labels="keep"), scores=path)
-    with pytest.raises(TadError, match="go together"):
+    with pytest.raises(TadError, match="only valid together"):
         suppress(tmp_path / "c.h5", tmp_path / "e.json", spec=suppress_spec())
     assert not (tmp_path / "e.json").exists()
 
@@ -174,8 +176,8 @@ def test_the_classifier_finds_short_actions_and_repeats_itself(tmp_path: Path) -
 
 
 def test_config_takes_external_scores_and_refuses_unknown_settings(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[1] / "config.yaml").read_text()
-    config = tmp_path / "config.yaml"
+    config = copy_config(tmp_path)
+    text = config.read_text()
     config.write_text(text + "  own: {dataset: demo, features: demo_clips, detector: mse, external: {source: own}}\n")
     spec = Config.read(config).spec("suppress", run="own")
     assert spec.external.source == "own"
@@ -183,7 +185,7 @@ def test_config_takes_external_scores_and_refuses_unknown_settings(tmp_path: Pat
     config.write_text(
         text + "  far: {dataset: demo, features: demo_clips, detector: mse, external: {source: no.json}}\n"
     )
-    assert "at no.json (external.source)" in Config.read(config).missing_scores("far")[0]
+    assert "at no.json (external.source)" in missing_scores(Config.read(config), "far")[0]
     config.write_text(text + "  own: {dataset: demo, features: demo_clips, detector: mse, external: {sources: own}}\n")
     with pytest.raises(TadError, match="external"):
         Config.read(config)

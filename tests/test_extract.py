@@ -10,18 +10,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-import h5py
+import checksum_tools
 import numpy as np
 import pytest
 import torch
 import video_tools as vt
 from torch import Tensor, nn
 
-from tad import plugins
-from tad.cache import FeatureReader
-from tad.errors import TadError
-from tad.files import read_json, write_json
-from tad.specs import ClipSpec, ExtractSpec, MergeSpec, Plugin, ProbeSpec
+from tad.backbones._contract import BackboneBase
+from tad.core.errors import TadError
+from tad.core.files import read_json, write_json
+from tad.features.store import FeatureReader
+from tad.settings import plugins
+from tad.settings.stages import ClipSpec, ExtractSpec, MergeSpec, Plugin, ProbeSpec
 from tad.stages.extract import extract
 from tad.stages.merge import merge
 from tad.stages.probe import probe
@@ -29,7 +30,7 @@ from tad.video.clips import clip_frames, count_clips, resample_indices
 from tad.video.reader import open_video
 
 
-class Tiny(nn.Module):
+class Tiny(BackboneBase):
     """A linear map of a few pixels that depends on the order of frames; `sleep` seconds a batch."""
 
     def __init__(self, *, dim: int = 6, sleep: float = 0.0, value: float = 1.0) -> None:
@@ -59,7 +60,7 @@ def spec(**changes: Any) -> ExtractSpec:
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugins, "load", lambda kind, name: Tiny)
+    monkeypatch.setattr(plugins, "build", lambda kind, name, settings: Tiny(**settings))
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def run(manifest: Path, videos: Path, folder: Path, settings: ExtractSpec | None
     out = folder / "f" / manifest.with_suffix(".h5").name
     kept = folder / "kept"
     return extract(
-        manifest, videos, None, out, spec=settings or spec(), kept=kept, device="cpu", workers=2, **arguments
+        manifest, videos, None, out, spec=settings or spec(), cache=kept, device="cpu", workers=2, **arguments
     )
 
 
@@ -102,6 +103,44 @@ def naive(path: Path, reader: str, indices: list[int] | None, settings: ExtractS
             which = clip_frames(k, frames=len(frames), length=clip.length, stride=clip.stride)
             rows.append(model(torch.from_numpy(np.stack([frames[w] for w in which]))[None])[0].numpy())
     return np.stack(rows)
+
+
+class Counting(Tiny):
+    """Counts the clips that are computed."""
+
+    clips = 0
+
+    def forward(self, clips_BTHWC: Tensor) -> Tensor:
+        Counting.clips += len(clips_BTHWC)
+        return super().forward(clips_BTHWC)
+
+
+def test_a_file_that_has_grown_keeps_the_rows_of_its_first_part(tmp_path: Path) -> None:
+    whole = vt.encode(tmp_path / "whole.ts", 300).read_bytes()
+    clips = []
+    for number, share in enumerate((0.6, 1.0)):
+        (tmp_path / "v").mkdir(exist_ok=True)
+        (tmp_path / "v/live.ts").write_bytes(whole[: int(len(whole) * share) // 188 * 188])
+        manifest = probe(tmp_path / "v", tmp_path / f"{number}/00-of-01.json", spec=ProbeSpec(dataset="d"))
+        assert read_json(manifest)["videos"]["live"]["usable"]
+        Counting.clips = 0
+        grown = run(manifest, tmp_path / "v", tmp_path / "live", backbone=Counting, growing=True)
+        clips.append(Counting.clips)
+    Counting.clips = 0
+    fresh = run(manifest, tmp_path / "v", tmp_path / "fresh", backbone=Counting)
+    with FeatureReader(grown) as reader, FeatureReader(fresh) as other:
+        np.testing.assert_array_equal(reader.stored("live"), other.stored("live"))
+        assert reader.grid("live") == other.grid("live")
+        assert len(other.stored("live")) == Counting.clips
+    assert 10 < clips[1] < 0.75 * Counting.clips
+    changed = bytearray(whole)
+    changed[188 * 5 + 100] ^= 1
+    (tmp_path / "v/live.ts").write_bytes(bytes(changed) + whole[-188:])
+    manifest = probe(tmp_path / "v", tmp_path / "2/00-of-01.json", spec=ProbeSpec(dataset="d"))
+    Counting.clips = 0
+    again = run(manifest, tmp_path / "v", tmp_path / "live", backbone=Counting, growing=True)
+    with FeatureReader(again) as reader:
+        assert len(reader.stored("live")) == Counting.clips
 
 
 def test_rows_are_those_of_a_naive_loop(videos: Path, manifest: Path, tmp_path: Path) -> None:
@@ -140,7 +179,7 @@ def test_same_bytes_again_and_with_one_reader(videos: Path, manifest: Path, tmp_
     first = run(manifest, videos, tmp_path / "1")
     kept = tmp_path / "2" / "kept"
     second = extract(
-        manifest, videos, None, tmp_path / "2" / "x.h5", spec=spec(), kept=kept, device="cpu", workers=1, backbone=Tiny
+        manifest, videos, None, tmp_path / "2" / "x.h5", spec=spec(), cache=kept, device="cpu", workers=1, backbone=Tiny
     )
     assert first.read_bytes() == second.read_bytes()
     assert [p.name for p in kept.iterdir()] == ["shard.h5"]
@@ -153,7 +192,8 @@ sys.path.insert(0, sys.argv[1])
 import test_extract as t
 if __name__ == "__main__":
     folder = Path(sys.argv[4])
-    t.extract(Path(sys.argv[2]), Path(sys.argv[3]), None, folder / "f/00-of-01.h5", spec=t.spec(), kept=folder / "kept",
+    t.extract(Path(sys.argv[2]), Path(sys.argv[3]), None, folder / "f/00-of-01.h5", spec=t.spec(),
+              cache=folder / "kept",
               device="cpu", workers=1, backbone=lambda: t.Tiny(sleep=0.1))
 """
 
@@ -174,7 +214,7 @@ def test_kill_loses_the_video_in_flight_and_no_byte(
     assert 1 <= finished < 5
     assert not (tmp_path / "k/f/00-of-01.h5").exists()
     resumed = run(manifest, videos, tmp_path / "k")
-    assert f"{5 - finished} videos to extract, {finished} kept, 1 excluded" in caplog.text
+    assert f"{5 - finished} videos to extract, {finished} cached, 1 excluded" in caplog.text
     assert resumed.read_bytes() == run(manifest, videos, tmp_path / "u").read_bytes()
     assert [p.name for p in kept.iterdir()] == ["shard.h5"]
 
@@ -192,7 +232,7 @@ def test_long_names_in_any_script_are_kept_apart(tmp_path: Path, caplog: pytest.
     with FeatureReader(run(manifest, tmp_path / "v", tmp_path)) as reader:
         assert reader.video_ids == sorted(names)
         assert [len(reader.read(name)) for name in names] == [1, 1]
-    assert "1 videos to extract, 1 kept" in caplog.text
+    assert "1 videos to extract, 1 cached" in caplog.text
 
 
 class Failing(Tiny):
@@ -217,15 +257,15 @@ def test_added_video_reuses_the_others(
     shutil.copytree(videos, folder, ignore=shutil.ignore_patterns("long*"))
     small = probe(folder, tmp_path / "00-of-01.json", spec=ProbeSpec(dataset="d"))
     out = run(small, folder, tmp_path)
-    assert "4 videos to extract, 0 kept" in caplog.text
+    assert "4 videos to extract, 0 cached" in caplog.text
     out.unlink()  # what a workflow does before a job
     shutil.copy(videos / "long.mp4", folder)
     probe(folder, small, spec=ProbeSpec(dataset="d"))
-    assert "1 videos to extract, 4 kept" in (run(small, folder, tmp_path), caplog.text)[1]
+    assert "1 videos to extract, 4 cached" in (run(small, folder, tmp_path), caplog.text)[1]
     assert out.read_bytes() == run(manifest, videos, tmp_path / "whole").read_bytes()
     caplog.clear()
     run(small, folder, tmp_path, spec(clip=ClipSpec(length=8, stride=2, policy="native", rate=0)))
-    assert "5 videos to extract, 0 kept" in caplog.text
+    assert "5 videos to extract, 0 cached" in caplog.text
 
 
 def test_damaged_kept_rows_are_made_again(
@@ -235,15 +275,15 @@ def test_damaged_kept_rows_are_made_again(
     out = run(manifest, videos, tmp_path)
     good = out.read_bytes()
     out.unlink()
-    with h5py.File(tmp_path / "kept/shard.h5", "r+") as file:
+    with checksum_tools.edit_h5(tmp_path / "kept/shard.h5") as file:
         file["long/feats"][3, 2] += 1
     caplog.clear()
     assert run(manifest, videos, tmp_path).read_bytes() == good
-    assert "1 videos to extract, 4 kept" in caplog.text
+    assert "1 videos to extract, 4 cached" in caplog.text
     (tmp_path / "kept/shard.h5").write_bytes(good[: len(good) // 2])
     caplog.clear()
     assert run(manifest, videos, tmp_path / ".").read_bytes() == good
-    assert "5 videos to extract, 0 kept" in caplog.text
+    assert "5 videos to extract, 0 cached" in caplog.text
 
 
 def test_what_is_refused(videos: Path, manifest: Path, tmp_path: Path) -> None:
@@ -251,7 +291,7 @@ def test_what_is_refused(videos: Path, manifest: Path, tmp_path: Path) -> None:
         run(manifest, videos, tmp_path, spec(on_damaged="error"))
     with pytest.raises(TadError, match="dataset='d', expected dataset='e'"):
         run(manifest, videos, tmp_path, spec(dataset="e"))
-    with pytest.raises(TadError, match=r"\w+: features hold NaN"):
+    with pytest.raises(TadError, match=r"\w+: features contain NaN"):
         run(manifest, videos, tmp_path, spec(backbone=Plugin(name="tiny", settings={"value": 1e300 * 1e10})))
     with pytest.raises(TadError, match="does not fit float16; set dtype: float32"):
         run(manifest, videos, tmp_path, spec(backbone=Plugin(name="tiny", settings={"value": 1e9}), dtype="float16"))
@@ -260,7 +300,7 @@ def test_what_is_refused(videos: Path, manifest: Path, tmp_path: Path) -> None:
     with pytest.raises(TadError, match=r"b3b3357e\.pth: has sha256 \w+, published is one that begins with b3b3357e"):
         extract(
             manifest, videos, weights, tmp_path / "f" / manifest.name, spec=spec(backbone=Plugin(name="r3d_18")),
-            kept=tmp_path / "kept",
+            cache=tmp_path / "kept",
         )  # fmt: skip
     assert not (tmp_path / "f").exists() or not list((tmp_path / "f").iterdir())
 
@@ -272,12 +312,12 @@ def test_video_that_changed_since_probe_is_refused(videos: Path, manifest: Path,
     with pytest.raises(TadError, match=r"b\.mp4: no such file; run probe again"):
         run(manifest, folder, tmp_path)
     vt.encode(folder / "b.mp4", 44)
-    with pytest.raises(TadError, match=r"b\.mp4: \d+ bytes where its manifest says \d+; run probe again"):
+    with pytest.raises(TadError, match=r"b\.mp4: has \d+ bytes, but \d+ in its manifest; run probe again"):
         run(manifest, folder, tmp_path)
     document = read_json(manifest)
     document["videos"]["b"]["bytes"] = os.stat(folder / "b.mp4").st_size
     other = write_json(tmp_path / "00-of-01.json", document)
-    with pytest.raises(TadError, match=r"b\.mp4: 44 frames where its manifest says 37; run probe again"):
+    with pytest.raises(TadError, match=r"b\.mp4: 44 frames, but its manifest states 37; run probe again"):
         run(other, folder, tmp_path)
 
 
@@ -287,7 +327,7 @@ def test_merge(videos: Path, tmp_path: Path) -> None:
         manifests.append(probe(videos, tmp_path / f"m/{k:02d}-of-03.json", spec=ProbeSpec(dataset="d"), shard=(k, 3)))
         shards.append(
             extract(manifests[k], videos, None, tmp_path / f"r/tiny/{k:02d}-of-03.h5", spec=spec(),
-                    kept=tmp_path / f"kept{k}", device="cpu", workers=1)
+                    cache=tmp_path / f"kept{k}", device="cpu", workers=1)
         )  # fmt: skip
     settings = MergeSpec(dataset="d", features="tiny")
     index = merge(shards, manifests, tmp_path / "r/tiny.h5", spec=settings)
@@ -304,7 +344,7 @@ def test_merge(videos: Path, tmp_path: Path) -> None:
         merge(shards[:2], manifests, out, spec=settings)
     with pytest.raises(TadError, match="in no manifest"):
         merge(shards, manifests[:2], out, spec=settings)
-    with pytest.raises(TadError, match=r"holds 'long', and so does"):
+    with pytest.raises(TadError, match=r"contains 'long', but so does"):
         merge([shards[0], shutil.copy(shards[0], tmp_path / "copy.h5")], manifests, out, spec=settings)
     with pytest.raises(TadError, match="1 videos are excluded"):
         merge(shards, manifests, out, spec=MergeSpec(dataset="d", features="tiny", on_damaged="error"))
@@ -315,9 +355,15 @@ def test_merge(videos: Path, tmp_path: Path) -> None:
     with pytest.raises(TadError, match="no shards given"):
         merge([], manifests, out, spec=settings)
     other = extract(
-        manifests[1], videos, None, tmp_path / "other.h5", spec=spec(dtype="float16"), kept=tmp_path / "k", device="cpu"
+        manifests[1],
+        videos,
+        None,
+        tmp_path / "other.h5",
+        spec=spec(dtype="float16"),
+        cache=tmp_path / "k",
+        device="cpu",
     )
-    with pytest.raises(TadError, match="made with another spec"):
+    with pytest.raises(TadError, match="made with a different spec"):
         merge([shards[0], other], manifests, out, spec=settings)
     other.write_bytes(other.read_bytes()[:500])
     with pytest.raises(TadError, match=r"other\.h5: (truncated|not a readable)"):

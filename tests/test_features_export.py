@@ -7,22 +7,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import checksum_tools
 import h5py
 import numpy as np
 import pytest
 import torch
 import video_tools as vt
 
-from tad import features_export, plugins
-from tad.annotations import Table, Video, write_table
-from tad.cache import FeatureReader, ShardWriter, checksum, key_of
-from tad.cli import main
-from tad.errors import TadError
-from tad.feature_facts import SIDECAR
-from tad.features_export import FORMATS, export_features
-from tad.grid import Grid
-from tad.provenance import stamp
-from tad.specs import ConvertSpec, ExtractSpec, MergeSpec, ProbeSpec
+from tad.annotations.table import Table, Video, write_table
+from tad.commands.cli import main
+from tad.core.errors import TadError
+from tad.core.files import read_json, write_json
+from tad.core.grid import Grid
+from tad.features import export as features_export
+from tad.features.export import FORMATS, export_features
+from tad.features.facts import SIDECAR
+from tad.features.store import FeatureReader, ShardWriter, checksum, key_of
+from tad.provenance.stamps import stamp
+from tad.settings.resolved import component_sections
+from tad.settings.stages import ConvertSpec, ExtractSpec, MergeSpec, ProbeSpec
 from tad.stages.convert import convert
 from tad.stages.extract import extract
 from tad.stages.merge import merge
@@ -50,7 +53,7 @@ def cached(path: Path, *, dtype: str = "float16", only: tuple[str, ...] = IDS, s
             writer.add(video_id, feats_TC, grid=grid, attrs={**facts, "row_key": "x", "sha256": "0" * 64})
         writer.attribute("excluded", {"broken": "no frame could be decoded"})
     if spoil:
-        with h5py.File(path, "r+") as file:
+        with checksum_tools.edit_h5(path) as file:
             group = file[key_of(spoil)]
             group["feats"][3, 1] = np.nan
             group.attrs["checksum"] = checksum(group["feats"][:])
@@ -109,12 +112,12 @@ def test_a_cut_off_export_goes_on(tmp_path: Path, file_format: Any, monkeypatch:
     index, out = cached(tmp_path / "f.h5"), tmp_path / "out"
     save, written = features_export.SAVE[file_format], []
 
-    def failing(handle: Any, feats_TC: np.ndarray) -> None:
+    def failing(feats_TC: np.ndarray, content: Any) -> None:
         if len(written) == 2:
-            handle.write(b"half")
+            content.write(b"half")
             raise KeyboardInterrupt
-        written.append(handle.name)
-        save(handle, feats_TC)
+        written.append(len(feats_TC))
+        save(feats_TC, content)
 
     monkeypatch.setitem(dict(features_export.SAVE), file_format, failing)
     monkeypatch.setattr(features_export, "SAVE", {file_format: failing})
@@ -140,15 +143,13 @@ def test_a_newer_index_replaces_its_own_files_and_no_others(tmp_path: Path) -> N
     export_features(cached(tmp_path / "f.h5"), out, file_format="npy")
     (out / "own.npy").write_bytes(b"somebody's")
     export_features(cached(tmp_path / "g.h5", only=IDS[:2]), out, file_format="npy")
-    assert sorted(p.name for p in out.iterdir()) == sorted(
-        [*(f"{key_of(v)}.npy" for v in IDS[:2]), "own.npy", SIDECAR]
-    )
-    with pytest.raises(TadError, match="besides npz files; name another folder"):
+    assert sorted(p.name for p in out.iterdir()) == sorted([*(f"{key_of(v)}.npy" for v in IDS[:2]), "own.npy", SIDECAR])
+    with pytest.raises(TadError, match="which is not a npz file; give another folder"):
         export_features(tmp_path / "f.h5", out, file_format="npz")
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "a.npy").write_bytes(b"theirs")
-    with pytest.raises(TadError, match=r"holds a\.npy, which no export made"):
+    with pytest.raises(TadError, match=r"contains a\.npy, which no export wrote"):
         export_features(tmp_path / "f.h5", foreign, file_format="npy")
     assert (foreign / "a.npy").read_bytes() == b"theirs"
     with pytest.raises(TadError, match="not a folder"):
@@ -158,7 +159,7 @@ def test_a_newer_index_replaces_its_own_files_and_no_others(tmp_path: Path) -> N
 @pytest.mark.parametrize("file_format", ["npy", "h5"])
 def test_nan_is_refused_kept_or_left_out(tmp_path: Path, file_format: Any) -> None:
     index = cached(tmp_path / "f.h5", spoil="v_-one")
-    with pytest.raises(TadError, match=r"'v_-one' holds NaN or infinity \(1 values\).*--on-nan keep or exclude"):
+    with pytest.raises(TadError, match=r"'v_-one' contains NaN or infinity \(1 values\).*--on-nan keep or exclude"):
         export_features(index, tmp_path / "a", file_format=file_format)
     source = export_features(index, tmp_path / "b", file_format=file_format, on_nan="exclude")
     with FeatureReader(imported(source, tmp_path)) as reader:
@@ -176,24 +177,24 @@ def test_values_too_large_for_half_precision_are_refused(tmp_path: Path) -> None
     with ShardWriter(tmp_path / "f.h5", made) as writer:
         facts = {"rate": 25.0, "clip_length": 16, "stride": 4}
         writer.add("a", np.full((3, DIM), 1e6, np.float32), grid=Grid(0.1, 0.2, 3, 4.0), attrs=facts)
-    with pytest.raises(TadError, match="'a' does not fit float16; export with --dtype float32"):
+    with pytest.raises(TadError, match="'a' has values too large for float16; export with --dtype float32"):
         export_features(tmp_path / "f.h5", tmp_path / "out", file_format="npy", dtype="float16")
 
 
 def test_an_export_says_no_to_other_clips_and_changed_rows(tmp_path: Path) -> None:
     index = cached(tmp_path / "f.h5")
     out = export_features(index, tmp_path / "out", file_format="npy")
-    with pytest.raises(TadError, match=r"exported with clips of 17 frames every 4 at .* clip says 16 every 4"):
+    with pytest.raises(TadError, match=r"exported with clips of 17 frames every 4 at .* have clips of 16 every 4"):
         imported(out, tmp_path, clip={**CLIP, "length": 16})
-    with pytest.raises(TadError, match=r"clip says 17 every 4 \(resample 10\)"):
+    with pytest.raises(TadError, match=r"have clips of 17 every 4 \(resample 10\)"):
         imported(out, tmp_path, clip={**CLIP, "policy": "resample", "rate": 10.0})
     path = out / "v_-one.npy"
     rows = np.load(path)
     np.save(path, rows[:-1])
-    with pytest.raises(TadError, match="does not hold the rows that were exported"):
+    with pytest.raises(TadError, match="differs from the exported rows"):
         imported(out, tmp_path)
     np.save(path, rows + np.float16(1))
-    with pytest.raises(TadError, match="does not hold the rows that were exported"):
+    with pytest.raises(TadError, match="differs from the exported rows"):
         imported(out, tmp_path)
     np.save(path, rows)
     imported(out, tmp_path)
@@ -211,9 +212,9 @@ def test_an_export_says_no_to_other_clips_and_changed_rows(tmp_path: Path) -> No
 )
 def test_edited_facts_are_named(tmp_path: Path, edit: Any, said: str) -> None:
     out = export_features(cached(tmp_path / "f.h5"), tmp_path / "out", file_format="npy")
-    beside = json.loads((out / SIDECAR).read_text())
+    beside = read_json(out / SIDECAR)
     edit(beside)
-    (out / SIDECAR).write_text(json.dumps(beside))
+    write_json(out / SIDECAR, beside)
     with pytest.raises(TadError, match=said) as caught:
         imported(out, tmp_path)
     assert "\n" not in str(caught.value)
@@ -221,11 +222,11 @@ def test_edited_facts_are_named(tmp_path: Path, edit: Any, said: str) -> None:
 
 def test_hdf5_without_facts_of_a_video_or_with_links_is_refused(tmp_path: Path) -> None:
     source = export_features(cached(tmp_path / "f.h5"), tmp_path / "out", file_format="h5")
-    with h5py.File(source, "r+") as file:
+    with checksum_tools.edit_h5(source) as file:
         del file["v_-one"].attrs["tad_facts"]
     with pytest.raises(TadError, match="'v_-one' has no facts"):
         imported(source, tmp_path)
-    with h5py.File(source, "r+") as file:
+    with checksum_tools.edit_h5(source) as file:
         del file["v_-one"]
         file["v_-one"] = h5py.ExternalLink("f.h5", "/v_-one/feats")
     with pytest.raises(TadError, match="not a dataset of its own file"):
@@ -248,13 +249,13 @@ def test_an_index_of_real_videos_comes_back(tmp_path: Path) -> None:
         vt.encode(videos / f"{name}.mp4", frames)
     vt.text(videos / "page.mp4")
     manifest = probe(videos, tmp_path / "m/00-of-01.json", spec=ProbeSpec(dataset="toy"))
-    document = plugins.document("backbones", "r2plus1d_small")
+    document = component_sections("backbones", "r2plus1d_small")
     settings = document["settings"] | {"height": 20, "width": 24, "widths": [4, 4, 4, 8]}
     spec = ExtractSpec.model_validate(
         {"dataset": "toy", "backbone": {"name": "r2plus1d_small", "settings": settings}, "clip": document["clip"]}
     )
     shard = tmp_path / "r/f/0.h5"
-    extract(manifest, videos, None, shard, spec=spec, kept=tmp_path / "k", device="cpu", workers=1)
+    extract(manifest, videos, None, shard, spec=spec, cache=tmp_path / "k", device="cpu", workers=1)
     index = merge([shard], [manifest], tmp_path / "r/f.h5", spec=MergeSpec(dataset="toy", features="f"))
     whole = contents(index)
     assert set(whole) == {"excluded", "long", "short"}
@@ -272,7 +273,7 @@ def test_an_index_of_real_videos_comes_back(tmp_path: Path) -> None:
 def test_no_torch_is_needed(tmp_path: Path, arguments: list[str]) -> None:
     cached(tmp_path / "f.h5")
     program = (
-        "import sys; from tad.cli import main\n"
+        "import sys; from tad.commands.cli import main\n"
         "code = main(sys.argv[1:]); sys.exit(code or 7 * ('torch' in sys.modules))"
     )
     done = subprocess.run(

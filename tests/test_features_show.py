@@ -3,17 +3,19 @@
 import json
 from pathlib import Path
 
+import checksum_tools
 import h5py
 import numpy as np
 import pytest
 
-from tad.annotations import Instance, Table, Video, write_table
-from tad.cache import H5Writer, ShardWriter, checksum, key_of
-from tad.cli import main
-from tad.errors import TadError
-from tad.features_show import MOST_CELLS, as_lines, draw, rows_of, self_similarity, show_video, totals
-from tad.grid import Grid
-from tad.provenance import stamp
+from tad.annotations.table import Instance, Table, Video, write_table
+from tad.commands.cli import main
+from tad.core.errors import TadError
+from tad.core.grid import Grid
+from tad.core.h5 import H5Writer
+from tad.features.show import MOST_CELLS, as_lines, draw, rows_of, self_similarity, show_video, totals
+from tad.features.store import ShardWriter, checksum, key_of
+from tad.provenance.stamps import stamp
 
 FACTS = {"rate": 25.0, "clip_length": 10, "stride": 5}
 INSTANCES = (Instance(0.5, 1.5, "jump"), Instance(1.0, 2.0, "run"), Instance(2.5, 3.0, "jump"))
@@ -32,7 +34,7 @@ def index_of(folder: Path) -> Path:
             for video_id in ids:
                 grid = Grid.of_clips(clip_length=10, stride=5, rate=25.0, length=8, duration=4.0)
                 writer.add(video_id, feats(8), grid=grid, attrs=FACTS)
-    with h5py.File(folder / "one.h5", "r+") as file:
+    with checksum_tools.edit_h5(folder / "one.h5") as file:
         file["nan/feats"][2, 0] = np.nan
         file["nan"].attrs["checksum"] = checksum(file["nan/feats"][:])
         file["worn/feats"][0, 0] = 3.5
@@ -73,14 +75,14 @@ def test_the_command_prints_all_and_fails_where_something_is_wrong(
     assert main(["features", "show", str(index)]) == 1
     out, err = capfd.readouterr()
     assert "5 videos: 1 ok, 1 with NaN, 2 damaged, 1 excluded; 16 rows of 2 channels over 0.00 h" in out
-    assert err.splitlines()[-1].endswith("3 videos are damaged or hold NaN, first 'lost'; run again")
+    assert err.splitlines()[-1].endswith("3 videos are damaged or contain NaN, first 'lost'; run again")
     assert main(["features", "show", str(index), "--json"]) == 1
     data = json.loads(capfd.readouterr().out)
     assert data["totals"]["dims"] == [2]
     assert [video["video_id"] for video in data["videos"]] == ["audio", "lost", "nan", "whole", "worn"]
     assert data["totals"]["damaged"] == 2
     assert main(["features", "show", str(index), "--video", "whole"]) == 1
-    assert "--video and --figure go together" in capfd.readouterr().err
+    assert "give --video and --figure together" in capfd.readouterr().err
 
 
 def test_similarity_is_the_cosine() -> None:
@@ -142,7 +144,7 @@ def test_the_picture_of_a_video(tmp_path: Path, capfd: pytest.CaptureFixture[str
         show_video(index, "whol", out)
     with pytest.raises(TadError, match="'audio' is excluded: no video stream"):
         show_video(index, "audio", out)
-    with pytest.raises(TadError, match="has no video 'nan'"):
+    with pytest.raises(TadError, match="contains no video 'nan'"):
         show_video(index, "nan", out, annotations=labels)
-    with pytest.raises(TadError, match="hold NaN"):
+    with pytest.raises(TadError, match="contain NaN"):
         show_video(index, "nan", out)

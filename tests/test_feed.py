@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import video_tools as vt
 
-from tad.errors import TadError
+from tad.core.errors import TadError
 from tad.video.feed import Chunk, Ended, Feed, Limits
 from tad.video.reader import open_video
 from tad.video.ring import MOST_FRAMES, SLOTS, WAITS, Job
@@ -120,9 +120,9 @@ def test_a_damaged_file_costs_itself_and_a_changed_one_stops(videos: Path, tmp_p
     causes = {item.video_id: item.cause for item in ends if isinstance(item, Ended)}
     assert causes["c"] == ""
     assert "decoding fails" in causes["cut"]
-    with pytest.raises(TadError, match=r"c\.mp4: 12 frames where its manifest says 13; run probe again"):
+    with pytest.raises(TadError, match=r"c\.mp4: 12 frames, but its manifest states 13; run probe again"):
         list(Feed([job(videos / "c.mp4", 13)], workers=1))
-    with pytest.raises(TadError, match=r"frames of 2048x2048 where its manifest says smaller ones"):
+    with pytest.raises(TadError, match=r"frames of 2048x2048, larger than its manifest states"):
         list(Feed([job(vt.encode(tmp_path / "large.mp4", 3, width=2048, height=2048), 3)], workers=1))
 
 

@@ -1,6 +1,7 @@
 """Atomic files, content keys and the grid."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tad.errors import TadError
-from tad.files import HashCache, content_key, publish, read_json, write_json
-from tad.grid import Grid
+from tad.core.errors import TadError
+from tad.core.files import SAMPLE_BYTES, SAMPLES, SMALL_BYTES, HashCache, content_key, publish, read_json, write_json
+from tad.core.grid import Grid
 
 
 def test_publish_leaves_nothing_when_the_block_fails(tmp_path: Path) -> None:
@@ -62,6 +63,46 @@ def test_content_key_follows_content_and_not_dates(tmp_path: Path) -> None:
     assert cache.key(path) != first
     cache.save()
     assert HashCache(tmp_path / "hashes.json").key(path) == content_key(path)
+
+
+@given(st.binary(min_size=1, max_size=4096), st.data())
+def test_content_key_sees_every_byte_of_a_small_file(content: bytes, data: st.DataObject) -> None:
+    at = data.draw(st.integers(0, len(content) - 1))
+    other = bytearray(content)
+    other[at] ^= data.draw(st.integers(1, 255))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.json"
+        path.write_bytes(content)
+        first = content_key(path)
+        path.write_bytes(bytes(other))
+        assert content_key(path) != first
+        path.write_bytes(content + b"\0")
+        assert content_key(path) != first
+
+
+@pytest.mark.parametrize("size", [17, 4096, 65_537, SMALL_BYTES - 1, SMALL_BYTES])
+def test_content_key_reads_all_of_a_file_up_to_a_mebibyte(tmp_path: Path, size: int) -> None:
+    path, keys = tmp_path / "x.csv", set()
+    places = {0, 15, 16, size // 3, size // 2, size - 1} & set(range(size))
+    for place in (None, *sorted(places)):
+        content = bytearray(size)
+        if place is not None:
+            content[place] = 1
+        path.write_bytes(content)
+        keys.add(content_key(path))
+    assert len(keys) == len(places) + 1
+
+
+def test_content_key_of_a_large_file_reads_blocks_from_its_start_to_its_end(tmp_path: Path) -> None:
+    path, keys, size = tmp_path / "v.mp4", set(), 9 << 20
+    blocks = [round(k * (size - SAMPLE_BYTES) / (SAMPLES - 1)) for k in range(SAMPLES)]
+    for place in (None, *(block + 2000 for block in blocks), size - 1, 0):
+        content = bytearray(size)
+        if place is not None:
+            content[place] = 1
+        path.write_bytes(content)
+        keys.add(content_key(path))
+    assert len(keys) == len(blocks) + 3
 
 
 def test_a_broken_hash_cache_is_rebuilt(tmp_path: Path) -> None:

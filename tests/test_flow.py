@@ -11,18 +11,20 @@ import torch
 import video_tools as vt
 from torch import Tensor
 
-from tad import flow, plugins
+from tad.backbones import _flow as flow
+from tad.backbones._contract import BackboneBase
 from tad.backbones._frames import resize_lanczos, resize_uint8
 from tad.backbones._weights import load_weights
-from tad.cache import FeatureReader
-from tad.errors import TadError
-from tad.specs import ClipSpec, ExtractSpec, ProbeSpec
+from tad.core.errors import TadError
+from tad.core.optional import torchvision
+from tad.features.store import FeatureReader
+from tad.settings import plugins
+from tad.settings.stages import ClipSpec, ExtractSpec, ProbeSpec
 from tad.stages.extract import extract
 from tad.stages.probe import probe
 from tad.video.clips import ClipBuffer
 from tad.video.reader import open_video
-from tad.vision import torchvision
-from tad.weights import wanted
+from tad.weights.published import wanted
 
 needs_opencv = pytest.mark.skipif(importlib.util.find_spec("cv2") is None, reason="the extra `flow` is not installed")
 
@@ -101,7 +103,7 @@ def test_raft_weights_come_from_a_file_beside_the_streams(name: str, tmp_path: P
 @pytest.mark.parametrize("name", ["tvl1", "dis"])
 def test_absent_opencv_is_one_line_that_names_the_extra(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(TadError, match=r"tad\[flow\].*to rgb") as error:
+    with pytest.raises(TadError, match=r"pip install opencv-contrib-python-headless.*to rgb") as error:
         backbone(streams="both", flow_method=name)
     assert "\n" not in str(error.value)
     assert backbone(streams="rgb", flow_method=name).dim == 1024  # needs none
@@ -110,8 +112,8 @@ def test_absent_opencv_is_one_line_that_names_the_extra(name: str, monkeypatch: 
 
 
 def backbone(**changes: object) -> torch.nn.Module:
-    settings = plugins.document("backbones", "i3d")["settings"]
-    return plugins.load("backbones", "i3d")(**{**settings, "short": 224, **changes}).eval()
+    settings = plugins.defaults("backbones", "i3d")
+    return plugins.build("backbones", "i3d", {**settings, "short": 224, **changes}).eval()
 
 
 class Counted:
@@ -185,7 +187,7 @@ def test_steps_and_frames_give_the_same_features() -> None:
     assert not torch.equal(rows[0, 1024:], rows[1, 1024:])
 
 
-class Streaming(torch.nn.Module):
+class Streaming(BackboneBase):
     """A backbone whose rows are the mean flow of its clips; the pairs that it was asked for go to a file."""
 
     def __init__(self, log: str) -> None:
@@ -213,7 +215,7 @@ def test_the_extraction_computes_each_pair_of_a_video_once(tmp_path: Path) -> No
     spec = ExtractSpec(dataset="d", backbone={"name": "i3d", "settings": {"log": str(tmp_path / "log")}}, clip=clip)
     extract(
         tmp_path / "m.json", tmp_path / "v", None, tmp_path / "f.h5",
-        spec=spec, kept=tmp_path / "kept", device="cpu", workers=2, backbone=Streaming,
+        spec=spec, cache=tmp_path / "kept", device="cpu", workers=2, backbone=Streaming,
     )  # fmt: skip
     assert len((tmp_path / "log").read_text().split()) == 40
     net = Streaming(str(tmp_path / "log"))

@@ -14,20 +14,22 @@ from test_detectors import DETECT, settings
 from test_flow import texture
 from training_tools import train_spec
 
-from tad import flow, plugins
-from tad.config import Config
-from tad.errors import TadError
+from tad.backbones import _flow as flow
+from tad.core.errors import TadError
+from tad.detectors._afsd.losses import Predicted
+from tad.detectors._afsd.points import decode
 from tad.layers.fusion import fused
-from tad.layers.inception import Inception
-from tad.layers.saliency_losses import Predicted
-from tad.layers.saliency_points import decode
-from tad.specs import DetectSpec, DetectStageSpec, FrameSpec, FusedSpec, Plugin
+from tad.layers.i3d.inception import Inception
+from tad.settings import plugins
+from tad.settings.config import Config
+from tad.settings.stages import DetectSpec, DetectStageSpec, FrameSpec, FusedSpec, Plugin
 from tad.stages.detect import detect
 from tad.stages.index import index
 from tad.stages.train import train
-from tad.training import frame_flow
-from tad.training.features import Features
-from tad.training.frames import FrameReader, open_features
+from tad.training.data import frame_flow
+from tad.training.data.frames import FrameReader
+from tad.training.data.in_memory import Features
+from tad.training.data.inputs import open_features
 
 __all__ = ["project"]
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("cv2") is None, reason="the extra `flow` is not installed")
@@ -54,7 +56,7 @@ def test_each_row_is_the_motion_to_the_next_frame_and_the_last_one_is_repeated(m
     first = texture(48, 64)
     frames = [first, torch.roll(first, (0, 3), (0, 1)), torch.roll(first, (2, 3), (0, 1))]
     spec = FrameSpec(rate=10, height=48, width=64, modality="flow", flow_method=method)
-    rows = list(frame_flow.flows([f.flatten().numpy() for f in frames], spec))
+    rows = list(frame_flow.flow_rows([f.flatten().numpy() for f in frames], spec))
     assert [row.shape for row in rows] == [(48 * 64 * 2,)] * 3
     assert np.array_equal(rows[1], rows[2])
     for row, (right, down) in zip(rows, ((3, 0), (0, 2)), strict=False):
@@ -63,12 +65,12 @@ def test_each_row_is_the_motion_to_the_next_frame_and_the_last_one_is_repeated(m
         assert np.abs(np.median(inner, axis=0) - expected).max() <= 2
     computed = flow.quantise(flow.method(method)(frames[0], frames[1]), bound=20.0)
     assert np.array_equal(rows[0], computed.flatten().numpy())
-    (alone,) = frame_flow.flows([first.flatten().numpy()], spec)
+    (alone,) = frame_flow.flow_rows([first.flatten().numpy()], spec)
     assert (alone == flow.STILL).all()
 
 
 def test_flow_is_of_the_frames_of_the_stored_size_and_read_by_windows(moving: Path) -> None:
-    with open_features(moving / "f.h5") as rgb, open_features(moving / "flow.h5") as reader:
+    with open_features(moving / "f.h5", "rgb") as rgb, open_features(moving / "flow.h5", "flow") as reader:
         assert isinstance(reader, FrameReader)
         assert (reader.dim, rgb.dim) == (DIM, HEIGHT * WIDTH * 3)
         for video_id in COUNTS:
@@ -92,34 +94,36 @@ def test_flow_is_computed_once_and_again_where_it_is_missing(
 ) -> None:
     out, computed = tmp_path / "flow.h5", []
     shutil.copytree(moving / "flow.flow", tmp_path / "flow.flow")
-    before = {path.name: path.read_bytes() for path in (tmp_path / "flow.flow").iterdir()}
+    before = {path.name: path.read_bytes() for path in (tmp_path / "flow.flow").glob("*.npy")}
     assert len(before) == len(COUNTS)
-    keep = frame_flow.keep
-    monkeypatch.setattr(frame_flow, "keep", lambda path, *a, **k: (computed.append(path.name), keep(path, *a, **k)))
+    write_flow = frame_flow.write_flow
+    monkeypatch.setattr(
+        frame_flow, "write_flow", lambda path, *a, **k: (computed.append(path.name), write_flow(path, *a, **k))
+    )
     gone = min(before)
     (tmp_path / "flow.flow" / gone).unlink()  # as after an interruption
     (tmp_path / "flow.flow" / "ffff.npy").write_bytes(b"of an earlier setting")
     index([moving / "m.json"], moving / "videos", out, spec=flow_spec())
     assert computed == [gone]
-    assert {path.name: path.read_bytes() for path in (tmp_path / "flow.flow").iterdir()} == before
+    assert {path.name: path.read_bytes() for path in (tmp_path / "flow.flow").glob("*.npy")} == before
     assert out.read_bytes() == (moving / "flow.h5").read_bytes()
-    with open_features(out) as reader:
-        path = frame_flow.file_of(out, str(reader.attrs("train_a")["checksum"]))
+    with open_features(out, "flow") as reader:
+        path = frame_flow.flow_path(out, str(reader.attrs("train_a")["checksum"]))
         path.unlink()
         assert reader.stored("train_a").shape == (30, DIM)
         assert path.read_bytes() == before[path.name]
         path.write_bytes(before[path.name][:-100])
-        with pytest.raises(TadError, match=r"\.npy: not an array of flow .*remove it"):
+        with pytest.raises(TadError, match=r"\.npy: not a readable flow array .*remove it"):
             reader.stored("train_a")
     index([moving / "m.json"], moving / "videos", out, spec=flow_spec(flow_bound=8.0))
-    assert not {path.name for path in (tmp_path / "flow.flow").iterdir()} & set(before)
+    assert not {path.name for path in (tmp_path / "flow.flow").glob("*.npy")} & set(before)
 
 
 def test_a_video_that_is_gone_is_named_and_the_others_are_kept(moving: Path, tmp_path: Path) -> None:
     for path in (moving / "videos").iterdir():
         if path.name != "train_b.mp4":
             shutil.copy(path, tmp_path)
-    with pytest.raises(TadError, match=r"train_b\.mp4: not the file"):
+    with pytest.raises(TadError, match=r"train_b\.mp4: missing, or changed since"):
         index([moving / "m.json"], tmp_path, tmp_path / "flow.h5", spec=flow_spec())
     assert not (tmp_path / "flow.h5").exists()
 
@@ -130,8 +134,8 @@ def test_a_video_that_is_gone_is_named_and_the_others_are_kept(moving: Path, tmp
 def moved(**changes: Any) -> Any:
     """A detector on flow."""
     torch.manual_seed(5)
-    make = plugins.load("detectors", "afsd_frames")
-    return make(feature_dim=DIM, num_classes=2, max_length=16, **settings("afsd_frames", **TOY | changes))
+    own = settings("afsd_frames", **TOY | changes)
+    return plugins.build("detectors", "afsd_frames", own, feature_dim=DIM, num_classes=2, max_length=16)
 
 
 def test_two_channels_with_the_weights_of_flow() -> None:
@@ -139,7 +143,7 @@ def test_two_channels_with_the_weights_of_flow() -> None:
     assert detector.trunk.Conv3d_1a_7x7.conv3d.weight.shape[1] == 2
     detector.start_from(other.state_dict())
     assert torch.equal(detector.trunk.Conv3d_1a_7x7.conv3d.weight, other.Conv3d_1a_7x7.conv3d.weight)
-    with pytest.raises(TadError, match=r"give those for flow"):
+    with pytest.raises(TadError, match=r"use weights for flow"):
         detector.start_from(Inception(channels=3, num_classes=5).state_dict())
     with pytest.raises(TadError, match=r"1920 values a row: frames of 40 x 40 have 4800, their flow 3200"):
         moved(height=WIDTH)
@@ -163,7 +167,7 @@ def test_a_gated_network_of_rgb_is_fused_with_one_of_flow_without_a_gate() -> No
         detector.raw(torch.randint(0, 256, (1, 16, dim), generator=generator).float(), lengths_B)
         for detector, dim in ((rgb, HEIGHT * WIDTH * 3), (motion, DIM))
     ]
-    (found,) = rgb.found(fused(raws, rgb), 1, **DETECT)
+    (found,) = rgb.decode_candidates(fused(raws, rgb), 1, **DETECT)
     both = {name: (raws[0][0].outputs[name][0] + raws[1][0].outputs[name][0]) / 2 for name in raws[0][0].outputs}
     expected = decode(Predicted(**both), rgb.grid, None, **DETECT)
     assert len(found.scores_N) > 2
@@ -187,15 +191,15 @@ def test_from_videos_to_candidates_of_both_streams(moving: Path, tmp_path: Path)
     detectors = {
         name: Plugin(name="afsd_frames", settings=settings("afsd_frames", **TOY | more)) for name, more in own.items()
     }
-    models = {}
+    models, seen = {}, {"f": "rgb", "flow": "flow"}
     for name, plugin in detectors.items():
-        spec = train_spec(**changes).model_copy(update={"detector": plugin, "features": name})
-        where = {"spec": spec, "kept": tmp_path / "kept", "threads": 1}
+        spec = train_spec(**changes).model_copy(update={"detector": plugin, "features": name, "frames": seen[name]})
+        where = {"spec": spec, "cache": tmp_path / "kept", "threads": 1}
         models[name] = train(moving / f"{name}.h5", moving / "toy.json", tmp_path / name / "m.safetensors", **where)
     asked = DetectStageSpec(
-        run="r", dataset="toy", features="f", detector=detectors["f"],
+        run="r", dataset="toy", features="f", detector=detectors["f"], frames="rgb",
         detect=DetectSpec(score_threshold=0.001, topk=50, min_length=0.0, window_stride=8, fuse="other"),
-        fused=FusedSpec(run="other", features="flow", detector=detectors["flow"]),
+        fused=FusedSpec(run="other", features="flow", detector=detectors["flow"], frames="flow"),
     )  # fmt: skip
     other = models["flow"], moving / "flow.h5"
     found = detect(moving / "f.h5", models["f"], moving / "toy.json", tmp_path / "c.h5", spec=asked, fused=other)
@@ -233,5 +237,5 @@ def test_flow_settings_go_with_flow() -> None:
         "features": {"frames": row},
         "runs": {"one": {"dataset": "demo", "features": "frames", "detector": "afsd_frames"}},
     }
-    with pytest.raises(TadError, match="flow_method and flow_bound go with modality flow"):
+    with pytest.raises(TadError, match="flow_method and flow_bound need modality flow"):
         Config(tree)

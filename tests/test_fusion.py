@@ -18,13 +18,13 @@ from test_detectors import small as point_detector
 from test_windows_stages import afsd_spec
 from training_tools import videos_of, write_inputs
 
-from tad.config import Config
-from tad.errors import TadError
+from tad.core.errors import TadError
 from tad.layers.fusion import fused, mean_of
-from tad.provenance import read_stamp
-from tad.specs import DetectSpec, DetectStageSpec, FusedSpec
+from tad.provenance.stamps import read_stamp
+from tad.settings.config import Config
+from tad.settings.stages import DetectSpec, DetectStageSpec, FusedSpec
 from tad.stages.detect import detect
-from tad.workflow import Workflow
+from tad.workflow.rules import Workflow
 
 
 def test_means_of_whatever_detectors_say() -> None:
@@ -46,7 +46,7 @@ def test_a_detector_fused_with_itself_changes_nothing(method: str, face: str) ->
     lengths = (50, 64, 0) if method == "afsd" else (50, 130, 0)
     x_BTC, lengths_B = feats(*lengths)
     raw = detector.raw(x_BTC, lengths_B)
-    twice = detector.found(fused([raw, raw], detector), 3, **DETECT)
+    twice = detector.decode_candidates(fused([raw, raw], detector), 3, **DETECT)
     for ours, alone in zip(twice, detector.candidates(x_BTC, lengths_B, **DETECT), strict=True):
         torch.testing.assert_close(ours.segments_N2, alone.segments_N2)
         torch.testing.assert_close(ours.scores_N, alone.scores_N)
@@ -69,7 +69,7 @@ def test_geometric_means_of_the_decoded_borders(face: str) -> None:
     x_BTC, lengths_B = feats(64)
     raws = [detector.raw(x_BTC, lengths_B) for detector in (one, other)]
     keep_all = {"score_threshold": 0.0, "topk": 10_000, "min_length": -1.0}
-    (found,) = one.found(fused(raws, one, borders="geometric"), 1, **keep_all)
+    (found,) = one.decode_candidates(fused(raws, one, borders="geometric"), 1, **keep_all)
     said = [{name: value[0].tolist() for name, value in raw[0].outputs.items()} for raw in raws]
     expected, shift, p = [], 0.5 * (face == "corrected"), 0
     for count in (64, 32, 16, 8, 4, 2):
@@ -90,16 +90,16 @@ def test_geometric_means_of_the_decoded_borders(face: str) -> None:
     ours = sorted(zip(*(c.tolist() for c in columns), strict=True), key=lambda row: (row[3], row[2]))
     expected.sort(key=lambda row: (row[3], row[2]))
     assert np.allclose(np.array(ours), np.array(expected), rtol=2e-4, atol=2e-3)
-    (plain,) = one.found(fused(raws, one), 1, **keep_all)
+    (plain,) = one.decode_candidates(fused(raws, one), 1, **keep_all)
     assert not torch.allclose(plain.segments_N2, found.segments_N2, atol=0.05)
 
 
 def test_geometric_borders_are_for_detectors_that_have_them() -> None:
     detector = point_detector("mse", "parity").eval()
     raw = detector.raw(*feats(50))
-    with pytest.raises(TadError, match=r"detect\.fuse_borders: 'geometric': this detector averages offsets only"):
+    with pytest.raises(TadError, match=r"detect\.fuse_borders: geometric: this detector averages offsets only"):
         fused([raw, raw], detector, borders="geometric")
-    with pytest.raises(TadError, match=r"runs\.one\.detect\.fuse_borders: 'geometric': choose offsets"):
+    with pytest.raises(TadError, match=r"runs\.one\.detect\.fuse_borders: 'geometric': .*; choose offsets"):
         config(one_detect={"fuse": "two", "fuse_borders": "geometric"}).spec("train", run="one")
 
 
@@ -137,15 +137,15 @@ def test_two_runs_are_detected_as_one(tmp_path: Path) -> None:
     itself = candidates(run("a", spec, "a"))
     assert all(np.array_equal(itself[key], alone[0][key]) for key in itself)
     assert not np.array_equal(both["scores"][:20], alone[0]["scores"][:20])
-    with pytest.raises(TadError, match=r"detect\.fuse: 'other' with no model to fuse"):
+    with pytest.raises(TadError, match=r"detect\.fuse is 'other', but no model to fuse"):
         run("a", spec)
-    with pytest.raises(TadError, match=r"detect\.fuse.*with a model to fuse"):
+    with pytest.raises(TadError, match=r"detect\.fuse.* but a model to fuse is given"):
         run("a", plain, "b")
     shifted = tmp_path / "c"
     write_inputs(shifted, videos_of(np.random.default_rng(1)))
     (shifted / "out").mkdir()
     (shifted / "out/model.safetensors").write_bytes((tmp_path / "b/out/model.safetensors").read_bytes())
-    with pytest.raises(TadError, match=r"video 'test_7' has not the snippets.*same clips"):
+    with pytest.raises(TadError, match=r"video 'test_7' is missing or has another time grid.*same clips"):
         run("a", spec, "c")
 
 
@@ -196,14 +196,14 @@ def test_outputs_in_other_units_are_not_averaged() -> None:
     for theirs, said in [
         ({"name": "mse"}, "its detector is mse, this run's afsd"),
         (afsd | {"upsample": 2}, "its detector has upsample 2, this run's 4"),
-        (afsd | {"face": "parity"}, "one of both has the correction aligned"),
-        (afsd | {"strides": [1.0] * 5, "regression_ranges": [[0, 9]] * 5}, "its detector has 5 levels, this run's 6"),
+        (afsd | {"face": "parity"}, "its detector has correction aligned False, this run's True"),
+        (afsd | {"strides": [1.0] * 5, "regression_ranges": [[0, 9]] * 5}, "its detector has levels 5, this run's 6"),
     ]:
-        with pytest.raises(TadError, match=rf"runs\.one\.detect\.fuse: two: {said}.*make them alike"):
+        with pytest.raises(TadError, match=rf"runs\.one\.detect\.fuse: two: {said}.*make these settings equal"):
             config(one_detector=afsd, two_detector=theirs)
     assert config(one_detector=afsd | {"name": "gaf"}, two_detector=afsd).spec("detect", run="one").fused.run == "two"
 
 
 def test_borders_of_one_network_have_no_mean() -> None:
-    with pytest.raises(ValueError, match="fuse_borders geometric goes with fuse"):
+    with pytest.raises(ValueError, match="fuse_borders geometric needs fuse"):
         DetectSpec(score_threshold=0.1, topk=5, min_length=0.0, fuse_borders="geometric")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,29 +10,31 @@ import numpy as np
 import pytest
 import torch
 import training_tools as tools
+from component_tools import laid
 from test_afsd import SIZES, WANTED
 from test_detectors import DETECT, FACES, feats, settings
 from test_detectors import small as point_detector
 from test_windows_stages import RANGES, SLIDING
-from torch import nn
+from torch import Tensor, nn
 from training_tools import train_spec, videos_of, write_inputs
 
-from tad import plugins
-from tad.errors import TadError
-from tad.layers.generative import FeatureCVAE, Gate, GenerativeAttention, video_means
-from tad.layers.saliency import ConvUnit, glorot
+from tad.core.errors import TadError
+from tad.detectors._afsd.modules import ConvUnit, glorot
+from tad.layers.gate.attention import FeatureCVAE, Gate, GenerativeAttention, video_means
 from tad.layers.types import Part
-from tad.specs import Plugin, TrainStageSpec
-from tad.training import checkpoint
-from tad.training.data import Batch, Windows
+from tad.settings import plugins
+from tad.settings.stages import Plugin, TrainStageSpec
+from tad.training.data.windows import Batch, Windows
+from tad.training.io import tensors as checkpoint
 
 GATE = {"gate": "generative", "gate_settings": {"hidden": 32}}
+SIGNS = torch.tensor([-1.0, 1.0, 1.0, 1.0])  # of the logits of a point that says: an action
 
 
 def small(face: str = "corrected", **changes: Any) -> Any:
     torch.manual_seed(0)
     layers = {"embed_dim": 64, "upsample": 2, "strides": [2.0**level for level in range(6)], "face": face}
-    return plugins.load("detectors", "gaf")(**SIZES, **settings("gaf", **layers | GATE | changes))
+    return plugins.build("detectors", "gaf", settings("gaf", **layers | GATE | changes), **SIZES)
 
 
 def counted(module: nn.Module) -> int:
@@ -101,6 +104,48 @@ def test_the_weights_are_means_of_one_and_padding_has_none() -> None:
     torch.manual_seed(1)
     noisy_BCT = torch.where(mask_B1T, x_BCT, 100.0)
     assert torch.allclose(loss_B, gate.vae_loss(noisy_BCT, mask_B1T), rtol=0.2)  # attention alone sees a border
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_padding_is_no_background(normalised: bool) -> None:
+    """Whatever stands in the padding: the background of a padded video is that of the video alone."""
+    torch.manual_seed(0)
+    attention = GenerativeAttention(12, length=0, hidden=32, masked=True)
+    gate = Gate(attention, FeatureCVAE(12), normalised=normalised, kl_weight=0.1)
+    x_BCT, mask_B1T = torch.randn(1, 12, 20), torch.arange(20)[None, None] < 11
+    alone = gate.attend(x_BCT[:, :, :11], None).background
+    # zeros reach the attention of the last snippets, so that they alone differ if something else stands there
+    for padding in (0.0, 3.0):
+        padded = gate.attend(torch.where(mask_B1T, x_BCT, padding), mask_B1T).background
+        assert not padded[:, :, 11:].any()
+        assert torch.allclose(padded[:, :, :11], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["gaf", "mse"])
+def test_points_of_the_padding_are_no_background(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """Whatever the heads say of points in the padding: the background's loss does not count them."""
+    losses = []
+    x_BTC, lengths_B = feats(64, 40)
+    for beyond in (0.0, 9.0):
+        detector: Any = small(consistency_weight=0.0) if method == "gaf" else point_detector("mse", "corrected", **GATE)
+        if method == "gaf":
+            network, logits_of = detector.network, detector.network.class_logits
+            valid_BP1 = network.masks(lengths_B, x_BTC.device).valid_BP[:, :, None]
+            replaced = lambda maps, masks: torch.where(valid_BP1, logits_of(maps, masks), beyond * SIGNS)  # noqa: B023, E731
+            monkeypatch.setattr(network, "class_logits", replaced)
+        else:
+            detector.eval()
+            behind = detector._behind
+
+            def said(x_BCT: Tensor, mask_B1T: Tensor, spans: list[int]) -> Any:
+                observed = behind(x_BCT, mask_B1T, spans)  # noqa: B023
+                pairs = zip(observed.outputs.logits, observed.outputs.masks, strict=True)
+                logits = [torch.where(mask_B1T, logits_BKT, beyond) for logits_BKT, mask_B1T in pairs]  # noqa: B023
+                return replace(observed, outputs=replace(observed.outputs, logits=logits))
+
+            monkeypatch.setattr(detector, "_behind", said)
+        losses.append(detector.loss(x_BTC, lengths_B, WANTED)["background"].item())
+    assert losses[0] == losses[1] > 0
 
 
 def test_a_perfect_vae_has_no_divergence() -> None:
@@ -184,7 +229,7 @@ def test_any_detector_can_have_the_gate(method: str, face: str) -> None:
     detector.enter("main", 1, 2)
     losses = detector.loss(*feats(96, 40), WANTED)
     added = losses["background"] + 0.5 * losses["reconstruction"]
-    plain = losses["cls"] + detector.loss_weight * losses["reg"]
+    plain = losses["cls"] + detector.settings.loss_weight * losses["reg"]
     assert losses["total"].item() == pytest.approx((plain + added).item(), rel=1e-5)
     losses["total"].backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in detector.gates[0].attention.parameters())
@@ -213,7 +258,7 @@ def test_parts_add_up_to_the_batch() -> None:
 
 
 def test_bad_settings_are_named() -> None:
-    with pytest.raises(TadError, match=r"settings\.gate: 'on': choose none or generative"):
+    with pytest.raises(TadError, match=r"detector\.gate: Input should be 'none' or 'generative'"):
         small(gate="on")
 
 
@@ -223,7 +268,7 @@ def test_bad_settings_are_named() -> None:
 def gaf_spec(name: str) -> TrainStageSpec:
     own = {"embed_dim": 64, "upsample": 2, "strides": [1.0, 2.0], "regression_ranges": RANGES}
     own = own if name == "gaf" else {k: v for k, v in tools.real_spec(name).detector.settings.items()}
-    values = plugins.override("settings", plugins.document("detectors", name)["settings"], own | GATE, "test")
+    values = laid("detectors", name, own | GATE)
     changes = SLIDING if name == "gaf" else {"max_length": 16}
     spec = train_spec(**changes | {"epochs": 2, "warmup_epochs": 0, "batch_size": 8 if name == "gaf" else 4})
     return spec.model_copy(update={"detector": Plugin(name=name, settings=values)})
@@ -234,7 +279,7 @@ def test_two_passes_an_epoch_continue_with_equal_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     spec, logged = gaf_spec(name), []
-    monkeypatch.setattr("tad.training.engine.log.info", lambda text, *values: logged.append(text % values))
+    monkeypatch.setattr("tad.training.loop.engine.log.info", lambda text, *values: logged.append(text % values))
     for folder in (tmp_path, tmp_path / "whole"):
         write_inputs(folder, videos_of(np.random.default_rng(0)))
     whole = tools.run(tmp_path / "whole", spec, seconds=1000)

@@ -11,11 +11,11 @@ from test_detectors import small as point_detector
 from test_gaf import GATE
 from test_gaf import small as gaf
 
-from tad.errors import TadError
-from tad.layers.generative import video_means
+from tad.core.errors import TadError
+from tad.layers.gate.attention import video_means
 from tad.layers.types import Part
-from tad.specs import DistillSpec, Plugin
-from tad.training.distillation import Distiller, Teacher
+from tad.settings.stages import DistillSpec, Plugin
+from tad.training.methods.distillation import Distiller, Teacher
 
 TERMS = [
     {"teacher": "t", "target": "attention", "weight": 10.0},
@@ -119,5 +119,5 @@ def test_teachers_without_a_gate_are_named() -> None:
     with pytest.raises(TadError, match=r"run two: distill: attention needs gate: generative.*teacher t \(run one\)"):
         distiller(gaf(gate="none"), TERMS[:1]).loss(student, *feats(64), WANTED[:1], None)
     student.enter("vae", 0, 1)
-    with pytest.raises(TadError, match=r"reconstruction of teacher t \(run one\): gates \[\] wide"):
+    with pytest.raises(TadError, match=r"reconstruction by teacher t \(run one\): gates of widths \[\] cannot"):
         distiller(gaf(gate="none"), TERMS[1:]).loss(student, *feats(64), WANTED[:1], None)

@@ -20,16 +20,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 from training_tools import detect_spec, run, train_spec, use_tiny, videos_of, write_inputs
 
-from tad import plugins
-from tad.cli import main
-from tad.errors import TadError
-from tad.importing import import_model
-from tad.provenance import read_stamp, stamp
+from tad.commands.cli import main
+from tad.commands.import_checkpoint import import_model
+from tad.core.errors import TadError
+from tad.provenance.stamps import read_stamp, stamp
+from tad.settings import plugins
 from tad.stages.detect import detect
-from tad.training.checkpoint import read_tensors, write_tensors
-from tad.training.published import RULE, import_checkpoint, read_checkpoint
-from tad.why import parse_dry_run
-from tad.workflow import IMPORTED
+from tad.training.io.published import RULE, import_checkpoint, read_checkpoint
+from tad.training.io.tensors import read_tensors, write_tensors
+from tad.workflow.runs import IMPORTED
+from tad.workflow.why import parse_dry_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -83,10 +83,9 @@ def test_the_epoch_may_be_a_number_of_numpy(tmp_path: Path, saved: Any, epoch: i
 
 def small_state() -> dict[str, Tensor]:
     """Shapes of the published THUMOS14 model, all zeros."""
-    document = plugins.document("detectors", "mse")
-    make = plugins.load("detectors", "mse")
+    sizes = {"feature_dim": 2048, "num_classes": 20, "max_length": 2304}
     with torch.device("meta"):
-        detector = make(feature_dim=2048, num_classes=20, max_length=2304, **document["settings"])
+        detector = plugins.build("detectors", "mse", {}, **sizes)
     return {name: torch.zeros(value.shape, dtype=value.dtype) for name, value in detector.state_dict().items()}
 
 
@@ -121,7 +120,7 @@ def test_golden_weights_fit_their_detector(golden: Golden, tmp_path: Path) -> No
 def test_detect_takes_it_and_finds_what_the_trained_model_finds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(plugins, "load", use_tiny)
+    monkeypatch.setattr(plugins, "build", use_tiny)
     features, table = write_inputs(tmp_path, videos_of(np.random.default_rng(0)))
     trained = run(tmp_path, train_spec())
     torch.save(published(load_file(trained)), tmp_path / "best.pth.tar")
@@ -193,6 +192,11 @@ def test_weights_of_another_detector_are_named(
     assert not out.exists()
 
 
+def visible(folder: Path) -> list[str]:
+    """Names of the files in a folder, without the claims of its files in `.kept`."""
+    return [path.name for path in folder.iterdir() if path.name != ".kept"]
+
+
 def test_all_keys_of_another_detector_are_listed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """More than a line holds: they are in a file beside the model, which goes once a checkpoint fits."""
     state = small_state()
@@ -206,15 +210,16 @@ def test_all_keys_of_another_detector_are_listed(tmp_path: Path, capfd: pytest.C
     assert main(["import-checkpoint", str(tmp_path / "x.pth.tar"), *ARGUMENTS, "--out", str(out)]) == 1
     listing = out.with_name("model.mismatch.txt")
     (said,) = [line for line in capfd.readouterr().err.splitlines() if line and " WARNING " not in line]
-    assert f"{len(missing)} missing: {', '.join(missing[:5])} …; 7 unknown: decoder.0.weight, " in said
-    assert f"1 of another shape: reg_head.offset_head.conv.bias (3,) for (34,); all are listed in {listing}" in said
+    assert f"{len(missing)} missing: {', '.join(missing[:2])} …; 7 unknown: decoder.0.weight, " in said
+    assert "1 of another shape: reg_head.offset_head.conv.bias (3,) for (34,)" in said
+    assert f"; all are listed in {listing.name}, beside the model)" in said
     shape = ["of another shape: reg_head.offset_head.conv.bias (3,) for (34,)"]
     wanted = [f"missing: {name}" for name in missing] + [f"unknown: {name}" for name in unknown] + shape
     assert listing.read_text().splitlines() == wanted
-    assert [path.name for path in out.parent.iterdir()] == [listing.name]
+    assert visible(out.parent) == [listing.name]
     torch.save(published(state), tmp_path / "x.pth.tar")
     assert main(["import-checkpoint", str(tmp_path / "x.pth.tar"), *ARGUMENTS, "--out", str(out)]) == 0
-    assert [path.name for path in out.parent.iterdir()] == [out.name]
+    assert visible(out.parent) == [out.name]
 
 
 @pytest.mark.parametrize(
@@ -226,6 +231,10 @@ def test_all_keys_of_another_detector_are_listed(tmp_path: Path, capfd: pytest.C
         ({"detector": "mse", "variant": "thumos14"}, "--feature-dim"),
         ({"detector": "mse", "variant": "thumos14", "feature_dim": 2048, "classes": 200}, "has 20 here"),
         ({"detector": "mse", "variant": "hacs", "feature_dim": 2304}, "--annotations"),
+        ({"detector": "mse", "variant": "thumos14", "settings": "{fase: parity}"}, "did you mean 'face'?"),
+        ({"detector": "mse", "variant": "thumos14", "settings": "{face: odd}"}, "--settings: detector.face"),
+        ({"detector": "mse", "variant": "thumos14", "settings": "face"}, "--settings: expected settings (key: value)"),
+        ({"run": "one", "settings": "{face: corrected}"}, "only with --detector"),
         ({"run": "nobody", "config": Path(__file__).parents[1] / "config.yaml"}, "runs has no 'nobody'"),
         ({"detector": "mse", "variant": "thumos14", "feature_dim": 2048}, "no such file"),
     ],
@@ -280,7 +289,7 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path: Path, name: str, place: str
         "deep": published({}, optimizer={"state": [{"a": (1, [harm])}]}),
     }[place]
     torch.save(value, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(TadError, match="nothing was run from it") as caught:
+    with pytest.raises(TadError, match="no code from it was run") as caught:
         read_checkpoint(path)
     assert "\n" not in str(caught.value)
     assert not mark.exists()

@@ -7,11 +7,11 @@ import pytest
 import torch
 from test_published_sizes import full_size
 
-from tad.annotations import Instance, Table, Video, write_table
-from tad.cli import main
-from tad.importing import published_spec
-from tad.provenance import read_stamp, stamp
-from tad.training.checkpoint import read_tensors
+from tad.annotations.table import Instance, Table, Video, write_table
+from tad.commands.cli import main
+from tad.commands.import_checkpoint import published_spec
+from tad.provenance.stamps import read_stamp, stamp
+from tad.training.io.tensors import read_tensors
 
 WINDOWS = {
     "thumos14": 2304,
@@ -20,6 +20,8 @@ WINDOWS = {
     "hacs-i3d_hacs": 512,
     "epic_verb": 2304,
     "epic_noun": 2304,
+    "ego4d": 1024,
+    "ego4d-omnivore": 1024,
 }
 VARIANTS = [
     *((method, "thumos14", 2048, 20) for method in ("mse", "tridet", "actionformer")),
@@ -30,6 +32,8 @@ VARIANTS = [
     ("tridet", "hacs-i3d_hacs", 2048, 200),
     *((method, "epic_verb", 2304, 97) for method in ("tridet", "actionformer")),
     *((method, "epic_noun", 2304, 300) for method in ("tridet", "actionformer")),
+    ("actionformer", "ego4d", 2304, 110),
+    ("actionformer", "ego4d-omnivore", 1536, 110),
 ]  # fmt: skip
 
 
@@ -44,8 +48,8 @@ def test_every_published_recipe(
     spec = published_spec(method, variant, run="r", features="f")
     assert spec.train.max_length == window(method, variant)
     shapes = full_size(method, variant, feature_dim, classes, spec.train.max_length).state_dict()
-    small = torch.full((), 0.25)  # one number stands for all of a tensor's, so that the file stays small
-    weights = OrderedDict((f"module.{name}", small.expand(value.shape)) for name, value in shapes.items())
+    small = torch.full((), 0.25)
+    weights = OrderedDict((f"module.{name}", small.expand(value.shape).contiguous()) for name, value in shapes.items())
     torch.save({"epoch": 30, "state_dict_ema": weights, "state_dict": weights}, tmp_path / "best.pth.tar")
     labels = tuple(f"class {k:03d}" for k in range(classes))
     video = Video("train", 9.0, tuple(Instance(k, k + 1, label) for k, label in enumerate(labels)))
@@ -67,3 +71,10 @@ def test_every_published_recipe(
     assert main(["import-checkpoint", str(tmp_path / "best.pth.tar"), "--out", str(out), *wrong, *named]) == 1
     assert "1 of another shape: backbone.embd.0.conv.weight" in capfd.readouterr().err
     assert not out.exists()
+
+
+def test_settings_that_differ_from_the_published_ones() -> None:
+    changed = published_spec("mse", "thumos14", run="r", features="f", settings="{face: corrected, embed_dim: 256}")
+    assert (changed.detector.settings["face"], changed.detector.settings["embed_dim"]) == ("corrected", 256)
+    plain = published_spec("mse", "thumos14", run="r", features="f")
+    assert {**changed.detector.settings, "face": "parity"} == {**plain.detector.settings, "embed_dim": 256}

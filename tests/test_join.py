@@ -4,25 +4,26 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import checksum_tools
 import h5py
 import numpy as np
 import pytest
 
-from tad import provenance
-from tad.cache import FeatureReader, ShardWriter, key_of
-from tad.config import Config
-from tad.errors import TadError
-from tad.features_export import export_features
-from tad.features_show import rows_of
-from tad.files import digest, write_json
-from tad.grid import Grid
-from tad.provenance import stamp
-from tad.show import show
-from tad.specs import JoinSpec, MergeSpec
+from tad.commands.show import show
+from tad.core.errors import TadError
+from tad.core.files import digest, write_json
+from tad.core.grid import Grid
+from tad.features.export import export_features
+from tad.features.show import rows_of
+from tad.features.store import FeatureReader, ShardWriter, key_of
+from tad.provenance import fingerprint, stamps
+from tad.provenance.stamps import stamp
+from tad.settings.config import Config
+from tad.settings.stages import JoinSpec, MergeSpec
 from tad.stages.join import join
 from tad.stages.merge import merge
-from tad.training.inputs import recipe_of
-from tad.workflow import Workflow
+from tad.training.data.inputs import recipe_of
+from tad.workflow.rules import Workflow
 
 IDS = ("a", "b/100 %b", "c")
 ROWS, STEP = {"a": 10, "b/100 %b": 7, "c": 4}, 0.32
@@ -106,7 +107,7 @@ def test_a_part_that_is_not_there_any_more_is_named(tmp_path: Path, harm: str) -
     elif harm == "without":
         two(tmp_path, ids=("c",))
     else:  # as if its writer had been at fault: the checksum is that of what was joined
-        with h5py.File(shard, "a") as file:
+        with checksum_tools.edit_h5(shard) as file:
             group = file["a"]
             kept = group["feats"][:4]
             del group["feats"]
@@ -122,7 +123,7 @@ def test_a_part_that_is_not_there_any_more_is_named(tmp_path: Path, harm: str) -
     ("changes", "said"),
     [
         ({"longer": 3}, r"rgb.h5 has 10 rows every 0.32 s from 0.64 s, .*flow.h5 has 13 rows every"),
-        ({"start": 0.9}, "from 0.64 s, .* from 0.9 s: joined features are of the same clips; make stride"),
+        ({"start": 0.9}, "from 0.64 s, .* from 0.9 s; joined features need the same clips: make stride"),
         ({"step": 0.4}, "10 rows every 0.32 s .* 9 rows every 0.4 s"),
     ],
 )
@@ -136,7 +137,7 @@ def test_rows_of_other_times_are_not_joined(tmp_path: Path, changes: dict[str, A
 def test_parts_that_are_not_those_of_the_settings_are_refused(tmp_path: Path) -> None:
     parts = two(tmp_path)
     wrong = [
-        (parts[:1], SPEC, "1 indices for 2 parts; give those of rgb, flow"),
+        (parts[:1], SPEC, "1 indices for 2 parts; give one index each for rgb, flow"),
         (parts[::-1], SPEC, "features='flow', expected features='rgb'"),
         (parts, SPEC.model_copy(update={"dataset": "demo"}), "dataset='toy', expected dataset='demo'"),
         ([parts[0], tmp_path / "gone.h5"], SPEC, "gone.h5: no such file"),
@@ -150,7 +151,7 @@ def test_parts_that_are_not_those_of_the_settings_are_refused(tmp_path: Path) ->
 
 def test_the_recipe_is_that_of_all_parts(tmp_path: Path) -> None:
     def recipe(spec: JoinSpec = SPEC, **changes: Any) -> str:
-        return recipe_of(provenance.read_stamp(join(two(tmp_path, **changes), tmp_path / "two.h5", spec=spec)))
+        return recipe_of(stamps.read_stamp(join(two(tmp_path, **changes), tmp_path / "two.h5", spec=spec)))
 
     assert recipe() == recipe(seed=1)
     assert recipe() != recipe(stride=8)
@@ -173,14 +174,14 @@ def values(join_: Any = ("clips", "theirs"), **features: Any) -> dict[str, Any]:
     ("tree", "said"),
     [
         (values(["clips", "thiers"]), r"features\.two\.join: no features are called 'thiers'; did you mean 'theirs'"),
-        (values(["clips"]), r"features\.two\.join: clips alone; name two"),
-        (values(["clips", "clips"]), "clips is there twice"),
-        (values(["clips", "frames"]), "frames is frames and no features; join features of your videos or published"),
-        (values(more={"join": ["two", "clips"]}), r"features\.more\.join: two is joined itself; name what it is"),
-        (values(two={"join": ["clips", "theirs"], "dtype": "float32"}), "dtype does not go with `join`"),
-        (values(two={"join": ["clips", "theirs"], "backbone": "i3d"}), "needs either a `backbone`"),
+        (values(["clips"]), r"features\.two\.join: only clips; name at least two"),
+        (values(["clips", "clips"]), "clips is listed twice"),
+        (values(["clips", "frames"]), "frames is frames, not features; join features of your videos or published"),
+        (values(more={"join": ["two", "clips"]}), r"features\.more\.join: two is joined itself; name its parts"),
+        (values(two={"join": ["clips", "theirs"], "dtype": "float32"}), "dtype cannot be combined with `join`"),
+        (values(two={"join": ["clips", "theirs"], "backbone": "i3d"}), "needs exactly one of `backbone`"),
         (values("clips"), r"features\.two\.join"),
-        (values(theirs={**SOURCE, "every": 2}), "clips has a snippet every 0.32 seconds, theirs every 0.64: joined"),
+        (values(theirs={**SOURCE, "every": 2}), "clips has a snippet every 0.32 seconds, theirs every 0.64; joined"),
     ],
 )
 def test_a_row_that_cannot_be_joined_stops_a_dry_run(tree: dict[str, Any], said: str) -> None:
@@ -220,6 +221,6 @@ def test_the_code_of_join_is_not_that_of_extract() -> None:
     modules = {}
     for stage, features in (("join", "two"), ("extract", "clips")):
         spec = config.spec(stage, dataset="mine", features=features).model_dump()
-        modules[stage] = set(provenance.modules(*provenance.stage_roots(stage, spec)))
+        modules[stage] = set(fingerprint.modules(*fingerprint.stage_roots(stage, spec)))
     assert "tad.stages.join" in modules["join"] - modules["extract"]
     assert not any(name.endswith(".joins") for name in modules["join"] | modules["extract"])

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tad.detectors._points.heads import join
 from tad.layers.group_norms import group_norm_relu
-from tad.layers.heads import join
 from tad.layers.kernels import convolve, norm_relu, norm_relu_convolve
 from tad.layers.masked import group_norm, max_pool, padding_of, zero_outside
 from tad.layers.recomputed import gelu_linear, norm_linear

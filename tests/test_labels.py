@@ -13,25 +13,26 @@ import training_tools as tools
 from safetensors.torch import load_file
 from training_tools import Tiny, real_spec, run, train_spec, videos_of, write_inputs
 
-from tad import plugins
-from tad.annotations import Instance, Table, Video, read_table
-from tad.cache import FeatureReader
-from tad.config import Config
-from tad.errors import TadError
-from tad.grid import Grid
-from tad.labels import LabelsSpec
-from tad.provenance import read_stamp
-from tad.specs import TrainStageSpec
-from tad.training import checkpoint
-from tad.training.data import Item, Windows
-from tad.training.inputs import labels_behind
-from tad.training.label_draw import draw_labelled
-from tad.training.label_split import read_split, split_labels
-from tad.training.optim import Ema
-from tad.training.pseudo import SelfTaught
-from tad.training.selection import roles_of
-from tad.training.strategy import Strategy
-from tad.workflow import Workflow
+from tad.annotations.label_draw import draw_labelled
+from tad.annotations.table import Instance, Table, Video, read_table
+from tad.core.errors import TadError
+from tad.core.grid import Grid
+from tad.features.store import FeatureReader
+from tad.provenance.stamps import read_stamp
+from tad.settings import plugins
+from tad.settings.config import Config
+from tad.settings.labels import LabelsSpec
+from tad.settings.stages import TrainStageSpec
+from tad.training.data.inputs import labels_behind
+from tad.training.data.label_split import read_split, split_labels
+from tad.training.data.roles import roles_of
+from tad.training.data.windows import Item, Windows
+from tad.training.io import tensors as checkpoint
+from tad.training.loop.optim import Ema
+from tad.training.loop.strategy import Strategy
+from tad.training.methods.pseudo import SelfTaught
+from tad.workflow.missing import require_scores
+from tad.workflow.rules import Workflow
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data" / "annotations"
@@ -59,7 +60,7 @@ def test_a_share_is_written_as_percent_or_number_and_a_file_stands_alone() -> No
     for wrong in ("ten%", "10", 0, 1.5, "0%"):
         with pytest.raises(ValueError, match="share"):
             LabelsSpec(share=wrong)
-    with pytest.raises(ValueError, match="leave out share and seed"):
+    with pytest.raises(ValueError, match="remove share and seed"):
         LabelsSpec(share=0.5, file="split.csv")
     with pytest.raises(ValueError, match=r"doubt 0\.4 must not exceed confidence 0\.3"):
         LabelsSpec(share=0.5, confidence=0.3, doubt=0.4)
@@ -116,19 +117,19 @@ def test_videos_without_labels_show_none_and_lost_classes_are_named(
         "labelled": 1, "unlabelled": 2, "not_listed": 1, "not_there": 0, "from": "split.csv",
         "unlabelled_are": "pseudo", "classes_without_labels": ["jump"],
     }  # fmt: skip
-    assert "no labelled video shows jump" in caplog.text
+    assert "no labelled video has an instance of jump" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("video,subset\nb,training\nnowhere,training\n", r"1 of 2 videos are not in the train split of toy.*'nowhere'"),
-        ("video,subset\nb,training_unlabel\nc,training\n", "none of the 1 of 3 train videos that keep their labels"),
-        ("video,subset\nb,training_unlabel\n", "none of the 0 of 3 train videos"),
+        ("video,subset\nb,training_unlabel\nc,training\n", "none of the 1 labelled videos .of 3 train videos"),
+        ("video,subset\nb,training_unlabel\n", "none of the 0 labelled videos .of 3 train videos"),
         ("video,subset\nb,training\nb,training_unlabel\n", "video 'b' is listed twice"),
         ("video,set\nb,training\n", "no column 'subset'"),
         ("video,subset\nb,validation\n", "no row has the subset training or training_unlabel"),
-        (None, "not a readable split of labels"),
+        (None, "not a readable label split"),
     ],
 )
 def test_a_split_that_cannot_be_used_is_an_error(tmp_path: Path, text: str | None, message: str) -> None:
@@ -172,7 +173,7 @@ def test_config_takes_a_share_a_file_and_settings(tmp_path: Path) -> None:
         spec({"share": "10%", "teecher": "ema"})
     config = Config({**rows, "runs": {"r": {**row, "labels": {"file": "nowhere.csv"}}}}, root=tmp_path)
     with pytest.raises(TadError, match=r"put the split of labels of run r at nowhere\.csv"):
-        config.require_scores("r")
+        require_scores(config, "r")
 
 
 def test_the_workflow_looks_at_the_content_of_a_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +196,14 @@ def test_the_workflow_looks_at_the_content_of_a_split(tmp_path: Path, monkeypatc
 
 def test_their_weight_rises_to_its_value() -> None:
     spec = LabelsSpec(share=0.5, weight=2.0, ramp=0.5)
-    taught = SelfTaught(torch.nn.Linear(1, 1), spec, inner=Strategy(), train=train_spec().train, each=10, seed=0)
+    taught = SelfTaught(
+        Tiny(feature_dim=3, num_classes=1, max_length=4),
+        spec,
+        inner=Strategy(),
+        train=train_spec().train,
+        each=10,
+        seed=0,
+    )
     weights = [taught.weight(step) for step in (0, 10, 20, 39)]  # 4 epochs of 10 steps
     assert weights == pytest.approx([2 * np.exp(-5), 2 * np.exp(-1.25), 2.0, 2.0])
 
@@ -216,7 +224,7 @@ def test_videos_without_labels_give_every_detector_a_gradient(folder: Path, name
         averages = Ema(detector, 0.9).values
         for at_once in (1, 2):
             detector.zero_grad()
-            found = list(taught.further(detector, batch, at_once, step=100, averages=lambda: averages))
+            found = list(taught.additional_losses(detector, batch, at_once, step=100, averages=lambda: averages))
             assert not found[0]["total"].requires_grad
             assert all(set(losses) == {"total", "unlabelled", "pseudo"} for losses in found)
             assert sum(float(losses["pseudo"]) for losses in found) > 0
@@ -239,7 +247,7 @@ def test_windows_without_a_confident_detection_teach_nothing(folder: Path) -> No
     with FeatureReader(folder / "f.h5") as reader:
         roles = roles_of(reader, read_table(folder / "toy.json"), spec)
         batch, detector, taught = tools.mixed(reader, roles, spec)
-        (only,) = taught.further(detector, batch, 4, step=100, averages=detector.state_dict)
+        (only,) = taught.additional_losses(detector, batch, 4, step=100, averages=detector.state_dict)
     assert float(only["total"]) == float(only["pseudo"]) == 0
 
 
@@ -280,14 +288,14 @@ def test_every_process_sees_its_windows_as_one_would(folder: Path) -> None:
 
 
 def test_what_features_know_of_labels_is_said() -> None:
-    assert labels_behind({"stage": "convert", "recipe": {}}) == "not known: imported features"
+    assert labels_behind({"stage": "convert", "recipe": {}}) == "unknown: imported features"
     assert labels_behind({"stage": "index", "recipe": {}}) == "none: frames"
     config = Config.read(Path(__file__).parents[1] / "config.yaml")
     for features, seen in (("demo_clips", "of demo"), ("demo_clips_10", "of demo: 0.1 of each class, seed 0")):
         recipe = config.spec("extract", dataset="demo", features=features).model_dump(mode="json")
         assert labels_behind({"stage": "merge", "recipe": recipe}) == seen
     both = {"stage": "join", "recipe": {"join": [recipe, {"dim": 8}]}}
-    assert labels_behind(both) == f"{seen}; not known: imported features"
+    assert labels_behind(both) == f"{seen}; unknown: imported features"
 
 
 def test_an_encoder_sees_the_labels_of_the_run_and_no_others() -> None:
@@ -305,7 +313,7 @@ def test_an_encoder_sees_the_labels_of_the_run_and_no_others() -> None:
     ]:
         with pytest.raises(TadError, match=said):
             Config(tree | {"runs": {"r": tree["runs"]["r"] | changes}})
-    for share, said in [(0, r"features\.few\.pretrain: share: Input should be greater"), ("10%", "write 0.1, not 10%")]:
+    for share, said in [(0, r"features\.few\.pretrain\.share: Input should be greater"), ("10%", "write 0.1, not 10%")]:
         few = {"few": {"backbone": "r2plus1d_small", "pretrain": {"share": share}}}
         with pytest.raises(TadError, match=said):
             Config(tree | {"features": few})
@@ -316,7 +324,7 @@ def test_settings_of_labels() -> None:
     with pytest.raises(ValueError, match=r"doubt 0\.7 must not exceed confidence 0\.6"):
         LabelsSpec(doubt=0.7)
     spec = train_spec(ema_decay=0.0).model_dump() | {"labels": {"share": 0.5}}
-    with pytest.raises(ValueError, match=r"train\.ema_decay 0 averages none; set ema_decay"):
+    with pytest.raises(ValueError, match=r"train\.ema_decay is 0; set ema_decay"):
         TrainStageSpec.model_validate(spec)
     for other in ({"teacher": "self"}, {"others": "unused"}):
         assert TrainStageSpec.model_validate(spec | {"labels": {"share": 0.5, **other}})
@@ -328,7 +336,7 @@ def test_settings_of_labels() -> None:
 def test_a_training_with_few_labels_resumes_in_equal_bits_and_says_how_many(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plugins, "load", tools.use_tiny)
+    monkeypatch.setattr(plugins, "build", tools.use_tiny)
     spec = with_labels(train_spec(epochs=5, batch_size=1), HALF)
     whole = run(folder, spec, seconds=1000).read_bytes()
     made = read_stamp(folder / "out" / "model.safetensors")
@@ -349,7 +357,7 @@ def test_a_training_with_few_labels_resumes_in_equal_bits_and_says_how_many(
 def test_videos_without_labels_change_the_result_only_where_they_are_used(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(plugins, "load", tools.use_tiny)
+    monkeypatch.setattr(plugins, "build", tools.use_tiny)
     caplog.set_level(logging.INFO)
     alone = with_labels(train_spec(), HALF.model_copy(update={"others": "unused"}))
     taught = load_file(run(folder, with_labels(train_spec(), HALF)))
@@ -370,7 +378,7 @@ def test_videos_without_labels_change_the_result_only_where_they_are_used(
 def test_the_score_says_how_many_labels_were_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tad.stages.evaluate import _made_by
 
-    monkeypatch.setattr(plugins, "load", tools.use_tiny)
+    monkeypatch.setattr(plugins, "build", tools.use_tiny)
     run(folder, with_labels(train_spec(epochs=1), HALF))
     made = read_stamp(folder / "out" / "model.safetensors")
     said = _made_by(made, {}, made)["labels"]
@@ -388,6 +396,5 @@ def test_sliding_windows_of_videos_without_labels_are_all_seen(folder: Path) -> 
         windows = tools.mixed_windows(reader, roles, with_labels(spec, HALF))
         assert isinstance(windows.others, Windows)
         for k, item in enumerate(roles.unlabelled):
-            starts = [place.first for place in windows.others.places if place.video == k]
-            assert starts[0] == 0
-            assert starts[-1] == max(item.grid.length - 8, 0)
+            starts = [place.first for place in windows.others.positions if place.video == k]
+            assert (starts[0], starts[-1]) == (0, max(item.grid.length - 8, 0))

@@ -5,26 +5,26 @@ import torch
 import training_tools as tools
 from test_distillation import TERMS, batch, detector_of, distiller
 
-from tad import plugins
-from tad.errors import TadError
+from tad.core.errors import TadError
+from tad.settings import plugins
 
 
 def test_logits_of_classes_that_exclude_one_another_are_compared_as_such() -> None:
     teacher = detector_of("spot", width=8, heads=2)
-    with pytest.raises(TadError, match=r"run two: distill: logits of teacher t \(run one\) are of a softmax.*softmax$"):
+    with pytest.raises(TadError, match=r"run two: distill: teacher t \(run one\) was trained with a softmax.*softmax$"):
         distiller(teacher, TERMS[2:3])
     assert distiller(teacher, [{**TERMS[2], "classes": "softmax"}])
 
 
 @pytest.mark.parametrize("name", plugins.names("detectors"))
-def test_yaml_and_class_agree_on_what_classes_are(name: str) -> None:
-    declared = plugins.document("detectors", name)["constraints"].get("exclusive", False)
+def test_settings_and_class_agree_on_what_classes_are(name: str) -> None:
+    declared = plugins.detector_class(name).exclusive
     assert declared == getattr(plugins.load("detectors", name), "exclusive", False)
 
 
 def test_a_teacher_that_cannot_see_the_windows_is_named() -> None:
-    teacher = plugins.load("detectors", "spot")(
-        feature_dim=tools.DIM, num_classes=2, max_length=8, **plugins.document("detectors", "spot")["settings"]
+    teacher = plugins.build(
+        "detectors", "spot", plugins.defaults("detectors", "spot"), feature_dim=tools.DIM, num_classes=2, max_length=8
     )
     student = detector_of("spot", width=0)
     with pytest.raises(TadError, match=r"run two: distill: teacher t \(run one\): features: 16 snippets"):
@@ -42,7 +42,7 @@ def test_masks_teach_masks() -> None:
     same = distiller(teacher, terms)
     student.load_state_dict(teacher.state_dict())
     assert same.loss(student.train(), *batch(), None)["input of t"] == 0
-    with pytest.raises(TadError, match=r"spot says masks and no offsets; leave terms with target offsets out"):
+    with pytest.raises(TadError, match=r"spot predicts masks, not offsets; remove terms with target offsets"):
         distiller(teacher, TERMS[3:]).loss(student, *batch(), None)
-    with pytest.raises(TadError, match=r"logits is 2 levels 2 wide .* 1 level 3 wide"):
+    with pytest.raises(TadError, match=r"logits has 2 levels of 2 channels .* 1 level of 3 channels"):
         distiller(teacher, terms[:1]).loss(detector_of().train(), *batch(), None)

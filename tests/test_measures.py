@@ -9,8 +9,8 @@ import pytest
 import yaml
 from metrics_cases import perfect, random_case, truth_of
 
+from tad.core.errors import TadError
 from tad.datasets._any import read_any
-from tad.errors import TadError
 from tad.metrics import evaluate, protocol
 from tad.metrics.bootstrap import draw, resample
 from tad.metrics.files import ground_truth
@@ -33,17 +33,21 @@ LABELS = ["c0", "c1", "c2"]
 
 
 def share(a: Any, b: Any) -> float:
+    a, b = sorted(a[:2]), sorted(b[:2])
     inter = min(a[1], b[1]) - max(a[0], b[0])
     return inter / (max(a[1], b[1]) - min(a[0], b[0])) if inter > 0 else 0.0
 
 
 def devkit_ap(truth: Any, found: Any, ambiguous: Any, label: str, threshold: float) -> float:
-    """TH14evalDet in plain loops: (score, right, wrong) of all videos, precision at each right one."""
+    """TH14evalDet_Updated in plain loops: (score, right, wrong) of all videos, precision at each right one.
+
+    Octave runs the published files to the same numbers, ties, reversed and ambiguous segments included.
+    """
     rows = []
     for video in sorted(truth):
         instances = [row[:2] for row in truth[video] if row[2] == label]
         own = [d for d in found.get(video, ()) if d["label"] == label]
-        own.sort(key=lambda d: (-d["score"], *d["segment"]))
+        own.sort(key=lambda d: -d["score"])  # stable: the file's order
         free = [True] * len(own)
         for instance in instances:
             shares = [share(d["segment"], instance) if is_free else -1.0 for d, is_free in zip(own, free, strict=True)]
@@ -52,8 +56,8 @@ def devkit_ap(truth: Any, found: Any, ambiguous: Any, label: str, threshold: flo
         for d, is_free in zip(own, free, strict=True):
             unclear = any(share(d["segment"], a) > 0 for a in ambiguous.get(video, ()))
             if not is_free or not unclear:
-                rows.append((-d["score"], video, *d["segment"], not is_free))
-    rows.sort(key=lambda row: row[:4])
+                rows.append((-d["score"], not is_free))
+    rows.sort(key=lambda row: row[0])
     hits = [row[-1] for row in rows]
     total = sum(row[2] == label for entries in truth.values() for row in entries)
     return sum(sum(hits[: k + 1]) / (k + 1) for k in range(len(hits)) if hits[k]) / total
@@ -144,7 +148,7 @@ def plain_recall(truth: Any, found: Any, tiou: list[float], most: int) -> np.nda
     """The curve of ActivityNet's proposal task, threshold by threshold and point by point."""
     videos = sorted(v for v in truth if truth[v])
     ranked = {v: sorted(found.get(v, ()), key=lambda d: (-d["score"], *d["segment"])) for v in videos}
-    total = sum(map(len, ranked.values()))
+    total = sum(map(len, found.values()))  # those in videos without instances as well
     kept = {v: rows[: min(int(len(rows) * (most * len(videos) / total)), len(rows))] for v, rows in ranked.items()}
     taken = sum(map(len, kept.values()))
     curve = np.zeros((len(tiou), most))
@@ -181,6 +185,25 @@ def test_average_recall_of_the_golden_files(shared: Path, case: str, area: float
     np.testing.assert_allclose(few.recall, plain_recall(truth, found, TIOU, 3), atol=1e-12)
 
 
+def test_proposals_in_videos_without_actions_lower_the_share_of_all_others() -> None:
+    """As eval_proposal.py counts: 4 of a file's 8 proposals lie in a video without actions, so that each other video is
+    asked for half as many, and the axis goes as far as those that were taken."""
+    truth = {"a": [(0.0, 2.0, "x")], "quiet": []}
+    found = {
+        v: [{"label": "x", "score": 0.9 - k / 10, "segment": [8 - 4 * k, 10 - 4 * k]} for k in range(3)] for v in truth
+    }
+    alone = average_recall(truth, {"a": found["a"]}, tiou=[0.5], most=2)
+    whole = average_recall(truth, found, tiou=[0.5], most=2)
+    assert alone.recall.tolist() == [[0.0, 0.0]]  # the third is right, and two are looked at
+    assert (alone.number.tolist(), whole.number.tolist()) == ([1.0, 2.0], [1.0, 2.0])
+    found["a"].reverse()
+    for d, score in zip(found["a"], (0.9, 0.8, 0.7), strict=True):
+        d["score"] = score
+    assert average_recall(truth, {"a": found["a"]}, tiou=[0.5], most=1).recall.tolist() == [[1.0]]
+    assert average_recall(truth, found, tiou=[0.5], most=1).recall.tolist() == [[0.0]]  # int(3 · 1 / 6) of them
+    assert average_recall(truth, found, tiou=[0.5], most=1, left_out={"quiet"}).recall.tolist() == [[1.0]]
+
+
 def test_average_recall_by_hand_and_perfect() -> None:
     truth = {"a": [(0.0, 2.0, "x"), (5.0, 7.0, "y")], "b": []}
     found = {"a": [{"label": "x", "score": s, "segment": seg} for s, seg in ((0.9, [0, 2]), (0.8, [9, 10]))]}
@@ -190,7 +213,7 @@ def test_average_recall_by_hand_and_perfect() -> None:
     assert (result.average_recall(1), result.auc) == (0.5, 0.25)
     many = {"a": [(float(k), k + 0.9, "x") for k in range(100)]}
     assert average_recall(many, perfect(many)).average_recall(100) == 1.0
-    with pytest.raises(TadError, match="none in the 1 videos"):
+    with pytest.raises(TadError, match="none is in the 1 videos"):
         average_recall(truth, {"b": found["a"]}, tiou=[0.5])
     nothing = average_recall(truth, {"a": []}, tiou=[0.5])
     assert (nothing.average_recall(100), nothing.auc) == (0.0, 0.0)
@@ -221,7 +244,7 @@ def test_segmentation_by_hand() -> None:
     assert edit_score(truth, found) == pytest.approx(1 - 1 / 3)
     scores = segmentation([truth], [found], overlaps=[0.5])
     assert (scores.f1[0.5], scores.accuracy) == (pytest.approx(2 * 2 / (2 * 2 + 1)), 6 / 8)
-    with pytest.raises(TadError, match="as many"):
+    with pytest.raises(TadError, match="must be equal"):
         segmentation([truth], [found[:-1]])
 
 
@@ -235,3 +258,18 @@ def test_perfect_detections_are_perfect_frames() -> None:
     assert (set(scores.f1.values()), scores.edit, scores.accuracy) == ({1.0}, 1.0, 1.0)
     nothing = frame_labels(truth, {"a": []}, durations=durations, labels=["x", "y"], rate=4.0, least=0.0)
     assert segmentation(*nothing).f1 == {0.1: 0.0, 0.25: 0.0, 0.5: 0.0}
+
+
+@pytest.mark.parametrize(("end", "covered"), [(2.0, 2), (2.4, 2), (2.6, 3), (3.4, 3)])
+def test_a_frame_is_covered_where_its_middle_is(end: float, covered: int) -> None:
+    """The instance is of the first two of ten frames, the detection of the first `covered` ones."""
+    found = {"v": [{"label": "a", "score": 0.9, "segment": [0.0, end]}]}
+    ap = frame_map({"v": [(0.0, 2.0, "a")]}, found, durations={"v": 10.0}, labels=["a"], rate=1.0)
+    assert ap["a"] == pytest.approx(2 / covered)
+
+
+def test_the_first_of_two_proposals_is_one_proposal() -> None:
+    rows = [{"label": "a", "score": score, "segment": segment} for score, segment in ((0.9, [20, 30]), (0.8, [0, 10]))]
+    curve = average_recall({"v": [(0.0, 10.0, "a")]}, {"v": rows}, tiou=(0.5,), most=2)
+    assert curve.recall.tolist() == [[0.0, 1.0]]
+    assert curve.number.tolist() == [1.0, 2.0]

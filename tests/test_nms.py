@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nms_tools import METHODS, PLAIN, assert_equal, crowd, published_rule, random_set, random_settings
 
-from tad.errors import TadError
+from tad.core.errors import TadError
 from tad.nms import suppress_segments
 from tad.nms.reference import exponential
 
@@ -142,6 +142,54 @@ def test_the_rules_by_hand(engine: Any) -> None:
 
 
 @pytest.mark.parametrize("engine", ["reference", "numba"])
+def test_an_overlap_at_the_threshold_suppresses(engine: Any) -> None:
+    """tIoU of exactly 1/2 in float32 (lengths are large enough to swallow the 1e-6): ActionFormer's C++ code says >=.
+
+    The expected numbers are written here, so that a slip in the definition is not agreed to by the kernels.
+    """
+    segments, scores, labels = np.array([[0, 128], [0, 64.0]]), np.array([0.5, 0.4]), np.zeros(2, int)
+    expected = {"hard": [0.5], "vanilla": [0.5], "linear": [0.5, 0.2]}
+    for method, left in expected.items():
+        at = suppress_segments(segments, scores, labels, engine=engine, **(PLAIN | {"method": method, "tiou": 0.5}))
+        np.testing.assert_allclose(at.scores, left, rtol=1e-6, err_msg=method)
+        above = np.nextafter(np.float32(0.5), np.float32(1))
+        free = suppress_segments(segments, scores, labels, engine=engine, **(PLAIN | {"method": method, "tiou": above}))
+        np.testing.assert_allclose(free.scores, [0.5, 0.4], rtol=1e-6, err_msg=method)
+
+
+@pytest.mark.parametrize("engine", ["reference", "numba"])
+def test_an_overlap_at_the_threshold_votes(engine: Any) -> None:
+    """The second segment, tIoU exactly 1/2 with the first, has a vote at 0.5 and none right above."""
+    segments, scores, labels = np.array([[0, 8], [0, 4.0]]), np.array([0.6, 0.2]), np.zeros(2, int)
+    chosen = PLAIN | {"method": "hard", "tiou": 0.4, "voting": 0.5}
+    at = suppress_segments(segments, scores, labels, engine=engine, **chosen)
+    np.testing.assert_allclose(at.segments, [[0, (0.6 * 8 + 0.2 * 4) / 0.8]], rtol=1e-6)
+    above = chosen | {"voting": float(np.nextafter(np.float32(0.5), np.float32(1)))}
+    assert suppress_segments(segments, scores, labels, engine=engine, **above).segments.tolist() == [[0, 8]]
+
+
+MIN_SCORE = {  # what is left of scores 0.5, 0.25 and 0.125 that do not overlap, at a min_score of 0.25 and of 0.6
+    "hard": ([0.5], []),  # more than min_score, before the first pick
+    "gaussian": ([0.5, 0.25], [0.5]),  # no less than min_score; the best of a class whatever it scores
+    "linear": ([0.5, 0.25], [0.5]),
+    "vanilla": ([0.5, 0.25], [0.5]),
+    "none": ([0.5, 0.25], []),  # no less than min_score
+    "matrix_gaussian": ([0.5, 0.25], []),
+    "matrix_linear": ([0.5, 0.25], []),
+}
+
+
+@pytest.mark.parametrize("engine", ["reference", "numba"])
+@pytest.mark.parametrize("method", METHODS)
+def test_min_score_removes_what_its_description_says(method: Any, engine: Any) -> None:
+    segments, scores = np.array([[0, 1], [2, 3], [4, 5.0]]), np.array([0.5, 0.25, 0.125])
+    for least, left in zip((0.25, 0.6), MIN_SCORE[method], strict=True):
+        chosen = PLAIN | {"method": method, "min_score": least}
+        kept = suppress_segments(segments, scores, np.zeros(3, int), engine=engine, **chosen)
+        assert kept.scores.tolist() == left
+
+
+@pytest.mark.parametrize("engine", ["reference", "numba"])
 def test_classes_suppress_apart_or_together(engine: Any) -> None:
     segments, scores, labels = np.array([[0, 4], [0, 4.0]]), np.array([0.5, 0.4]), np.array([9000, 3])
     hard = PLAIN | {"method": "hard"}
@@ -235,7 +283,7 @@ def test_needs_no_torch() -> None:
     ("before", "device", "message"),
     [
         ("import sys; sys.modules['triton'] = None", "cuda", "suppression on CUDA needs triton"),
-        ("import torch; torch.cuda.is_available = lambda: False", "cuda", "'cuda' was asked for but 0 CUDA devices"),
+        ("import torch; torch.cuda.is_available = lambda: False", "cuda", "'cuda' is requested, but 0 CUDA devices"),
         ("", "cpu", "device: 'cpu': the engine triton runs on CUDA"),
     ],
 )
@@ -248,5 +296,5 @@ def test_triton_that_cannot_run_is_one_line(before: str, device: str, message: s
     )
     done = in_another_process(code)
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("tad.errors.TadError: "), done.stderr
+    assert last.startswith("tad.core.errors.TadError: "), done.stderr
     assert message in last

@@ -200,13 +200,17 @@ def test_nothing_waits_for_the_device(cuda: str) -> None:
     for method in METHODS:
         for per_class in (True, False):
             chosen = PLAIN | {"method": method, "per_class": per_class, "voting": 0.8}
-            suppress_tensors(*tensors, classes=20, **chosen)  # compiles
+            expected = suppress_tensors(*tensors, classes=20, **chosen)  # compiles
             torch.cuda.synchronize()
             torch.cuda.set_sync_debug_mode("error")
             try:
-                suppress_tensors(*tensors, classes=20, **chosen)
+                kept = suppress_tensors(*tensors, classes=20, **chosen)
+                with pytest.raises(RuntimeError, match="synchroni"):
+                    tensors[1][0].item()  # the mode does notice a wait
             finally:
                 torch.cuda.set_sync_debug_mode("default")
+            assert torch.equal(kept.offsets, expected.offsets)
+            assert int(kept.offsets[-1]) > 0
 
 
 @pytest.mark.gpu

@@ -7,9 +7,10 @@ import torch
 from backbone_tools import build
 from torch import Tensor, nn
 
+from tad.backbones._contract import BackboneBase
 from tad.extraction.batches import Encoder, Preparer
 from tad.extraction.overlap import RUN, runs
-from tad.specs import ClipSpec, ExtractSpec, NetworkSpec, Plugin
+from tad.settings.stages import ClipSpec, ExtractSpec, NetworkSpec, Plugin
 from tad.video.clips import clip_frames, count_clips
 
 CPU = torch.device("cpu")
@@ -84,8 +85,10 @@ def test_rows_are_those_of_clips_by_themselves(
         assert torch.equal(found[video_id], alone(net, settings, given))
 
 
-class Sum(nn.Module):
+class Sum(BackboneBase):
     """Sums of clips; together they come out `off` higher."""
+
+    shares = True
 
     def __init__(self, off: float) -> None:
         super().__init__()
@@ -123,10 +126,24 @@ def test_dropped_video_leaves_the_others_alone() -> None:
     assert torch.equal(torch.from_numpy(kept.rows.features()), alone(net, settings, video(12)))
 
 
+def test_waiting_clips_of_a_dropped_video_go_and_the_others_stay() -> None:
+    net, settings = Sum(0.0), spec(8, 1)
+    encoder = Encoder(net, spec=settings, device=CPU, batch=64)  # never full: all clips wait for the end
+    for name in ("gone", "kept"):
+        encoder.begin(name, frames=12)
+        encoder.push(name, video(12, seed=len(name) + (name == "gone")))
+    encoder.drop("gone")
+    encoder.end("kept")
+    [kept] = encoder.finished(last=True)
+    assert kept.video_id == "kept"
+    expected = alone(net, settings, video(12, seed=4))
+    assert torch.allclose(torch.from_numpy(kept.rows.features()), expected)
+
+
 def test_where_clips_are_computed_together() -> None:
     net = Sum(0.0)
     assert runs(net, spec(16, 2), CPU) is not None
     assert runs(net, spec(16, 4), CPU) is None  # gains too little
-    assert runs(nn.Identity(), spec(16, 1), CPU) is None
+    assert runs(BackboneBase(), spec(16, 1), CPU) is None
     assert runs(net, spec(16, 1, network=NetworkSpec(channels_last=True)), CPU) is None
     assert runs(net, spec(16, 1), torch.device("cuda")) is None

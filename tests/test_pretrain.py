@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 import torch
 
+from tad.annotations.label_draw import draw_labelled
 from tad.backbones._weights import load_weights
-from tad.backbones.r2plus1d_small import Backbone
-from tad.errors import TadError
-from tad.files import read_json, sha256, write_json
-from tad.plugins import document
-from tad.provenance import read_stamp
-from tad.specs import PretrainSpec
+from tad.core.errors import TadError
+from tad.core.files import read_json, sha256, write_json
+from tad.core.formats import mark, of_stage
+from tad.provenance.stamps import read_stamp
+from tad.settings.plugins import build, defaults
+from tad.settings.resolved import component_sections
+from tad.settings.stages import PretrainSpec
 from tad.stages.pretrain import _train_videos, pretrain
-from tad.training import tsp, tsp_clips
-from tad.training.label_draw import draw_labelled
+from tad.training.tsp import clips as tsp_clips
+from tad.training.tsp import trainer as tsp
 
 SETTINGS = {
     "height": 16, "width": 24, "widths": [8, 16, 32], "time_strides": [2, 2], "subtract": "clip_mean",
@@ -63,7 +65,12 @@ def write_video(path: Path, frames: np.ndarray) -> None:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("squares")
+    return write_dataset(tmp_path_factory.mktemp("squares"))
+
+
+def write_dataset(folder: Path) -> dict[str, Any]:
+    """Annotations, manifest and videos of squares: what `pretrain` is called with."""
+    folder.mkdir(exist_ok=True)
     videos, probed = {}, {}
     for k in range(4):
         path = folder / f"v{k}.mp4"
@@ -72,10 +79,13 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         videos[f"v{k}"] = {"split": split, "duration": SECONDS, "instances": SEGMENTS, "ambiguous": []}
         probed[f"v{k}"] = {
             "path": path.name, "sha256": sha256(path), "reader": "pyav", "rate": RATE, "status": "ok",
-            "frames": RATE * SECONDS,
+            "frames": RATE * SECONDS, "usable": True, "start": 0.0,
         }  # fmt: skip
     spec = {"dataset": "squares"}
-    stamps = {stage: {"stage": stage, "identity": stage, "spec": spec} for stage in ("annotate", "probe")}
+    stamps = {
+        stage: {"stage": stage, "identity": stage, "spec": spec, **mark(of_stage(stage))}
+        for stage in ("annotate", "probe")
+    }
     table = {"stamp": stamps["annotate"], "dataset": "squares", "labels": ["down", "right"], "videos": videos}
     annotations = write_json(folder / "annotations.json", table)
     manifest = write_json(folder / "00-of-01.json", {"stamp": stamps["probe"], "videos": probed})
@@ -85,14 +95,24 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def trained(dataset: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("trained")
-    out = pretrain(**dataset, out=folder / "backbone.safetensors", spec=make_spec(), kept=folder / "kept", device="cpu")
+    out = folder / "backbone.safetensors"
+    pretrain(**dataset, out=out, spec=make_spec(), cache=folder / "kept", device="cpu")
     return {"out": out, "kept": folder / "kept"}
 
 
 def test_gaps_are_the_rest_of_the_video() -> None:
     assert tsp_clips.gaps([(2, 4), (3, 5), (7, 8)], 10) == [(0.0, 2), (5, 7), (8, 10)]
     assert tsp_clips.gaps([(0, 10)], 10) == []
+    assert tsp_clips.gaps([(1, 8), (2, 4)], 10) == [(0.0, 1), (8, 10)]  # a short one within a long one
     assert tsp_clips.gaps([], 10) == [(0.0, 10)]
+
+
+def test_motion_to_the_right_is_motion_to_the_left_in_a_mirror() -> None:
+    clip_THWC = np.random.default_rng(0).integers(0, 256, (3, 6, 8, 2), dtype=np.uint8)
+    augment = tsp_clips.Augment((6, 8), flip=1.0, shift=0)
+    mirrored_THWC = augment(clip_THWC, np.random.default_rng(0))
+    np.testing.assert_array_equal(mirrored_THWC[..., 0], 255 - clip_THWC[:, :, ::-1, 0])
+    np.testing.assert_array_equal(mirrored_THWC[..., 1], clip_THWC[:, :, ::-1, 1])
 
 
 def test_segment_table_follows_tsp() -> None:
@@ -161,21 +181,21 @@ def test_learning_rate_warms_up_and_falls() -> None:
 
 
 def test_the_loss_falls_and_the_file_says_where_it_is_from(trained: dict[str, Any]) -> None:
-    epochs = read_json(trained["kept"] / "epochs.json")
+    epochs = read_json(trained["kept"] / "epochs.json")["epochs"]
     assert epochs[-1]["loss"] < 0.6 * epochs[0]["loss"]
     found = read_stamp(trained["out"])
     assert (found["stage"], found["epoch"], found["labels"]) == ("pretrain", 4, ["down", "right"])
-    backbone = load_weights(trained["out"], Backbone(**SETTINGS))
+    backbone = load_weights(trained["out"], build("backbones", "r2plus1d_small", SETTINGS))
     assert not backbone.training
 
 
 def test_equal_runs_give_equal_bytes(dataset: dict[str, Any], trained: dict[str, Any], tmp_path: Path) -> None:
-    out = pretrain(**dataset, out=tmp_path / "b.safetensors", spec=make_spec(), kept=tmp_path / "kept", device="cpu")
+    out = pretrain(**dataset, out=tmp_path / "b.safetensors", spec=make_spec(), cache=tmp_path / "kept", device="cpu")
     assert out.read_bytes() == trained["out"].read_bytes()
     published = sha256(out)
     out.unlink()
     before = (tmp_path / "kept" / "epochs.json").stat().st_mtime_ns
-    pretrain(**dataset, out=out, spec=make_spec(), kept=tmp_path / "kept", device="cpu")
+    pretrain(**dataset, out=out, spec=make_spec(), cache=tmp_path / "kept", device="cpu")
     assert sha256(out) == published
     assert (tmp_path / "kept" / "epochs.json").stat().st_mtime_ns == before  # nothing was trained again
 
@@ -186,7 +206,7 @@ def test_clips_decoded_on_demand_are_those_that_are_kept(
     """To the last byte of the encoder that they train."""
     caplog.set_level("INFO")
     out, kept = tmp_path / "b.safetensors", tmp_path / "kept"
-    pretrain(**dataset, out=out, spec=make_spec(), kept=kept, device="cpu", most_kept=0)
+    pretrain(**dataset, out=out, spec=make_spec(), cache=kept, device="cpu", max_cached=0)
     assert "clips are decoded on demand" in caplog.text
     assert out.read_bytes() == trained["out"].read_bytes()
 
@@ -196,10 +216,10 @@ def test_an_encoder_of_flow_is_the_same_either_way(dataset: dict[str, Any], tmp_
     spec, found = make_spec(backbone=flow, epochs=2, milestones=(1,), flip=0.5, shift=1, global_feature="none"), []
     for most in (None, 0):
         out, kept = tmp_path / f"{most}.safetensors", tmp_path / f"kept_{most}"
-        pretrain(**dataset, out=out, spec=spec, kept=kept, device="cpu", most_kept=most)
+        pretrain(**dataset, out=out, spec=spec, cache=kept, device="cpu", max_cached=most)
         found.append(out.read_bytes())
     assert found[0] == found[1]
-    epochs = read_json(tmp_path / "kept_0/epochs.json")
+    epochs = read_json(tmp_path / "kept_0/epochs.json")["epochs"]
     assert epochs[1]["loss"] < epochs[0]["loss"]
 
 
@@ -223,7 +243,7 @@ def test_a_training_goes_on_where_it_was_killed(
 
     def run() -> Path:
         out, kept = tmp_path / "b.safetensors", tmp_path / "kept"
-        return pretrain(**dataset, out=out, spec=make_spec(), kept=kept, device="cpu", every_seconds=0)
+        return pretrain(**dataset, out=out, spec=make_spec(), cache=kept, device="cpu", every_seconds=0)
 
     monkeypatch.setattr(tsp.Trainer, "_step", counted)
     for stop in stops:
@@ -247,8 +267,8 @@ def test_labels_that_are_not_drawn_stay_unseen(dataset: dict[str, Any]) -> None:
 
 def test_an_epoch_is_selected_on_videos_held_out(dataset: dict[str, Any], tmp_path: Path) -> None:
     spec = make_spec(epochs=2, hold_out=0.34, global_feature="none", short_segments="extend")
-    out = pretrain(**dataset, out=tmp_path / "b.safetensors", spec=spec, kept=tmp_path / "kept", device="cpu")
-    epochs = read_json(tmp_path / "kept" / "epochs.json")
+    out = pretrain(**dataset, out=tmp_path / "b.safetensors", spec=spec, cache=tmp_path / "kept", device="cpu")
+    epochs = read_json(tmp_path / "kept" / "epochs.json")["epochs"]
     best = max(epochs, key=lambda row: (row["action"] + row["region"], -row["epoch"]))
     assert read_stamp(out)["epoch"] == best["epoch"]
 
@@ -256,42 +276,42 @@ def test_an_epoch_is_selected_on_videos_held_out(dataset: dict[str, Any], tmp_pa
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_weights(dataset: dict[str, Any], tmp_path: Path) -> None:
     spec = make_spec(lr_heads=1e30, lr_backbone=1e30, warmup_epochs=0)
     with pytest.raises(TadError, match=r"loss (nan|inf).*lower lr_backbone"):
-        pretrain(**dataset, out=tmp_path / "b.safetensors", spec=spec, kept=tmp_path / "kept", device="cpu")
+        pretrain(**dataset, out=tmp_path / "b.safetensors", spec=spec, cache=tmp_path / "kept", device="cpu")
     assert not (tmp_path / "b.safetensors").exists()
 
 
 def test_a_backbone_that_cannot_be_trained_is_refused(dataset: dict[str, Any], tmp_path: Path) -> None:
-    spec = make_spec(backbone={"name": "i3d", "settings": document("backbones", "i3d")["settings"]})
+    spec = make_spec(backbone={"name": "i3d", "settings": defaults("backbones", "i3d")})
     with pytest.raises(TadError, match="i3d: cannot be trained here"):
-        pretrain(**dataset, out=tmp_path / "b.safetensors", spec=spec, kept=tmp_path / "kept", device="cpu")
+        pretrain(**dataset, out=tmp_path / "b.safetensors", spec=spec, cache=tmp_path / "kept", device="cpu")
 
 
 def test_weights_that_are_not_the_published_ones_are_refused(dataset: dict[str, Any], tmp_path: Path) -> None:
-    spec = make_spec(backbone={"name": "tsp", "settings": document("backbones", "tsp")["settings"]})
+    spec = make_spec(backbone={"name": "tsp", "settings": defaults("backbones", "tsp")})
     weights = tmp_path / "r2plus1d_34-tac_on_kinetics-0547130e.pth"
     weights.write_bytes(b"PK of another file")
     with pytest.raises(TadError, match=r"0547130e\.pth: has sha256 \w+, published is one that begins with 0547130e"):
-        pretrain(**dataset, out=tmp_path / "b", spec=spec, kept=tmp_path / "kept", device="cpu", weights=weights)
+        pretrain(**dataset, out=tmp_path / "b", spec=spec, cache=tmp_path / "kept", device="cpu", weights=weights)
 
 
 def test_manifests_of_another_data_set_are_refused(tmp_path: Path) -> None:
     stamps = {
-        stage: {"stage": stage, "identity": stage, "spec": {"dataset": dataset}}
+        stage: {"stage": stage, "identity": stage, "spec": {"dataset": dataset}, **mark(of_stage(stage))}
         for stage, dataset in (("annotate", "squares"), ("probe", "circles"))
     }
     table = write_json(tmp_path / "table.json", {"stamp": stamps["annotate"], "labels": [], "videos": {}})
     manifest = write_json(tmp_path / "00-of-01.json", {"stamp": stamps["probe"], "videos": {}})
     with pytest.raises(TadError, match="dataset='circles', expected dataset='squares'"):
-        pretrain(table, [manifest], tmp_path, tmp_path / "b.safetensors", spec=make_spec(), kept=tmp_path / "kept")
+        pretrain(table, [manifest], tmp_path, tmp_path / "b.safetensors", spec=make_spec(), cache=tmp_path / "kept")
 
 
 def test_no_clip_of_an_action_is_an_error(dataset: dict[str, Any], tmp_path: Path) -> None:
     spec = make_spec(clip={**CLIP, "length": 40})
     with pytest.raises(TadError, match="short_segments: extend"):
-        pretrain(**dataset, out=tmp_path / "b.safetensors", spec=spec, kept=tmp_path / "kept", device="cpu")
+        pretrain(**dataset, out=tmp_path / "b.safetensors", spec=spec, cache=tmp_path / "kept", device="cpu")
 
 
-def test_yaml_section_pretrain_is_complete() -> None:
+def test_a_recipe_has_every_field_of_a_pretraining() -> None:
     fields = set(PretrainSpec.model_fields) - {"backbone", "clip"}
     for name in ("r2plus1d_small", "tsp"):
-        assert set(document("backbones", name)["pretrain"]) == fields
+        assert set(component_sections("backbones", name)["pretrain"]) == fields

@@ -1,6 +1,5 @@
 """What probe finds out: real clips with lying headers, small encoded ones, and what can be wrong with a file."""
 
-import json
 import logging
 import os
 import re
@@ -12,10 +11,10 @@ from pathlib import Path
 import pytest
 import video_tools as vt
 
-from tad.errors import TadError
-from tad.files import read_json
-from tad.provenance import read_stamp
-from tad.specs import ProbeSpec
+from tad.core.errors import TadError
+from tad.core.files import read_json
+from tad.provenance.stamps import read_stamp
+from tad.settings.stages import ProbeSpec
 from tad.stages import probe as stage
 from tad.stages.probe import probe
 from tad.video import probing
@@ -45,7 +44,7 @@ def test_real_clips(shared: Path, tmp_path: Path, caplog: pytest.LogCaptureFixtu
     # decord repeats the last frame until the header is satisfied
     assert {v for v, e in videos.items() if e["reader"] == "pyav"} == lying
     assert all("frames where" in videos[v]["reader_cause"] for v in lying)
-    assert sum("header promises" in r.getMessage() for r in caplog.records) == len(lying)
+    assert sum("header states" in r.getMessage() for r in caplog.records) == len(lying)
     assert videos["v_GGSY1Qvo990"]["rate"] == pytest.approx(19.62)
     assert videos["v_ZNVhz7ctTq0"]["duration"] == pytest.approx(14.0)
     assert videos["v_SoccerJuggling_g23_c01"]["rate"] == 30000 / 1001
@@ -66,13 +65,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vt.audio_only(path / "sound.mp4")
     vt.text(path / "page.mp4")
     vt.empty(path / "void.mp4")
+    (path / "absent.mp4").symlink_to("removed.mp4")
     return path
 
 
 @pytest.fixture(scope="module")
 def manifest(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
     out = tmp_path_factory.mktemp("out") / "00-of-01.json"
-    return entries(probe(folder, out, spec=SPEC, expected=["good", "absent"]))
+    return entries(probe(folder, out, spec=SPEC))
 
 
 def test_good_video(manifest: dict) -> None:
@@ -151,28 +151,28 @@ def test_unchanged_videos_are_not_decoded_again(tmp_path: Path, caplog: pytest.L
 
     def run(spec: ProbeSpec = SPEC) -> str:
         caplog.clear()
-        probe(folder, out, spec=spec, kept=kept)
+        probe(folder, out, spec=spec, cache=kept)
         assert out.read_bytes() == kept.read_bytes()
-        return next(r.getMessage() for r in caplog.records if r.getMessage().startswith("decoded"))
+        return next(r.getMessage() for r in caplog.records if "videos decoded" in r.getMessage())
 
     vt.encode(folder / "a.mp4", 20)
     vt.encode(folder / "b.mp4", 21)
-    assert run() == "decoded 2, kept 0"
+    assert run() == "2 videos decoded, 0 cached"
     first = out.read_bytes()
     out.unlink()
-    assert run() == "decoded 0, kept 2"
+    assert run() == "0 videos decoded, 2 cached"
     assert out.read_bytes() == first
     vt.encode(folder / "c.mp4", 22)
     stat = (folder / "b.mp4").stat()
     vt.encode(folder / "b.mp4", 25)
     os.utime(folder / "b.mp4", (0, stat.st_mtime))  # dates tell nothing
     (folder / "a.mp4").rename(folder / "moved.mp4")
-    assert run() == "decoded 2, kept 1"
+    assert run() == "2 videos decoded, 1 cached"
     assert {v: e["frames"] for v, e in entries(out).items()} == {"moved": 20, "b": 25, "c": 22}
     assert entries(out)["moved"]["path"] == "moved.mp4"
-    assert run(ProbeSpec(dataset="d", reader="pyav")) == "decoded 3, kept 0"
+    assert run(ProbeSpec(dataset="d", reader="pyav")) == "3 videos decoded, 0 cached"
     kept.write_text("{ half a file")
-    assert run(ProbeSpec(dataset="d", reader="pyav")) == "decoded 3, kept 0"
+    assert run(ProbeSpec(dataset="d", reader="pyav")) == "3 videos decoded, 0 cached"
 
 
 def test_pyav_is_the_default_and_taken_as_told(tmp_path: Path) -> None:
@@ -191,13 +191,15 @@ def test_header_that_promises_too_much_is_refused(tmp_path: Path) -> None:
 class CrashAfterSend:
     """A connection whose other end, stopped before it can read, crashes once the request is on its way."""
 
+    number = signal.SIGSEGV
+
     def __init__(self, connection: Connection, pid: int) -> None:
         self._connection, self._pid = connection, pid
         os.kill(pid, signal.SIGSTOP)
 
     def send(self, request: object) -> None:
         self._connection.send(request)
-        os.kill(self._pid, signal.SIGSEGV)
+        os.kill(self._pid, self.number)
         os.kill(self._pid, signal.SIGCONT)
 
     def __getattr__(self, name: str) -> object:
@@ -229,6 +231,29 @@ def test_a_decoder_that_ended_while_it_waited_is_replaced(tmp_path: Path, caplog
         scan = decoder.scan(path, "pyav")
         assert (scan.cause, scan.frames) == ("", 20)
     assert "had ended (SIGKILL); a.mp4 gets a new one" in caplog.text
+
+
+class KillAfterSend(CrashAfterSend):
+    """The same with SIGKILL, as when a whole stage is killed and its decoding process gets the signal first."""
+
+    number = signal.SIGKILL
+
+
+def test_a_killed_decoder_is_no_verdict_about_the_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Otherwise probe would cache `damaged`. A decoder that is killed again (for lack of memory) is one."""
+    path = vt.encode(tmp_path / "a.mp4", 20)
+    with probing.Decoder(stall_seconds=30, max_pixels=1 << 30) as decoder:
+        decoder.scan(path, "pyav")
+        with monkeypatch.context() as patch:
+            patch.setattr(decoder, "_connection", KillAfterSend(decoder._connection, decoder._process.pid))
+            scan = decoder.scan(path, "pyav")
+        assert (scan.cause, scan.frames) == ("", 20)
+        assert "crashed (SIGKILL) after frame 0); a.mp4 is decoded again" in caplog.text
+        killed = probing.Scan(scan.times[:0], scan.marks[:0], (), {}, "pyav crashed (SIGKILL) after frame 0")
+        monkeypatch.setattr(decoder, "_attempt", lambda path, reader: (killed, True))
+        assert decoder.scan(path, "pyav") is killed
 
 
 def test_decord_alone_at_fault_means_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,8 +299,8 @@ def test_killed_work_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(stage, "examine", dies)
     kept = tmp_path / "kept.json"
     with pytest.raises(KeyboardInterrupt):
-        probe(tmp_path / "v", tmp_path / "m.json", spec=SPEC, kept=kept)
+        probe(tmp_path / "v", tmp_path / "m.json", spec=SPEC, cache=kept)
     assert not (tmp_path / "m.json").exists()
-    probe(tmp_path / "v", tmp_path / "m.json", spec=SPEC, kept=kept)
+    probe(tmp_path / "v", tmp_path / "m.json", spec=SPEC, cache=kept)
     assert len(calls) == 3  # one before the kill, one that was killed, and that one again
-    assert json.loads(kept.read_text()) == read_json(tmp_path / "m.json")
+    assert kept.read_bytes() == (tmp_path / "m.json").read_bytes()

@@ -6,11 +6,11 @@ import pytest
 import torch
 from training_tools import real_spec
 
-from tad import plugins
-from tad.layers.saliency_criterion import Criterion
-from tad.layers.saliency_points import FrameGrid
+from tad.detectors._afsd.criterion import Criterion
+from tad.detectors._afsd.points import FrameGrid
 from tad.layers.types import Candidates, Targets
-from tad.training.pseudo import as_instances
+from tad.settings import plugins
+from tad.training.methods.pseudo import as_instances
 
 
 def test_overlapping_candidates_of_a_class_become_one_instance() -> None:
@@ -33,7 +33,7 @@ def test_a_piece_of_a_detection_is_no_instance_of_its_own() -> None:
     assert (targets.doubtful_M2, targets.labels_N.tolist()) == (None, [0, 0, 1])
 
 
-def test_what_scores_too_little_is_in_doubt() -> None:
+def test_what_scores_too_little_is_doubtful() -> None:
     segments_N2 = torch.tensor([[0.0, 4.0], [6.0, 9.0], [0.0, 4.0], [1.0, 2.0]])
     found = Candidates(segments_N2, torch.tensor([0.9, 0.3, 0.2, 0.3]), torch.tensor([0, 0, 1, 0]))
     targets = as_instances(found, 10, 0.4)
@@ -50,7 +50,7 @@ def test_what_scores_too_little_is_in_doubt() -> None:
 def test_where_there_may_be_an_instance_its_class_learns_nothing(name: str) -> None:
     """Its logits have no gradient there, those of the other classes and elsewhere keep theirs."""
     settings = real_spec(name).detector.settings
-    detector = plugins.load("detectors", name)(feature_dim=4, num_classes=2, max_length=32, **settings)
+    detector = plugins.build("detectors", name, settings, feature_dim=4, num_classes=2, max_length=32)
     feats, lengths = torch.randn(1, 32, 4), torch.tensor([32])
     plain = Targets(torch.tensor([[2.0, 6.0]]), torch.tensor([0]))
     doubt = {"doubtful_M2": torch.tensor([[4.0, 12.0]]), "doubtful_labels_M": torch.tensor([0])}
@@ -82,6 +82,6 @@ def test_afsd_leaves_out_points_without_an_instance_where_there_may_be_one() -> 
     )  # fmt: skip
     position_P = criterion.grid.points(torch.device("cpu"))[:, 0]
     expected_P = (position_P > 2 * 6) & (position_P <= 2 * 12)
-    assert torch.equal(criterion._in_doubt(target), expected_P)
+    assert torch.equal(criterion._doubtful(target), expected_P)
     assert expected_P.any()
-    assert not criterion._in_doubt(replace(target, doubtful_M2=None)).any()
+    assert not criterion._doubtful(replace(target, doubtful_M2=None)).any()

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from config_tools import copy_config
 
-from tad.annotations import read_table
-from tad.cache import FeatureReader
-from tad.config import Config
+from tad.annotations.table import read_table
 from tad.datasets.thumos14 import LABELS
+from tad.features.store import FeatureReader
+from tad.settings.config import Config
 from tad.stages.annotate import annotate
 from tad.stages.convert import convert
+from tad.workflow.missing import missing, missing_scores
 
 ROOT = Path(__file__).parents[1]
 # row → where the clip of the first and of the second row has its middle [the reference, 3.1], in frames at the rate
@@ -56,15 +58,14 @@ def write_features(folder: Path, run: str, video_id: str, dim: int, rows: int) -
 
 @pytest.mark.parametrize("run", RUNS)
 def test_published_files_go_in(tmp_path: Path, run: str) -> None:
-    (tmp_path / "config.yaml").write_text((ROOT / "config.yaml").read_text())
-    config = Config.read(tmp_path / "config.yaml")
+    config = Config.read(copy_config(tmp_path))
     dataset, middles, rate = RUNS[run]
     (row,) = {(r.dataset, r.features) for name, r in config.file.runs.items() if name.startswith(f"{run}-")}
     assert row[0] == dataset
-    needs = config.missing(*row)
+    needs = missing(config, *row)
     assert len(needs) == 2  # neither videos nor weights
     assert all("http" in need for need in needs)
-    assert {bool(config.missing_scores(name)) for name in config.file.runs if name.startswith(f"{run}-")} == {
+    assert {bool(missing_scores(config, name)) for name in config.file.runs if name.startswith(f"{run}-")} == {
         run.startswith("anet")  # whose proposals have no labels of their own
     }
     source, features = tmp_path / config.dataset(dataset).annotations, config.file.features[row[1]]
@@ -91,7 +92,7 @@ def test_published_files_go_in(tmp_path: Path, run: str) -> None:
             grid = reader.grid(video_id)
             assert grid.length == rows
             assert [grid.to_seconds(g) * rate for g in (0, 1)] == pytest.approx(middles)
-    assert config.missing(*row) == []
+    assert missing(config, *row) == []
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_detectors import settings
 
-from tad import plugins
+from tad.settings import plugins
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -36,8 +36,13 @@ PUBLISHED = pytest.mark.parametrize(
 def full_size(method: str, dataset: str, feature_dim: int, classes: int, length: int) -> Any:
     """The detector of a paper, without memory for its weights."""
     with torch.device("meta"):
-        return plugins.load("detectors", method)(
-            feature_dim=feature_dim, num_classes=classes, max_length=length, **settings(method, dataset)
+        return plugins.build(
+            "detectors",
+            method,
+            settings(method, dataset),
+            feature_dim=feature_dim,
+            num_classes=classes,
+            max_length=length,
         )
 
 

@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 import yaml
+from config_tools import all_rows
 
-from tad import plugins, recipes
-from tad.cli import main
-from tad.config import Config
-from tad.errors import TadError
-from tad.grid import Grid
+from tad.commands.cli import main
+from tad.core.errors import TadError
+from tad.core.grid import Grid
+from tad.settings import plugins, recipes
+from tad.settings.config import Config
 from tad.video.clips import count_clips, ffmpeg_cfr, resample
-from tad.weights import published, wanted
+from tad.weights.published import published, wanted
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = {
@@ -51,9 +52,9 @@ def test_the_published_feature_sets_are_there() -> None:
 @pytest.mark.parametrize("name", recipes.names())
 def test_a_recipe_is_complete_and_fits_its_backbone(name: str) -> None:
     recipe = recipes.recipe(name)
-    defaults = plugins.document("backbones", recipe.backbone)["settings"]
-    assert list(recipe.settings) == list(defaults)  # complete: a default that changes leaves the recipe alone
-    plugins.override("settings", defaults, recipe.settings, name)
+    defaults = plugins.defaults("backbones", recipe.backbone)
+    assert set(recipe.settings) == set(defaults)  # complete: a default that changes leaves the recipe alone
+    assert plugins.settings_class("backbones", recipe.backbone).model_validate(recipe.settings)
     length = recipe.settings.get("stream_length", recipe.clip.length)
     assert (length, recipe.clip.stride, recipe.clip.rate, recipe.dim) == CLIPS[family(name)]
     assert recipe.clip.length == length + ("stream_length" in recipe.settings)
@@ -62,7 +63,7 @@ def test_a_recipe_is_complete_and_fits_its_backbone(name: str) -> None:
     usual = {entry.name for entry in wanted(recipe.backbone, recipe.settings)}
     assert set(recipe.weights) == usual or name == "thumos14-tsp"
     assert recipe.released == (name != "hacs-slowfast")
-    text = (ROOT / "tad" / "recipes" / f"{name}.yaml").read_text()
+    text = (ROOT / "tad" / "settings" / "recipes" / f"{name}.yaml").read_text()
     assert max(map(len, text.splitlines())) <= 120
 
 
@@ -129,7 +130,7 @@ def test_a_row_takes_a_recipe_and_may_change_it() -> None:
     recipe = recipes.recipe("thumos14-i3d-resize")
     assert resolved.sections["settings"] == recipe.settings
     assert resolved.sections["clip"] == recipe.clip.model_dump()
-    file = "tad/recipes/thumos14-i3d-resize.yaml"
+    file = "tad/settings/recipes/thumos14-i3d-resize.yaml"
     assert {resolved.origin[f"settings.{key}"] for key in recipe.settings} == {file}
     spec = config.spec("extract", dataset="mine", features="set").model_dump()
     assert spec["backbone"] == {"name": "i3d", "settings": recipe.settings}
@@ -158,8 +159,8 @@ def test_equal_settings_are_one_feature_set_however_they_are_said() -> None:
         ({"recipe": "thumos14-i3d-resise"}, "features.set.recipe: no recipe is called", "'thumos14-i3d-resize'"),
         ({"recipe": {"streams": "rgb"}}, "features.set.recipe", "needs a `name`"),
         ({"recipe": {"name": "thumos14-tsp", "dept": 18}}, "no setting 'dept'", "did you mean 'depth'?"),
-        ({"backbone": "i3d"}, "features.set", "either a `backbone` or a `recipe`"),
-        ({"source": "x"}, "features.set", "either a `backbone` or a `recipe`"),
+        ({"backbone": "i3d"}, "features.set", "exactly one of `backbone` or `recipe`"),
+        ({"source": "x"}, "features.set", "exactly one of `backbone` or `recipe`"),
         ({"weights": None}, "features.set", "a `recipe` needs `weights`"),
         ({"clip": {"rate": 25.0}}, "clip", "rate must be 0"),
     ],
@@ -174,9 +175,9 @@ def test_a_mistake_in_a_row_is_one_line(change: dict[str, Any], named: str, hint
 
 def test_a_recipe_file_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(recipes, "FOLDER", tmp_path)
-    text = (ROOT / "tad" / "recipes" / "thumos14-tsp.yaml").read_text()
+    text = (ROOT / "tad" / "settings" / "recipes" / "thumos14-tsp.yaml").read_text()
     (tmp_path / "wrong.yaml").write_text(text.replace("released:", "releassed:"))
-    with pytest.raises(TadError, match=r"tad/recipes/wrong\.yaml: released"):
+    with pytest.raises(TadError, match=r"tad/settings/recipes/wrong\.yaml: released"):
         recipes.recipe("wrong")
 
 
@@ -189,12 +190,12 @@ def test_show_prints_recipe_origin_and_notes(tmp_path: Path, capsys: pytest.Capt
     assert any(line.startswith("  matches: not bit for bit") for line in lines)
     assert any(line.startswith("  unknown: which view the released files use") for line in lines)
     (view,) = [line for line in lines if "settings.view" in line]
-    assert view.split() == ["settings.view", "ten_crop", "tad/recipes/thumos14-i3d-ten_crop.yaml"]
+    assert view.split() == ["settings.view", "ten_crop", "tad/settings/recipes/thumos14-i3d-ten_crop.yaml"]
     (bound,) = [line for line in lines if "settings.flow_bound" in line]
     assert bound.endswith("features.set")
 
 
 def test_config_yaml_uses_them() -> None:
-    rows = yaml.safe_load((ROOT / "config.yaml").read_text())["features"]
+    rows = all_rows()["features"]
     named = {row["recipe"] for row in rows.values() if isinstance(row.get("recipe"), str)}
     assert named >= {"activitynet13-tsp", "hacs-slowfast"}

@@ -1,6 +1,5 @@
 """Several seeds of a run: names, settings and rules; the mean of their scores; the comparison of two runs."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,16 +10,17 @@ import numpy as np
 import pytest
 import yaml
 
-from tad.annotations import Instance, Table, Video, write_table
-from tad.cli import main
-from tad.config import Config
-from tad.errors import TadError
-from tad.files import read_json, write_json
-from tad.provenance import stamp
-from tad.specs import EvaluateStageSpec, SummariseStageSpec
+from tad.annotations.table import Instance, Table, Video, write_table
+from tad.commands.cli import main
+from tad.core.errors import TadError
+from tad.core.files import read_json, write_json
+from tad.provenance.stamps import stamp
+from tad.settings.config import Config
+from tad.settings.stages import EvaluateStageSpec, SummariseStageSpec
 from tad.stages.evaluate import evaluate
 from tad.stages.summarise import summarise
-from tad.workflow import Workflow
+from tad.training.io.tensors import write_tensors
+from tad.workflow.rules import Workflow
 
 ROOT = Path(__file__).parents[1]
 LABELS = ("jump", "run")
@@ -107,8 +107,7 @@ def write_model(path: Path, run: str, *, seed: int) -> Path:
         "seed": seed,
     }
     made = stamp("train", spec, {}, epoch=35, epoch_rule="last epoch", seed=seed, recipe="0123456789ab")
-    header = json.dumps({"__metadata__": {"tad_stamp": json.dumps(made)}}).encode()
-    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    write_tensors(path, {}, {"tad_stamp": made})
     return path
 
 
@@ -271,15 +270,27 @@ def test_scores_that_do_not_belong_together_are_refused(project: Path) -> None:
         summary(project)
     score_path = write_seed(project / "results", "many/seed-1", annotations, seed=5, hits=5)
     write_json(score_path, read_json(score_path) | {"instances": 71})
-    with pytest.raises(TadError, match=r"instances is 71, in .* it is 72"):
+    with pytest.raises(TadError, match=r"instances is 71, but 72 in "):
         summary(project)
     write_json(score_path, read_json(score_path) | {"instances": 72, "average_mAP": 0.123})
-    with pytest.raises(TadError, match="not the score of"):
+    with pytest.raises(TadError, match="does not match the score of"):
         summary(project)
     assert not (project / "results/many/map.json").exists()
 
 
 # ── two runs ──
+
+
+def test_compare_takes_more_seeds_than_a_row_has(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those that Snakemake's --config made; the files of the rows' own number are not looked at."""
+    config = ["--config", str(project / "config.yaml")]
+    assert main(["compare", "many", "other", *config, "--seeds", "3"]) == 1
+    assert "other/seed-0" in capsys.readouterr().err
+    for k in range(3):
+        path = project / "results/annotations/toys.json"
+        write_seed(project / "results", f"other/seed-{k}", path, seed=k, hits=4)
+    assert main(["compare", "many", "other", *config, "--seeds", "3"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:3] == ["many: seeds 4, 5, 6", "other: seeds 0, 1, 2"]
 
 
 def test_compare_says_the_paired_difference(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -304,7 +315,7 @@ def test_a_run_compared_with_its_copy_differs_by_exactly_nothing(project: Path) 
     document = read_json(project / "results/one/detections.json")
     document["stamp"] = stamp("suppress", {"run": "other"}, {})
     write_json(project / "results/other/detections.json", document)
-    from tad.compare import compare
+    from tad.commands.compare import compare
 
     lines = list(compare("one", "other", config=project / "config.yaml"))
     assert all(line.endswith("+0.00   [+0.00, +0.00]") for line in lines[4:8])
@@ -320,7 +331,7 @@ def test_a_run_compared_with_its_copy_differs_by_exactly_nothing(project: Path) 
     ],
 )
 def test_runs_that_cannot_be_compared(project: Path, change: dict[str, Any], message: str) -> None:
-    from tad.compare import compare
+    from tad.commands.compare import compare
 
     tree = yaml.safe_load((project / "config.yaml").read_text())
     tree["runs"]["one"] |= change
@@ -330,7 +341,7 @@ def test_runs_that_cannot_be_compared(project: Path, change: dict[str, Any], mes
 
 
 def test_proposals_are_not_compared_with_classes(project: Path) -> None:
-    from tad.compare import compare
+    from tad.commands.compare import compare
 
     path = project / "results/one/detections.json"
     document = read_json(path) | {"labels": ["action"]}
@@ -346,5 +357,6 @@ def test_proposals_are_not_compared_with_classes(project: Path) -> None:
 
 
 def test_without_torch() -> None:
-    code = "import sys, tad.compare, tad.suggest, tad.stages.summarise; assert 'torch' not in sys.modules"
+    modules = "tad.commands.compare, tad.commands.suggest, tad.stages.summarise"
+    code = f"import sys, {modules}; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import video_tools as vt
 
-from tad.errors import TadError
+from tad.core.errors import TadError
 from tad.video import seeking
 from tad.video.seeking import Cursor, Noted, Source
 

@@ -9,18 +9,18 @@ import torch
 import video_tools as vt
 from backbone_tools import build
 
-from tad import plugins
-from tad.cache import FeatureReader
-from tad.errors import TadError
+from tad.backbones._flow import STILL, method, quantise
+from tad.core.errors import TadError
+from tad.core.files import canonical, sha256, write_json
 from tad.extraction.batches import Preparer
-from tad.files import canonical, sha256, write_json
-from tad.flow import STILL, method, quantise
-from tad.provenance import stamp
-from tad.specs import ClipSpec, ExtractSpec
+from tad.features.store import FeatureReader
+from tad.provenance.stamps import stamp
+from tad.settings import plugins
+from tad.settings.stages import ClipSpec, ExtractSpec
 from tad.stages.extract import extract
-from tad.training import tsp_clips
-from tad.training.checkpoint import write_tensors
-from tad.training.tsp_store import OnDemand, decode, kept_bytes, source_of
+from tad.training.io.tensors import write_tensors
+from tad.training.tsp import clips as tsp_clips
+from tad.training.tsp.frames import OnDemand, decode, decoded_bytes, source_of
 
 FLOW = {"modality": "flow", "subtract": "none", "height": 24, "width": 32, "widths": [4, 4, 4, 8]}
 CLIP = ClipSpec(length=8, stride=4, policy="resample", rate=15.0)
@@ -35,6 +35,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Any:
         path = vt.encode(folder / f"{name}.mp4", frames, rate=RATE)
         facts = {"frames": frames, "rate": RATE, "duration": frames / RATE, "bytes": path.stat().st_size}
         facts |= {"width": 64, "height": 48, "sha256": sha256(path), "status": "ok", "vfr": False}
+        facts |= {"usable": True, "start": 0.0}
         found[name] = ({}, {"path": path.name, "reader": "pyav", **facts})
     return folder, found
 
@@ -45,8 +46,9 @@ def test_clips_are_the_same_from_all_places(videos: Any, tmp_path: Path) -> None
     net = build("r2plus1d_small", **FLOW)
     where = {"backbone": net, "clip": CLIP}
     kept, asked = decode(entries, folder, scratch=tmp_path, **where), OnDemand(entries, folder, **where)
-    assert kept.store_NHWC.shape == (sum(kept.count), *SIZE, 2)
-    assert kept_bytes(entries, **where) == pytest.approx(kept.store_NHWC.nbytes, rel=0.05)
+    store_NHWC = kept.store_NHWC[:]
+    assert store_NHWC.shape == (sum(kept.count), *SIZE, 2)
+    assert decoded_bytes(entries, **where) == pytest.approx(store_NHWC.nbytes, rel=0.05)
     starts = [(0, 1.2), (0, 0.0), (0, 0.4), (0, 0.4), (1, 0.0), (0, 99.0)]
     for video, start in starts:
         clip_THWC = kept.clip(video, start, 8)
@@ -55,12 +57,12 @@ def test_clips_are_the_same_from_all_places(videos: Any, tmp_path: Path) -> None
     preparer = Preparer(net, torch.device("cpu"))
     images = list(source_of(folder, entries["a"][1], CLIP).images())
     steps = [preparer(np.stack(images[k : k + 6])).numpy() for k in range(0, len(images), 6)]
-    np.testing.assert_array_equal(np.concatenate(steps), kept.store_NHWC[: kept.count[0]])
-    assert (kept.store_NHWC[0] == STILL).all()
-    assert (kept.store_NHWC[kept.count[0]] == STILL).all()
+    np.testing.assert_array_equal(np.concatenate(steps), store_NHWC[: kept.count[0]])
+    assert (store_NHWC[0] == STILL).all()
+    assert (store_NHWC[kept.count[0]] == STILL).all()
     small = net.shrink(torch.from_numpy(np.stack(images[4:6])))
-    np.testing.assert_array_equal(kept.store_NHWC[5], quantise(method("dis")(*small), bound=4.0).numpy())
-    assert kept.store_NHWC[5].std() > 1
+    np.testing.assert_array_equal(store_NHWC[5], quantise(method("dis")(*small), bound=4.0).numpy())
+    assert store_NHWC[5].std() > 1
 
 
 def test_extraction_gives_the_rows_of_these_clips(videos: Any, tmp_path: Path) -> None:
@@ -71,10 +73,10 @@ def test_extraction_gives_the_rows_of_these_clips(videos: Any, tmp_path: Path) -
     write_tensors(weights, net.state_dict(), {"tad_stamp": canonical(stamp("pretrain", {}, {}))})
     probed = stamp("probe", {"dataset": "toy"}, {})
     manifest = write_json(tmp_path / "m.json", {"stamp": probed, "videos": {v: e for v, (_, e) in entries.items()}})
-    settings = plugins.document("backbones", "r2plus1d_small")["settings"] | FLOW
+    settings = plugins.defaults("backbones", "r2plus1d_small") | FLOW
     plugin = {"name": "r2plus1d_small", "settings": settings}
     spec = ExtractSpec.model_validate({"dataset": "toy", "backbone": plugin, "clip": CLIP, "dtype": "float32"})
-    where = {"spec": spec, "kept": tmp_path / "kept", "device": "cpu", "workers": 1}
+    where = {"spec": spec, "cache": tmp_path / "kept", "device": "cpu", "workers": 1}
     out = extract(manifest, folder, weights, tmp_path / "00-of-01.h5", **where)
     frames = decode(entries, folder, backbone=net, clip=CLIP, scratch=tmp_path)
     with FeatureReader(out) as reader, torch.inference_mode():
@@ -111,9 +113,9 @@ def test_plain_frames_are_a_video_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"modality": "flwo"}, r"r2plus1d_small\.modality: 'flwo': one of rgb, flow"),
-        ({"flow_method": "raft_large"}, r"r2plus1d_small\.flow_method: 'raft_large': one of dis, tvl1"),
-        ({"flow_bound": 0.0}, r"r2plus1d_small\.flow_bound: 0\.0: pixels, more than 0"),
+        ({"modality": "flwo"}, r"backbone r2plus1d_small: modality: Input should be 'rgb' or 'flow'"),
+        ({"flow_method": "raft_large"}, r"flow_method: Input should be 'dis' or 'tvl1'"),
+        ({"flow_bound": 0.0}, r"flow_bound: Input should be greater than 0"),
     ],
 )
 def test_settings_that_cannot_be_are_named(changes: dict[str, Any], said: str) -> None:

@@ -9,30 +9,32 @@ import torch
 import training_tools as tools
 from training_tools import real_spec, run, videos_of, write_inputs
 
-from tad.annotations import read_table
-from tad.cache import FeatureReader
+from tad.annotations.table import read_table
+from tad.core.errors import TadError
+from tad.detectors._spot.contrast import bands, boundary_contrast
+from tad.detectors._spot.decoder import decode_masks, extents, run_around
+from tad.detectors._spot.losses import class_loss, mask_loss
+from tad.detectors._spot.targets import IGNORED, blocks, confident, inside, label_snippets, random_foregrounds
 from tad.detectors.spot import Detector
-from tad.errors import TadError
-from tad.labels import LabelsSpec
+from tad.features.store import FeatureReader
 from tad.layers.fusion import fused
-from tad.layers.mask_contrast import bands, boundary_contrast
-from tad.layers.mask_decoder import decode_masks, extents, run_around
-from tad.layers.mask_losses import class_loss, mask_loss
-from tad.layers.mask_targets import IGNORED, blocks, confident, inside, label_snippets, random_foregrounds
 from tad.layers.types import Part, Targets
-from tad.plugins import document
-from tad.provenance import read_stamp
-from tad.specs import TrainStageSpec
-from tad.training import checkpoint
-from tad.training.selection import roles_of
+from tad.provenance.stamps import read_stamp
+from tad.settings.labels import LabelsSpec
+from tad.settings.plugins import build, defaults
+from tad.settings.stages import TrainStageSpec
+from tad.training.data.roles import roles_of
+from tad.training.io import tensors as checkpoint
 
-SETTINGS = document("detectors", "spot")["settings"]
+SETTINGS = defaults("detectors", "spot")
 
 
 def small(**changes: object) -> Detector:
     torch.manual_seed(0)
     settings = SETTINGS | {"heads": 2, "seeds": 20, "one_class": False} | changes
-    return Detector(feature_dim=6, num_classes=2, max_length=16, **settings)
+    detector = build("detectors", "spot", settings, feature_dim=6, num_classes=2, max_length=16)
+    assert isinstance(detector, Detector)
+    return detector
 
 
 def targets_of(*spans: tuple[float, float, int]) -> Targets:
@@ -58,7 +60,7 @@ def spot_spec(**changes: object) -> TrainStageSpec:
 
 
 def test_published_numbers_of_parameters() -> None:
-    network = Detector(feature_dim=400, num_classes=200, max_length=100, **SETTINGS).network
+    network = build("detectors", "spot", SETTINGS, feature_dim=400, num_classes=200, max_length=100).network
     counts = [
         sum(p.numel() for p in part.parameters())
         for part in (network.project, network.embedding, network.classifier, network.mask_head, network.order_head)
@@ -199,7 +201,7 @@ def test_losses_of_parts_add_up_to_the_batch(batch: tuple[torch.Tensor, torch.Te
         whole, parts = gradient([range(3)], pretext), gradient([range(2), range(2, 3)], pretext)
         assert parts[0] == pytest.approx(whole[0], rel=1e-4)
         torch.testing.assert_close(parts[1], whole[1], rtol=1e-3, atol=1e-5)
-    with pytest.raises(TadError, match=r"2 of 3 videos are computed at once.*train\.batch_size"):
+    with pytest.raises(TadError, match=r"whole batch at once, not 2 of 3 videos.*train\.batch_size"):
         small(face="parity").loss(feats_BTC[:2], lengths_B[:2], targets[:2], Part(3, 0, 16))
     assert small(face="parity").loss(feats_BTC, lengths_B, targets)["total"].isfinite()
 
@@ -256,7 +258,7 @@ def test_candidates_do_not_depend_on_the_batch_and_bad_input_is_named() -> None:
     assert len(alone.scores_N) > 0
     torch.testing.assert_close(together[2].scores_N, alone.scores_N, rtol=1e-4, atol=1e-6)
     assert float(together[2].segments_N2.max()) <= 6.5
-    same = detector.found(fused([detector.raw(feats_BTC, lengths_B)] * 2, detector), 3, **settings)
+    same = detector.decode_candidates(fused([detector.raw(feats_BTC, lengths_B)] * 2, detector), 3, **settings)
     torch.testing.assert_close(same[2].scores_N, together[2].scores_N)
     with pytest.raises(TadError, match=r"17 snippets.*train\.resize to 16"):
         detector.candidates(torch.randn(1, 17, 6), torch.tensor([17]), **settings)
@@ -330,7 +332,7 @@ def test_the_term_without_labels_gives_the_classifier_a_gradient(tmp_path: Path)
         mixed, detector, taught = tools.mixed(reader, roles, spec)
         with torch.no_grad():
             detector.network.classifier.weight.mul_(20)  # sure of itself
-        for losses in taught.further(detector, mixed, 2, step=100, averages=detector.state_dict):
+        for losses in taught.additional_losses(detector, mixed, 2, step=100, averages=detector.state_dict):
             if losses["total"].requires_grad:
                 losses["total"].backward()
     assert float(detector.network.classifier.weight.grad.abs().sum()) > 0

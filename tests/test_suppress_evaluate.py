@@ -11,15 +11,16 @@ import h5py
 import numpy as np
 import pytest
 
-from tad.annotations import Dropped, Instance, Table, Video, write_table
-from tad.cache import H5Writer
-from tad.errors import TadError
-from tad.files import read_json, write_json
+from tad.annotations.table import Dropped, Instance, Table, Video, write_table
+from tad.core.errors import TadError
+from tad.core.files import read_json, write_json
+from tad.core.h5 import H5Writer
 from tad.nms import suppress_segments
-from tad.provenance import stamp
-from tad.specs import EvaluateStageSpec, SuppressStageSpec
+from tad.provenance.stamps import stamp
+from tad.settings.stages import EvaluateStageSpec, SuppressStageSpec
 from tad.stages.evaluate import evaluate
 from tad.stages.suppress import engine_of, suppress
+from tad.training.io.tensors import write_tensors
 
 NMS: dict[str, Any] = {
     "method": "gaussian", "sigma": 0.5, "tiou": 0.1, "min_score": 0.001, "per_class": True, "topk": 50, "voting": 0.0,
@@ -119,7 +120,7 @@ def test_a_device_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     write_candidates(tmp_path / "candidates.h5", excluded={})
-    for device, message in (("cuda", "'cuda' was asked for but 0 CUDA devices"), ("tpu", "'tpu': choose auto, cpu")):
+    for device, message in (("cuda", "'cuda' is requested, but 0 CUDA devices"), ("tpu", "'tpu': choose auto, cpu")):
         with pytest.raises(TadError, match=message):
             suppress(tmp_path / "candidates.h5", tmp_path / "d.json", spec=SUPPRESS, device=device)
     monkeypatch.setattr("tad.stages.suppress._cuda_is_there", lambda: False)
@@ -131,7 +132,7 @@ def test_a_device_that_is_not_there_is_refused(tmp_path: Path, monkeypatch: pyte
 def test_suppress_on_a_cpu_imports_no_torch(tmp_path: Path) -> None:
     write_candidates(tmp_path / "candidates.h5", excluded={})
     code = (
-        "import sys; from tad.cli import main\n"
+        "import sys; from tad.commands.cli import main\n"
         "assert main(sys.argv[1:]) == 0; assert not {'torch', 'matplotlib', 'snakemake'} & set(sys.modules)"
     )
     call = ["suppress", "candidates.h5", "--spec", SUPPRESS.json_text(), "--device", "cpu", "--out", "d.json"]
@@ -180,7 +181,7 @@ def test_map_says_what_was_scored_and_how(scored: Path) -> None:
     }  # fmt: skip
     assert written["excluded"] == {"gone": "withdrawn by its owner", "v3": "damaged: no moov atom"}
     assert written["instances"] == 5
-    assert written["instances_dropped"] == {"invalid": 1, "duplicates": 1, "too_short": 1}
+    assert written["instances_dropped"] == {"invalid": 1, "clipped": 0, "duplicates": 1, "too_short": 1}
     assert written["protocol"]["name"] == "activitynet"
     assert written["epoch_rule"] == "unknown"
     assert written["external_scores"] is False
@@ -196,8 +197,7 @@ def write_model(path: Path, run: str = "toy") -> Path:
     spec = {"run": run, "dataset": "toys", "features": "clip", "detector": {"name": "mse", "settings": {}}, "seed": 3}
     facts = {"epoch": 35, "epoch_rule": "last epoch", "seed": 3, "recipe": "0123456789ab"}
     made = stamp("train", spec, {}, **facts)
-    header = json.dumps({"__metadata__": {"tad_stamp": json.dumps(made)}}).encode()
-    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    write_tensors(path, {}, {"tad_stamp": made})
     return path
 
 
@@ -234,7 +234,7 @@ def test_missing_videos_may_be_an_error(scored: Path) -> None:
 @pytest.mark.parametrize(
     ("instances", "message"),
     [
-        ({"v0": []}, "without a single instance"),
+        ({"v0": []}, "no instance in 1 videos"),
         ({"w0": [(0, 1, "run")]}, "none of 3 videos"),
         ({}, "split 'test' has no videos; videos per split"),
         ({"v0": [(0, 1, "walk")]}, "unknown label 'walk'"),

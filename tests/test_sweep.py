@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 import training_tools as tools
 import yaml
+from config_tools import all_rows, copy_config
 from training_tools import videos_of, write_inputs
 
-from tad import plugins
-from tad.annotations import Video
-from tad.cli import main
-from tad.config import Config
-from tad.errors import TadError
-from tad.specs import EvaluateStageSpec, NmsSpec, SuppressStageSpec, TrainStageSpec
+from tad.annotations.table import Video
+from tad.commands.cli import main
+from tad.commands.sweep import Training, combinations, sweep
+from tad.core.errors import TadError
+from tad.settings import plugins
+from tad.settings.config import Config
+from tad.settings.stages import EvaluateStageSpec, NmsSpec, SuppressStageSpec, TrainStageSpec
 from tad.stages.evaluate import evaluate
 from tad.stages.suppress import suppress
 from tad.stages.train import train
-from tad.sweep import Training, combinations, sweep
 
 TRAIN = {"epochs": 2, "warmup_epochs": 1, "max_length": 32, "batch_size": 2, "lr": 0.01}
 
@@ -55,13 +56,13 @@ def write_project(folder: Path, *, validation: bool = False, seeds: int = 1, **c
         assert isinstance(spec, TrainStageSpec)
         model = folder / "results" / name / "model.safetensors"
         results = folder / "results"
-        train(results / "features/toy/f.h5", results / "annotations/toy.json", model, spec=spec, kept=folder / "kept")
+        train(results / "features/toy/f.h5", results / "annotations/toy.json", model, spec=spec, cache=folder / "kept")
     return config
 
 
 def tiny_loader(kind: str, name: str) -> Any:
     assert (kind, name) == ("detectors", "actionformer")
-    return lambda *, feature_dim, num_classes, max_length, **settings: tools.Tiny(
+    return lambda settings, *, feature_dim, num_classes, max_length: tools.Tiny(
         feature_dim=feature_dim, num_classes=num_classes, max_length=max_length
     )
 
@@ -111,7 +112,7 @@ def test_the_videos_kept_aside_are_not_those_that_were_trained_on(
 ) -> None:
     seen: list[str] = []
 
-    from tad.training.data import Windows
+    from tad.training.data.windows import Windows
 
     init = Windows.__init__
 
@@ -162,13 +163,13 @@ def test_a_run_with_class_scores_of_the_test_videos_is_refused(
     tmp_path: Path, source: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nothing is detected: these scores are not of the videos that were held out."""
-    values = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())
+    values = all_rows()
     values["runs"]["r"] = {**values["runs"]["anet"], "external": {"source": source}}
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(values))
     assert main(["sweep", "r", "nms.sigma=0.3", "--config", str(config), "--device", "cpu"]) == 1
     (said,) = capsys.readouterr().err.splitlines()
-    assert said.endswith("runs.r: its class scores are of the test videos; sweep a row without `external`")
+    assert said.endswith("runs.r: it has class scores for the test videos only; sweep a row without `external`")
     assert list(tmp_path.iterdir()) == [config]
 
 
@@ -192,7 +193,7 @@ def test_several_seeds_count_with_their_mean(tmp_path: Path) -> None:
     [
         ("nms.sigmma=0.3", "nms has no setting 'sigmma'; did you mean 'sigma'?"),
         ("nms.sigma=-1,2", "sigma: Input should be greater than 0"),
-        ("nms.sigma=wide", "sigma is a float"),
+        ("nms.sigma=wide", "sigma must be a number"),
         ("nms.method=softer", "Input should be 'hard', 'gaussian'"),
         ("nms.topk=0", "topk: Input should be greater than or equal to 1"),
         ("detect.topk=5", "only suppression is swept"),
@@ -209,10 +210,9 @@ def test_settings_that_do_not_exist_are_one_line(change: str, message: str) -> N
 
 def test_a_setting_given_twice_and_a_missing_model(tmp_path: Path) -> None:
     config = Path(__file__).parents[1] / "config.yaml"
-    with pytest.raises(TadError, match=r"nms\.topk is there twice"):
+    with pytest.raises(TadError, match=r"nms\.topk is given twice"):
         combinations(Config.read(config), "demo", ["nms.topk=1", "nms.topk=2"])
-    here = tmp_path / "config.yaml"
-    here.write_text(config.read_text())
+    here = copy_config(tmp_path)
     with pytest.raises(TadError, match=r"results/demo/model\.safetensors: no such file; make it with `snakemake"):
         list(sweep("demo", ["nms.sigma=0.3"], config=here))
     with pytest.raises(TadError, match="did you mean 'demo'"):
@@ -221,7 +221,8 @@ def test_a_setting_given_twice_and_a_missing_model(tmp_path: Path) -> None:
 
 def test_parsing_needs_no_torch() -> None:
     code = (
-        "import sys; from pathlib import Path; from tad.config import Config; from tad.sweep import combinations\n"
+        "import sys; from pathlib import Path; from tad.settings.config import Config\n"
+        "from tad.commands.sweep import combinations\n"
         "assert len(combinations(Config.read(Path('config.yaml')), 'demo', ['nms.sigma=0.3,0.7'])) == 3\n"
         "sys.exit(7 if 'torch' in sys.modules else 0)"
     )

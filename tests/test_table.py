@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from config_tools import copy_config
 
-from tad.cli import main
-from tad.errors import TadError
-from tad.files import write_json
+from tad.commands.cli import main
+from tad.core.errors import TadError
+from tad.core.files import write_json
 from tad.table import render, table
 from tad.table.scores import read_score
 
@@ -80,6 +81,12 @@ def test_runs_that_can_be_compared_share_a_table(tmp_path: Path) -> None:
         "| a | tridet | corrected | 85.00 ± 2.00 | 75.00 ± 2.00 | 65.00 ± 2.00 | **75.00** ± 1.23 | 70.00 to 80.00 |"
     )
     assert lines[3].startswith("| b | mse | parity | 90.00 ± 2.00 |")
+
+
+def test_a_protocol_that_is_not_followed_completely_has_a_table_of_its_own(tmp_path: Path) -> None:
+    part = {"name": "activitynet", "complete": False, "summary": "…"}
+    text = table(write(tmp_path, score("whole", 0.6), score("part", 0.7, protocol=part)))
+    assert len(re.findall(r"^\*\*.+\*\*:", text, re.M)) == 2
 
 
 def test_what_differs_is_a_column(tmp_path: Path) -> None:
@@ -213,7 +220,7 @@ def test_the_marks_lie_on_their_scale(tmp_path: Path) -> None:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A folder with config.yaml and scores of two of its runs."""
-    shutil.copy(ROOT / "config.yaml", tmp_path)
+    copy_config(tmp_path)
     write(tmp_path / "results", seeds("salads", 0.8), score("demo", 0.9, dataset="demo"))
     return tmp_path
 

@@ -12,13 +12,13 @@ from test_detectors import settings, targets
 from test_gate_distillation import distiller as lesson_of
 from training_tools import train_spec
 
-from tad.config import Config
-from tad.errors import TadError
-from tad.layers.inception import Inception
-from tad.layers.top_heavy import TopHeavy
-from tad.specs import DistillSpec, Plugin
+from tad.core.errors import TadError
+from tad.layers.i3d.inception import Inception
+from tad.layers.i3d.top_heavy import TopHeavy
+from tad.settings.config import Config
+from tad.settings.stages import DistillSpec, Plugin
 from tad.stages.train import train
-from tad.training import checkpoint
+from tad.training.io import tensors as checkpoint
 
 __all__ = ["project"]
 GATED = {"gate": "generative", "gate_settings": {"hidden": 32}, "taps": ["Mixed_5c"]}
@@ -106,7 +106,7 @@ def test_kernels_that_lost_their_extent(face: str, caplog: pytest.LogCaptureFixt
         assert torch.equal(after[name], given[name])
     with pytest.raises(TadError, match=r"'Mixed_5c\.b0\.conv3d\.weight' is missing"):
         detector.start_from({name: value for name, value in given.items() if name != "Mixed_5c.b0.conv3d.weight"})
-    with pytest.raises(TadError, match=r"settings\.i3d: 'half': choose full or top_heavy"):
+    with pytest.raises(TadError, match=r"detector\.i3d: Input should be 'full' or 'top_heavy'"):
         small(i3d="half")
 
 
@@ -159,7 +159,7 @@ def test_two_steps_learn_from_the_teacher_alone() -> None:
     )
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     lesson = distiller(teacher, attention=10.0, reconstruction=0.01)
-    lesson.lesson = lesson.lesson.model_copy(update={"hard": 0.0})
+    lesson.spec = lesson.spec.model_copy(update={"hard": 0.0})
     seen = {"main": [], "vae": []}
     groups = {phase: student.parameter_groups(1e-3, phase) for phase in seen}
     for phase, values in seen.items():
@@ -192,15 +192,16 @@ def test_a_run_on_frames_teaches_another(project: Path, tmp_path: Path) -> None:
     changes |= {"warmup_epochs": 0, "batch_size": 4, "ema_decay": 0.0}
     plugins = [Plugin(name="afsd_frames", settings=settings("afsd_frames", **TOY | GATED | {"i3d": i3d}))
                for i3d in ("full", "top_heavy")]  # fmt: skip
-    teacher = train_spec(**changes).model_copy(update={"detector": plugins[0]})
-    made = train(*paths, tmp_path / "t" / "model.safetensors", spec=teacher, kept=tmp_path / "kept", threads=1)
-    taught = {"name": "gaf", "run": teacher.run, "features": "f", "detector": plugins[0].model_dump(), "resize": 0}
+    teacher = train_spec(**changes).model_copy(update={"detector": plugins[0], "frames": "rgb"})
+    made = train(*paths, tmp_path / "t" / "model.safetensors", spec=teacher, cache=tmp_path / "kept", threads=1)
+    taught = {"name": "gaf", "run": teacher.run, "features": "f", "detector": plugins[0].model_dump(), "resize": 0,
+              "frames": "rgb"}  # fmt: skip
     terms = [{"teacher": "gaf", "target": "attention", "weight": 10.0, "reduction": "padded"},
              {"teacher": "gaf", "target": "reconstruction", "weight": 0.01}]  # fmt: skip
     lesson = DistillSpec.model_validate({"teachers": [taught], "terms": terms})
     spec = teacher.model_copy(update={"detector": plugins[1], "distill": lesson})
     before = made.read_bytes()
-    out = train(*paths, tmp_path / "s" / "model.safetensors", spec=spec, kept=tmp_path / "kept", threads=1,
+    out = train(*paths, tmp_path / "s" / "model.safetensors", spec=spec, cache=tmp_path / "kept", threads=1,
                 teachers=[made], teacher_features=[paths[0]])  # fmt: skip
     assert made.read_bytes() == before
     tensors, _ = checkpoint.read_tensors(out)

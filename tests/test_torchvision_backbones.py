@@ -10,10 +10,11 @@ import torch
 from backbone_tools import build
 from torch import Tensor, nn
 
-from tad import plugins, vision
 from tad.backbones._weights import load_weights
-from tad.errors import TadError
-from tad.weights import wanted
+from tad.core import optional as vision
+from tad.core.errors import TadError
+from tad.settings.resolved import component_sections
+from tad.weights.published import wanted
 
 # name: torchvision's weights, its head, dim, frames to test with, parameters with the 400-way head
 MODELS = {
@@ -88,11 +89,11 @@ def test_s3ds_features_classify_as_its_own_pooling_does() -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_settings_are_those_of_the_published_weights(name: str) -> None:
-    document, weights = plugins.document("backbones", name), metadata(name)
+    document, weights = component_sections("backbones", name), metadata(name)
     settings, preset = document["settings"], weights.transforms()
     assert list(settings["resize"]) == preset.resize_size
     assert [settings["crop"]] * 2 == preset.crop_size
-    assert (settings["mean"], settings["std"]) == (preset.mean, preset.std)
+    assert (list(settings["mean"]), list(settings["std"])) == (preset.mean, preset.std)
     (entry,) = wanted(name, settings)
     assert entry.url == weights.url
     assert entry.about_mb == pytest.approx(weights.meta["_file_size"] * 2**20 / 1e6, abs=0.1)
@@ -125,7 +126,7 @@ def test_weights_of_another_network_and_wrong_settings_are_refused(tmp_path: Pat
     torch.save(theirs("r3d_18").state_dict(), tmp_path / "r3d.pth")
     with pytest.raises(TadError, match=r"r3d\.pth: not weights of this backbone .*missing.*unknown"):
         load_weights(tmp_path / "r3d.pth", build("r2plus1d_18"))
-    with pytest.raises(TadError, match=r"r3d_18\.resize: \[64\].*at least crop \(112\)"):
+    with pytest.raises(TadError, match=r"backbone r3d_18: resize: \[64\]: .*at least crop \(112\)"):
         build("r3d_18", resize=[64])
     with pytest.raises(TadError, match=r"mvit_v2_s: clip\.length 8: .*set 16"):
         build("mvit_v2_s")(torch.zeros(1, 8, 64, 64, 3, dtype=torch.uint8))

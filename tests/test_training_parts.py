@@ -10,18 +10,19 @@ from safetensors.torch import load_file
 from torch import nn
 from training_tools import DIM, Tiny, real_spec, videos_of, windows_of, write_inputs
 
-from tad.ahead import ahead
-from tad.annotations import Instance
-from tad.cache import FeatureReader
-from tad.device import resolve
-from tad.errors import TadError
-from tad.grid import Grid
+from tad.annotations.table import Instance
+from tad.core.device import resolve
+from tad.core.errors import TadError
+from tad.core.grid import Grid
+from tad.core.prefetch import prefetch
+from tad.features.store import FeatureReader
 from tad.stages.train import build
-from tad.training import checkpoint
-from tad.training.data import Windows, clean, truncate
-from tad.training.features import Features, resize
-from tad.training.health import dead_offsets
-from tad.training.optim import Ema, adamw, clip_gradients, learning_rate
+from tad.training.data.in_memory import Features, resize
+from tad.training.data.windows import Windows, clean, truncate
+from tad.training.io import tensors as checkpoint
+from tad.training.loop.dead_outputs import dead_offsets
+from tad.training.loop.judge import Judge
+from tad.training.loop.optim import Ema, adamw, clip_gradients, learning_rate
 
 
 @pytest.fixture
@@ -191,7 +192,7 @@ def test_batches_depend_on_nothing_but_their_place(folder: Path) -> None:
         for epoch in range(3):
             names = [n for k in range(3) for n in windows.training_batch(epoch, k).video_ids]
             assert len(set(names)) == 6
-        again = next(ahead(lambda: (windows_of(folder, reader).training_batch(2, k) for k in range(1, 3))))
+        again = next(prefetch(lambda: (windows_of(folder, reader).training_batch(2, k) for k in range(1, 3))))
         starved = Windows(windows.items, Features(reader, memory=0), spec=windows.spec, seed=5, dim=6)
         for other in (again, starved.training_batch(2, 1)):
             assert other.video_ids == late.video_ids
@@ -204,21 +205,32 @@ def test_batches_depend_on_nothing_but_their_place(folder: Path) -> None:
             assert late.feats_BTC[row, length - 1].abs().sum() > 0
 
 
+def test_every_epoch_cuts_other_windows(folder: Path) -> None:
+    with FeatureReader(folder / "f.h5") as reader:
+        windows = windows_of(folder, reader)
+        cuts = []
+        for epoch in range(4):
+            rows = [windows._window(position, epoch, (0.5, 1.0))[:2] for position in windows.positions]
+            assert rows == [windows._window(position, epoch, (0.5, 1.0))[:2] for position in windows.positions]
+            cuts.append(rows)
+    assert len({tuple(rows) for rows in cuts}) == 4
+
+
 def test_memory_of_batches_is_used_again_when_nothing_refers_to_it(folder: Path) -> None:
     with FeatureReader(folder / "f.h5") as reader:
         features = Features(reader, memory=0)
-        held = features.room(2, 16, 6)
+        held = features.batch_buffer(2, 16, 6)
         view, place = held[1, 3:], held.data_ptr()
-        assert features.room(2, 16, 6).data_ptr() != place
+        assert features.batch_buffer(2, 16, 6).data_ptr() != place
         del held
-        assert features.room(2, 16, 6).data_ptr() != place
+        assert features.batch_buffer(2, 16, 6).data_ptr() != place
         del view
-        assert features.room(2, 16, 6).data_ptr() == place
+        assert features.batch_buffer(2, 16, 6).data_ptr() == place
         weight = torch.ones(6, requires_grad=True)
-        used = features.room(2, 16, 6).fill_(2.0)
+        used = features.batch_buffer(2, 16, 6).fill_(2.0)
         loss, place = (used * weight).sum(), used.data_ptr()
         del used
-        features.room(2, 16, 6).fill_(0.0)
+        features.batch_buffer(2, 16, 6).fill_(0.0)
         loss.backward()
         assert weight.grad is not None
         assert weight.grad.tolist() == [64.0] * 6  # what backward needs was still there
@@ -236,7 +248,7 @@ def test_features_on_the_gpu_give_the_same_batches(folder: Path) -> None:
                 batch = resident.training_batch(1, k)
                 assert batch.feats_BTC.device.type == "cuda"
                 assert torch.equal(batch.feats_BTC.cpu(), plain.training_batch(1, k).feats_BTC)
-            assert leaves or features.leave_gpu()
+            assert leaves or features.release_gpu()
 
 
 def test_features_that_fit_are_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +261,7 @@ def test_features_that_fit_are_read_once(folder: Path, monkeypatch: pytest.Monke
             for k in range(3):
                 windows.training_batch(epoch, k)
         assert len(read) == len(set(read)) == 7
-        assert not windows.features.leave_gpu()
+        assert not windows.features.release_gpu()
 
 
 def test_a_window_shows_the_features_of_its_instances(folder: Path) -> None:
@@ -294,7 +306,7 @@ def test_tensor_files_are_whole_and_readable_by_the_library(tmp_path: Path) -> N
     checkpoint.write_tensors(path, dict(reversed(tensors.items())), {"text": "é", "facts": {"a": [0.1], "b": 1}})
     assert path.read_bytes() == first
     path.write_bytes(first[:-3])
-    with pytest.raises(TadError, match="not a readable safetensors file"):
+    with pytest.raises(TadError, match="does not match its checksum"):
         checkpoint.read_tensors(path)
 
 
@@ -318,4 +330,17 @@ def test_a_dead_offset_head_is_noticed(folder: Path, dead: list[str]) -> None:
     weights[bias] += torch.tensor([-1e3 if side in dead else 1e3 for side in ("start", "end")])
     with FeatureReader(folder / "f.h5") as reader:
         assert dead_offsets(detector, weights, windows_of(folder, reader), torch.device("cpu")) == dead
-    assert dead_offsets(torch.nn.Linear(1, 1), {}, None, torch.device("cpu")) == []  # type: ignore[arg-type]
+    assert dead_offsets(Tiny(feature_dim=3, num_classes=1, max_length=4), {}, None, torch.device("cpu")) == []  # type: ignore[arg-type]
+
+
+def test_the_judged_loss_is_the_mean_over_videos(folder: Path) -> None:
+    """The last batch is smaller; each video counts once all the same."""
+    with FeatureReader(folder / "f.h5") as reader:
+        windows = windows_of(folder, reader)
+        sizes = [len(batch.video_ids) for batch in windows.fixed_batches()]
+        assert len(set(sizes)) > 1, sizes
+        judge = Judge(Tiny(feature_dim=DIM, num_classes=2, max_length=16), windows, epochs=1)
+        judge.evaluate(0, judge.detector.state_dict(), lambda detector, batch, purpose, k: float(k))
+    each = [k for k, size in enumerate(sizes) for _ in range(size)]
+    assert judge.loss == pytest.approx(sum(each) / len(each))
+    assert judge.epoch == 1

@@ -16,19 +16,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 from training_tools import real_spec, run, videos_of, write_inputs
 
-from tad.annotations import read_table
-from tad.cache import FeatureReader
-from tad.device import reproducible
-from tad.errors import TadError
-from tad.layers.detector import PointDetector
-from tad.provenance import read_stamp
-from tad.specs import TrainStageSpec
+from tad.annotations.table import read_table
+from tad.core.device import reproducible
+from tad.core.errors import TadError
+from tad.detectors._points.detector import PointDetector
+from tad.features.store import FeatureReader
+from tad.provenance.stamps import read_stamp
+from tad.settings.stages import TrainStageSpec
 from tad.stages.train import build, train, training_key
-from tad.training import checkpoint
-from tad.training.data import Windows, read_items
-from tad.training.engine import Engine, Saving
-from tad.training.features import Features
-from tad.training.parallel import Ranks, launch
+from tad.training.data.in_memory import Features
+from tad.training.data.windows import Windows, read_items
+from tad.training.io import tensors as checkpoint
+from tad.training.loop.engine import Engine, Saving
+from tad.training.loop.parallel import Ranks, launch
 
 CASES = [("actionformer", ""), ("mse", "corrected"), ("tridet", "parity"), ("afsd", "parity")]
 # losses divided by numbers of the whole batch, which depend on what the network says
@@ -140,14 +140,14 @@ def kill_one(state: Path, killed: list[int]) -> None:
 def test_a_killed_process_ends_all_and_another_number_of_them_continues(folder: Path) -> None:
     spec = spec_of("actionformer", epochs=20, batch_size=3)
     paths = folder / "f.h5", folder / "toy.json", folder / "out" / "model.safetensors"
-    where = {"kept": folder / "kept", "threads": 1}
+    where = {"cache": folder / "kept", "threads": 1}
     with FeatureReader(folder / "f.h5") as reader:
         items = read_items(reader, read_table(folder / "toy.json"), "train", spec=spec.train, exclude={})
     state = folder / "kept" / f"{training_key(spec, ['jump', 'run'], {'train': items, 'judged': []})}.state.safetensors"
     killed: list[int] = []
     watcher = threading.Thread(target=kill_one, args=(state, killed), daemon=True)
     watcher.start()
-    with pytest.raises(TadError, match="process 1 of the 2 that train together was ended by SIGKILL") as caught:
+    with pytest.raises(TadError, match="process 1 of 2 training processes was ended by SIGKILL") as caught:
         train(*paths, spec=spec, devices=2, checkpoint_seconds=0.0, **where)
     watcher.join(10)
     assert killed
@@ -222,8 +222,9 @@ def test_out_of_memory_halves_what_is_computed_at_once_and_changes_nothing_else(
     assert equal(tight.ema.values, wanted.ema.values)
     moments = [checkpoint.optimizer_tensors(engine.phases.optimizers["main"]) for engine in (tight, wanted)]
     assert equal(*moments)
-    said = [record.getMessage() for record in caplog.records if "out of memory" in record.getMessage()]
-    assert ["with 2 of a batch's 4 videos" in said[0], "with 1 of a batch's 4 videos" in said[1]] == [True, True]
+    warnings = [record.getMessage() for record in caplog.records if "out of memory" in record.getMessage()]
+    assert "micro-batches of 2 of the batch's 4 videos" in warnings[0]
+    assert "micro-batches of 1 of the batch's 4 videos" in warnings[1]
 
 
 def test_memory_that_is_too_small_for_one_video_is_one_line(folder: Path) -> None:
@@ -232,7 +233,8 @@ def test_memory_that_is_too_small_for_one_video_is_one_line(folder: Path) -> Non
         Tight(engine, fits=0, error=GPU, since=1)
         engine._train_step(*engine._batch(0))
         before = {name: value.clone() for name, value in values_of(engine).items()}
-        with pytest.raises(TadError, match=r"training step 1: out of memory on cpu with 1 videos at once") as caught:
+        message = r"training step 1: out of memory on cpu with a micro-batch of 1 videos"
+        with pytest.raises(TadError, match=message) as caught:
             engine._train_step(*engine._batch(1))
     assert "\n" not in str(caught.value)
     assert equal(values_of(engine), before)

@@ -4,18 +4,20 @@ import importlib
 import subprocess
 import sys
 import time
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 import video_tools as vt
 
-from tad.annotation_checks import check
-from tad.annotations import Instance, Table, Video
-from tad.errors import TadError
-from tad.video.containers import has_edit_list, truncated
-from tad.video.listing import list_videos, parse_shard, shard_of
-from tad.video.reader import VideoError, open_video
+from tad.annotations.checks import check
+from tad.annotations.table import Instance, Table, Video
+from tad.core.errors import TadError
+from tad.video.containers import has_edit_list
+from tad.video.listing import list_videos, near_misses, parse_shard, shard_of
+from tad.video.reader import PyavReader, VideoError, open_video
+from tad.video.wholeness import lost_samples
 
 
 def frames_of(path: Path, reader: str) -> list:
@@ -69,16 +71,21 @@ def test_truncated_files_are_seen(tmp_path: Path) -> None:
     for name in ("a.mp4", "a.mkv", "a.avi"):
         codec = "mpeg4" if name.endswith("avi") else "libx264"
         path = vt.encode(tmp_path / name, 60, codec=codec)
-        assert not truncated(path)
-        assert truncated(vt.truncate(path, tmp_path / f"t_{name}"))
+        assert not lost_samples(path)
+        assert "ends within its samples" in lost_samples(vt.truncate(path, tmp_path / f"t_{name}"))
 
 
 def test_truncated_gives_its_first_frames(tmp_path: Path) -> None:
     path = vt.truncate(vt.moov_first(vt.encode(tmp_path / "a.mp4", 90), tmp_path / "f.mp4"), tmp_path / "t.mp4")
-    seen: list[int] = []
-    with open_video(path, reader="pyav") as video, pytest.raises(VideoError, match="decoding fails"):
-        seen.extend(frame.number for frame in video)
-    assert 20 < len(seen) < 90
+    with PyavReader(path) as video:
+        frames = list(video)
+        count, beyond = video.promised(path.stat().st_size)
+        right = [frame for frame in frames if not frame.flagged]
+    assert 20 < len(right) < 90
+    assert (count, count - video.tally.read) == (90, 90 - video.tally.read)
+    assert beyond >= 90 - len(frames)
+    for frame in right:
+        assert np.abs(frame.image.astype(int) - vt.picture(frame.number, width=64, height=48)).mean() < 30
 
 
 def test_bad_files_are_one_line(tmp_path: Path) -> None:
@@ -114,6 +121,36 @@ def test_listing(tmp_path: Path) -> None:
         list_videos(tmp_path)
     (tmp_path / "sub/b.avi").rename(tmp_path / "my video.mp4")
     assert list_videos(tmp_path)["my video"] == "my video.mp4"
+
+
+@pytest.mark.parametrize("extension", ["mts", "m2ts", "ts", "wmv", "flv", "3gp", "ogv", "mpg", "vob", "gif", "WMV"])
+def test_extensions_that_are_read(tmp_path: Path, extension: str) -> None:
+    (tmp_path / f"a.{extension}").touch()
+    assert list_videos(tmp_path) == {"a": f"a.{extension}"}
+
+
+def test_a_gif_beside_a_video_is_its_preview(tmp_path: Path) -> None:
+    for name in ("a.gif", "b.GIF", "b.mp4"):
+        (tmp_path / name).touch()
+    assert list_videos(tmp_path) == {"a": "a.gif", "b": "b.mp4"}
+
+
+def test_both_unicode_forms_are_one_id(tmp_path: Path) -> None:
+    (tmp_path / f"{unicodedata.normalize('NFD', 'café')}.mp4").touch()
+    assert list(list_videos(tmp_path)) == [unicodedata.normalize("NFC", "café")]
+
+
+@pytest.mark.parametrize(("file", "video_id", "why"), [
+    ("a.xyz", "a", "'a.xyz' exists, but the extension .xyz is not supported"),
+    ("sub/a", "a", "'sub/a' exists, but it has no extension"),
+    ("Jump.mp4", "jump", "'Jump.mp4' exists, whose name differs in case; rename it"),
+    ("\ufb01n.mp4", "fin", "'\ufb01n.mp4' exists, whose name differs in the form of its letters"),
+])  # fmt: skip
+def test_files_of_nearly_the_name_are_named(tmp_path: Path, file: str, video_id: str, why: str) -> None:
+    (tmp_path / "v" / file).parent.mkdir(exist_ok=True, parents=True)
+    (tmp_path / "v" / file).write_bytes(b"")
+    assert list(near := near_misses(tmp_path / "v", [video_id, "other"])) == [video_id]
+    assert near[video_id].startswith(why)
 
 
 @pytest.mark.parametrize(

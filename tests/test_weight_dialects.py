@@ -19,10 +19,10 @@ from harm import Harm
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tad import plugins
 from tad.backbones._weights import load_weights, read_weights
-from tad.errors import TadError
-from tad.specs import Plugin
+from tad.core.errors import TadError
+from tad.settings import plugins
+from tad.settings.stages import Plugin
 
 Shapes = dict[str, tuple[int, ...]]
 BN = ("weight", "bias", "running_mean", "running_var")
@@ -37,8 +37,8 @@ WIDTHS = {
 
 @cache
 def _built(name: str, **changes: Any) -> nn.Module:
-    settings = plugins.document("backbones", name)["settings"] | changes
-    model: nn.Module = plugins.load("backbones", name)(**settings)
+    settings = plugins.defaults("backbones", name) | changes
+    model: nn.Module = plugins.build("backbones", name, settings)
     return model
 
 
@@ -108,7 +108,7 @@ def filled(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     state: dict[str, Tensor] = OrderedDict()
     for k, (key, shape) in enumerate(shapes.items()):
         kind = torch.int64 if key.endswith("num_batches_tracked") else torch.float32
-        state[key] = torch.tensor(k + 1, dtype=kind).expand(shape)
+        state[key] = torch.tensor(k + 1, dtype=kind).expand(shape).contiguous()
     return state
 
 
@@ -166,14 +166,14 @@ def test_i3d_streams_of_two_dialects_load_from_one_folder(tmp_path: Path) -> Non
     loaded = load_weights(tmp_path, build("i3d")).state_dict()
     assert torch.equal(loaded["flow.Mixed_5b.b2b.bn.running_var"], flow["mixed_5b.branch_2.1.batch3d.running_var"])
     save(flow, tmp_path / "flow_imagenet.pt", legacy=True)
-    with pytest.raises(TadError, match=r"flow_imagenet\.pt and model_flow\.pth both hold flow\..*name one file"):
+    with pytest.raises(TadError, match=r"flow_imagenet\.pt and model_flow\.pth both contain flow\..*name one file"):
         load_weights(tmp_path, build("i3d"))
 
 
 def test_files_of_other_settings_in_the_folder_stay_out(tmp_path: Path) -> None:
     for channels, name in ((3, "rgb_imagenet.pt"), (2, "flow_imagenet.pt")):
         save(filled(i3d_file(channels, lower=False)), tmp_path / name, legacy=True)
-    settings = plugins.document("backbones", "i3d")["settings"] | {"streams": "flow"}
+    settings = plugins.defaults("backbones", "i3d") | {"streams": "flow"}
     load_weights(tmp_path, build("i3d", streams="flow"), Plugin(name="i3d", settings=settings))
     with pytest.raises(TadError, match="unknown: rgb"):
         load_weights(tmp_path, build("i3d", streams="flow"))
@@ -287,7 +287,7 @@ def raw(mark: Path) -> dict[str, bytes]:
 def test_code_in_a_weight_file_is_never_run(tmp_path: Path, name: str, legacy: bool) -> None:
     mark = tmp_path / "ran"
     path = save(pickled(mark)[name], tmp_path / "x.pth", legacy=legacy)
-    with pytest.raises(TadError, match=r"x\.pth: .*; (fetch it again|give the published checkpoint)") as caught:
+    with pytest.raises(TadError, match=r"x\.pth: .*; (fetch it again|use the published checkpoint)") as caught:
         read_weights(path)
     assert "\n" not in str(caught.value)
     assert not mark.exists()

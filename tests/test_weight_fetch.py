@@ -14,12 +14,15 @@ from typing import Any
 import pytest
 from web_tools import Answer, Server, cut, dripping, good, serving, stalled, status
 
-from tad import plugins, weight_fetch, weight_store
-from tad.cli import main
-from tad.download import Patience, fetch_file
-from tad.errors import TadError
-from tad.specs import Plugin
-from tad.weight_store import expect_published, list_weights, listed, problem_of, sums_of, verify
+from tad.commands.cli import main
+from tad.core import formats
+from tad.core.errors import TadError
+from tad.settings import plugins
+from tad.settings.stages import Plugin
+from tad.weights import fetch as weight_fetch
+from tad.weights import store as weight_store
+from tad.weights.download import Patience, fetch_file
+from tad.weights.store import expect_published, list_weights, listed, problem_of, sums_of, verify
 
 BODY = b"PK\x03\x04" + bytes(range(256)) * 3000
 FLIPPED = BODY[:5000] + bytes([BODY[5000] ^ 1]) + BODY[5001:]
@@ -43,6 +46,7 @@ def entry(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The one weight file of the one backbone, `toy`; change it before fetching."""
     facts: dict[str, Any] = {"name": "x.pt", "url": "http://unset.invalid/x.pt", "licence": "MIT", "source": "made up"}
     monkeypatch.setattr(plugins, "names", lambda kind: ["toy"])
+    monkeypatch.setattr(plugins, "_names", lambda kind: ("toy",))
     monkeypatch.setattr(plugins, "document", lambda kind, name: {"settings": {}, "weights": [dict(facts)]})
     return facts
 
@@ -70,7 +74,7 @@ def test_a_good_file_lands_with_its_pin_and_nothing_else(entry: dict[str, Any]) 
     assert len(server.seen) == 1, "the second fetch found it"
     assert {p.name for p in path.parent.iterdir()} == {"x.pt", "pins.json"}
     pins = json.loads((path.parent / "pins.json").read_text())
-    assert pins == {"x.pt": {"sha256": SHA, "bytes": len(BODY), "url": entry["url"]}}
+    assert pins == {**formats.mark("pins"), "x.pt": {"sha256": SHA, "bytes": len(BODY), "url": entry["url"]}}
 
 
 FACTS = ({"sha256": SHA}, {"sha256_prefix": SHA[:8]}, {"git_blob": GIT}, {"bytes": len(BODY)})
@@ -102,13 +106,13 @@ def test_a_longer_file_of_unknown_end_is_cut_off(entry: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("body", "headers"), [(PAGE, {"Content_Type": "text/html"}), (PAGE, {}), (b" \n" + PAGE, {})])
 def test_a_web_page_is_not_weights(entry: dict[str, Any], body: bytes, headers: dict[str, str]) -> None:
     with serving(status(200, body, **headers)) as server:
-        refused(entry, server, "web page in place of the file")
+        refused(entry, server, "web page instead of the file")
     assert len(server.seen) == 1
 
 
 def test_absent_is_said_at_once(entry: dict[str, Any]) -> None:
     with serving(status(404, PAGE, Content_Type="text/html")) as server:
-        refused(entry, server, "404 Not Found; it may have moved: get the file by hand")
+        refused(entry, server, "404 Not Found; it may have moved: download the file manually")
     assert len(server.seen) == 1
 
 
@@ -152,7 +156,7 @@ def test_a_connection_that_breaks_is_gone_on_from(entry: dict[str, Any]) -> None
 
 def test_the_rest_is_fetched_by_a_later_command(entry: dict[str, Any]) -> None:
     with serving(cut(BODY, 300_000), status(503)) as server:
-        said = refused(entry, server, "300000 bytes are kept", sha256=SHA)
+        said = refused(entry, server, "300000 bytes are in", sha256=SHA)
     assert "x.pt.partial" in said
     rows = list_weights(Path("data/weights"))
     assert rows[0]["state"] == "partial"
@@ -163,7 +167,7 @@ def test_the_rest_is_fetched_by_a_later_command(entry: dict[str, Any]) -> None:
 
 def test_a_killed_download_is_gone_on_from(place: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from tad.download import fetch_file\n"
+        "import sys; from pathlib import Path; from tad.weights.download import fetch_file\n"
         "fetch_file(sys.argv[1], Path('x.pt'), check=lambda path: None, checkable=True)"
     )
     with serving(stalled(BODY, 600_000, 20.0), good(BODY)) as server:
@@ -222,7 +226,7 @@ def test_a_pin_holds_against_a_file_that_changed(entry: dict[str, Any]) -> None:
         path = fetched(entry, server)
     assert verify() == [weight_store.Verdict(path, "pinned", "as it was first accepted; no hash is published")]
     path.unlink()
-    with serving(good(FLIPPED)) as server, pytest.raises(TadError, match=rf"pinned is {SHA}.*take its line out of"):
+    with serving(good(FLIPPED)) as server, pytest.raises(TadError, match=rf"pinned is {SHA}.*remove its line from"):
         fetched(entry, server)
     assert not path.exists()
     path.write_bytes(FLIPPED)
@@ -256,7 +260,7 @@ def test_what_lies_under_a_published_name_is_verified_before_it_is_used(entry: d
     expect_published(folder, toy)  # no hash is published, and no pin is there
     entry["sha256"] = SHA
     for place in (folder, folder / "x.pt"):
-        with pytest.raises(TadError, match=r"w/x\.pt: has sha256 \w+, published is \w+; fetch it anew, or give"):
+        with pytest.raises(TadError, match=r"w/x\.pt: has sha256 \w+, published is \w+; fetch it again, or give"):
             expect_published(place, toy)
     (folder / "x.pt").write_bytes(BODY)
     expect_published(folder, toy)
@@ -313,21 +317,27 @@ def test_two_processes_do_not_fetch_the_same_file(tmp_path: Path) -> None:
         url = f"{server.url}/x.pt"
         patience = Patience(stall=0.5, attempts=1)
 
+        said = []
+
         def other() -> None:
-            with pytest.raises(TadError, match="nothing came for"):
+            try:
                 fetch_file(url, out, check=lambda _: None, patience=patience)
+            except TadError as error:  # an assertion in this thread would not fail the test
+                said.append(str(error))
 
         thread = threading.Thread(target=other)
         thread.start()
         assert first.wait(5)
-        with pytest.raises(TadError, match="another process is fetching"):
+        with pytest.raises(TadError, match="another process is downloading"):
             fetch_file(url, out, check=lambda _: None, patience=patience)
         thread.join()
+        assert len(said) == 1
+        assert "no data for" in said[0]
 
 
 def test_no_room_is_said_before_the_disk_is_full(entry: dict[str, Any]) -> None:
     with serving(cut(BODY, 10, claims=1 << 50)) as server:
-        refused(entry, server, "make room")
+        refused(entry, server, "free some disk space")
 
 
 def test_names_are_files_or_backbones(entry: dict[str, Any]) -> None:
@@ -337,7 +347,7 @@ def test_names_are_files_or_backbones(entry: dict[str, Any]) -> None:
     with pytest.raises(TadError, match=r"'y\.pt'; did you mean 'x\.pt'"):
         weight_fetch.fetch(["y.pt"])
     entry["alternative"] = True
-    with pytest.raises(TadError, match="toy: no weights are published; it is trained here"):
+    with pytest.raises(TadError, match="toy: no weights are published; train it locally"):
         weight_fetch.fetch(["toy"])
 
 
@@ -360,7 +370,7 @@ def test_the_commands(entry: dict[str, Any], capfd: pytest.CaptureFixture[str]) 
     out, err = capfd.readouterr()
     assert "BAD       data/weights/toy/x.pt: is a web page" in out
     assert "unpinned  data/weights/toy/own.pth" in out
-    assert err == "tad weights: 1 of 2 files are not what was published; move them away, fetch again\n"
+    assert err == "tad weights: 1 of 2 files do not match what was published; move them away, fetch again\n"
     assert main(["weights", "verify", "nowhere"]) == 1
 
 

@@ -5,33 +5,42 @@ from typing import Any
 
 import pytest
 
-from tad import plugins
-from tad.config import Config
-from tad.errors import TadError
-from tad.specs import Plugin
-from tad.weights import fetch_command, lacking, missing_weights, published, wanted, weight_files, weights_identity
+from tad.core.errors import TadError
+from tad.settings import plugins
+from tad.settings.config import Config
+from tad.settings.stages import Plugin
+from tad.weights.published import (
+    fetch_command,
+    lacking,
+    missing_weights,
+    published,
+    wanted,
+    weight_files,
+    weights_identity,
+)
+from tad.workflow.missing import missing
 
 BACKBONES = plugins.names("backbones")
 FACTS = {"bytes": 3, "sha256": "0" * 64, "git_blob": "1" * 40, "sha256_prefix": "2" * 8}
 
 
 def plugin(name: str, **changes: Any) -> Plugin:
-    return Plugin(name=name, settings=plugins.document("backbones", name)["settings"] | changes)
+    return Plugin(name=name, settings=plugins.defaults("backbones", name) | changes)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_entry_is_whole_and_its_settings_are_the_backbones(name: str) -> None:
-    document = plugins.document("backbones", name)
+    settings = plugins.settings_class("backbones", name)
     entries = published(name)
     assert len({entry.name for entry in entries}) == len(entries)
     for entry in entries:
-        assert set(entry.settings) <= set(document["settings"]), entry.name
+        assert set(entry.settings) <= set(settings.model_fields), entry.name
         assert entry.licence
         assert entry.source
         if entry.sha256_prefix:
             assert entry.sha256_prefix in entry.name
-    if "pretrain" not in document or entries:
-        assert wanted(name, document["settings"]), "its own default settings have weights"
+    if "pretrain" not in plugins.sections("backbones", name) or entries:
+        assert wanted(name, plugins.defaults("backbones", name)), "its own default settings have weights"
 
 
 def test_names_of_files_are_unique_among_backbones_or_of_one_url() -> None:
@@ -109,15 +118,15 @@ def test_a_dry_run_without_weights_names_the_command(tmp_path: Path, monkeypatch
         "data/weights/slowfast`; published at https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/"
         "SLOWFAST_8x8_R101.pyth)"
     )
-    assert Config(values).missing("mine", "f") == [sentence]
+    assert missing(Config(values), "mine", "f") == [sentence]
     folder = tmp_path / "data/weights/slowfast"
     folder.mkdir(parents=True)
     (folder / "SLOWFAST_8x8_R50.pyth").write_text("of another depth")
-    assert Config(values).missing("mine", "f") == [sentence]
+    assert missing(Config(values), "mine", "f") == [sentence]
     (folder / "SLOWFAST_8x8_R101.pyth").write_text("x")
-    assert Config(values).missing("mine", "f") == []
+    assert missing(Config(values), "mine", "f") == []
     values["features"]["f"]["weights"] = "data/weights/slowfast/mine.pyth"
-    assert "at data/weights/slowfast/mine.pyth (`tad weights fetch" in Config(values).missing("mine", "f")[0]
+    assert "at data/weights/slowfast/mine.pyth (`tad weights fetch" in missing(Config(values), "mine", "f")[0]
 
 
 def test_half_of_what_two_streams_need_is_not_enough(tmp_path: Path) -> None:

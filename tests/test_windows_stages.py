@@ -13,16 +13,16 @@ import training_tools as tools
 from test_convert import DURATIONS, RATE, STRIDE, annotated, arrays, folder_of, spec_of
 from training_tools import train_spec, videos_of, windows_of, write_inputs
 
-from tad import plugins
-from tad.cache import FeatureReader
-from tad.errors import TadError
+from tad.core.errors import TadError
+from tad.features.store import FeatureReader
 from tad.layers.types import Candidates
-from tad.specs import DetectStageSpec, Plugin, TrainStageSpec
+from tad.settings import plugins
+from tad.settings.stages import DetectStageSpec, Plugin, TrainStageSpec
 from tad.stages.convert import convert
 from tad.stages.detect import detect
-from tad.training import checkpoint
-from tad.training.data import Batch, Windows
-from tad.training.optim import adamw, learning_rate
+from tad.training.data.windows import Batch, Windows
+from tad.training.io import tensors as checkpoint
+from tad.training.loop.optim import adamw, learning_rate
 
 RANGES = [[0, 100000], [0, 100000]]
 SLIDING = {"window_stride": 4, "max_length": 8, "optimizer": "adam", "ema_decay": 0.0}
@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def afsd_spec(**changes: object) -> TrainStageSpec:
-    settings = plugins.document("detectors", "afsd")["settings"]
+    settings = plugins.defaults("detectors", "afsd")
     settings |= {"embed_dim": 64, "upsample": 2, "strides": [1.0, 2.0], "regression_ranges": RANGES}
     short = {"epochs": 1, "warmup_epochs": 0, "batch_size": 4}
     spec = train_spec(**SLIDING | short | changes)
@@ -56,7 +56,7 @@ def test_windows_of_all_videos_are_seen_once_an_epoch(folder: Path) -> None:
         windows = windows_of(folder, reader, batch_size=1, **SLIDING)
         seen = [windows.training_batch(0, k) for k in range(len(windows))]
         again = [windows.training_batch(1, k) for k in range(len(windows))]
-        assert len(windows.places) == len(windows) > 15
+        assert len(windows.positions) == len(windows) > 15
         assert {v for batch in seen for v in batch.video_ids} == {f"train_{k}" for k in range(6)}  # the last has none
         assert [b.video_ids for b in seen] != [b.video_ids for b in again]
         assert sorted(b.feats_BTC.sum().item() for b in seen) == sorted(b.feats_BTC.sum().item() for b in again)
@@ -66,13 +66,13 @@ def test_windows_of_all_videos_are_seen_once_an_epoch(folder: Path) -> None:
             lengths = target.segments_N2[:, 1] - target.segments_N2[:, 0]
             assert 2.5 <= target.shortest <= float(lengths.min()) + 1e-5  # half of an instance of 5 snippets is seen
         fixed = [b.video_ids[0] for b in windows.fixed_batches()]
-        assert fixed == [windows.items[place.video].video_id for place in windows.places]
+        assert fixed == [windows.items[place.video].video_id for place in windows.positions]
 
 
 def test_windows_without_any_instance_are_one_line(folder: Path) -> None:
     with (
         FeatureReader(folder / "f.h5") as reader,
-        pytest.raises(TadError, match=r"no window of 4 snippets holds an instance \(whole\)"),
+        pytest.raises(TadError, match=r"no window of 4 snippets contains an instance \(train\.window_rule whole\)"),
     ):
         windows_of(folder, reader, window_stride=2, max_length=4, window_rule="whole")
 
@@ -108,7 +108,7 @@ def test_afsd_continues_with_equal_bits_and_detects(folder: Path, monkeypatch: p
 
 
 def test_candidates_of_windows_lie_where_the_windows_do(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugins, "load", tools.use_tiny)
+    monkeypatch.setattr(plugins, "build", tools.use_tiny)
     tools.run(folder, train_spec(epochs=1), seconds=1000)
     seen: list[list[int]] = []
 

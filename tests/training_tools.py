@@ -1,7 +1,7 @@
-"""A detector small enough to train in milliseconds, data for it, and a program whose trainings kill themselves.
+"""A detector that trains in milliseconds, data for it, and a program whose trainings kill themselves.
 
-`python tests/training_tools.py <folder> <JSON of settings> <JSON of [loss|fsync, n] pairs>`: one process per pair,
-which trains until SIGKILL at its n-th loss or file sync; prints the step of the state that each left.
+`python tests/training_tools.py <folder> <JSON of settings> <JSON of [loss|fsync, n] pairs>` starts one process per
+pair. It trains until SIGKILL at its n-th loss or file sync. The program prints the step of the state that each left.
 """
 
 import json
@@ -17,31 +17,33 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import tad.files
-from tad import plugins
-from tad.annotations import Instance, Table, Video, read_table, write_table
-from tad.cache import FeatureReader, ShardWriter
-from tad.device import reproducible
-from tad.errors import TadError
-from tad.grid import Grid
+import tad.core.files
+from tad.annotations.table import Instance, Table, Video, read_table, write_table
+from tad.core.device import reproducible
+from tad.core.errors import TadError
+from tad.core.grid import Grid
+from tad.features.store import FeatureReader, ShardWriter
+from tad.layers.contract import DetectorBase
 from tad.layers.types import Candidates, Part, Targets
-from tad.provenance import code, stamp
-from tad.specs import DetectSpec, DetectStageSpec, Plugin, TrainSpec, TrainStageSpec
+from tad.provenance.fingerprint import code
+from tad.provenance.stamps import stamp
+from tad.settings import plugins
+from tad.settings.stages import DetectSpec, DetectStageSpec, Plugin, TrainSpec, TrainStageSpec
 from tad.stages.train import build, train
-from tad.training import checkpoint
-from tad.training.data import Windows, read_items
-from tad.training.features import Features
-from tad.training.pseudo import SelfTaught
-from tad.training.selection import Roles
-from tad.training.strategy import Strategy
-from tad.training.unlabelled import MixedBatch, MixedWindows
+from tad.training.data.in_memory import Features
+from tad.training.data.roles import Roles
+from tad.training.data.unlabelled import MixedBatch, MixedWindows
+from tad.training.data.windows import Windows, read_items
+from tad.training.io import tensors as checkpoint
+from tad.training.loop.strategy import Strategy
+from tad.training.methods.pseudo import SelfTaught
 
 DIM, LABELS = 6, ("jump", "run")
 RECIPE = {"backbone": {"name": "toy", "settings": {}}, "dataset": "toy"}
 
 
-class Tiny(nn.Module):
-    """One convolution, batch statistics, dropout, noise and a loss normaliser: every kind of state there is."""
+class Tiny(DetectorBase):
+    """A detector with every kind of state: one convolution, batch statistics, dropout, noise and a loss normaliser."""
 
     calls = 0
     nan_at = -1
@@ -121,14 +123,14 @@ class Tiny(nn.Module):
         self.norm = state["norm"]
 
 
-def use_tiny(kind: str, name: str) -> Any:
-    """Stands in for plugins.load."""
+def use_tiny(kind: str, name: str, settings: dict[str, Any], **sizes: int) -> Any:
+    """Build the tiny detector; replaces plugins.build."""
     assert (kind, name) == ("detectors", "tiny")
-    return Tiny
+    return Tiny(**sizes, **settings)
 
 
 def train_spec(*, seed: int = 3, exclude: dict[str, str] | None = None, **changes: Any) -> TrainStageSpec:
-    """Settings of a training of a second."""
+    """Return the settings of a training that takes a second."""
     settings: dict[str, Any] = {
         "epochs": 3, "warmup_epochs": 1, "batch_size": 2, "lr": 0.01, "eta_min": 1e-6, "weight_decay": 0.05,
         "clip_grad": 1.0, "ema_decay": 0.9, "max_length": 16, "resize": 0, "trunc_threshold": 0.5,
@@ -149,15 +151,15 @@ REAL = {
 
 
 def real_spec(name: str, face: str = "", **changes: Any) -> TrainStageSpec:
-    """Settings of a training of a second with a detector of the package, narrow and with all its randomness."""
-    settings = plugins.document("detectors", name)["settings"]
+    """Return the settings of a one-second training of a real detector, narrow and with all its randomness."""
+    settings = plugins.defaults("detectors", name)
     wanted = REAL | ({"face": face, "corrections": ["masked", "living", "detached"]} if face else {})
     settings |= {key: value for key, value in wanted.items() if key in settings}
     return train_spec(**changes).model_copy(update={"detector": Plugin(name=name, settings=settings)})
 
 
 def detect_spec(*, exclude: dict[str, str] | None = None, resize: int = 0, **changes: Any) -> DetectStageSpec:
-    """Settings of detect that fit `train_spec`."""
+    """Return settings of detect that match `train_spec`."""
     settings = {"score_threshold": 0.1, "topk": 50, "min_length": 0.0, "batch_size": 1} | changes
     detector = Plugin(name="tiny", settings={"width": 8})
     return DetectStageSpec(
@@ -167,7 +169,7 @@ def detect_spec(*, exclude: dict[str, str] | None = None, resize: int = 0, **cha
 
 
 def videos_of(rng: np.random.Generator, *, train: int = 7, test: int = 3) -> dict[str, tuple[Video, np.ndarray]]:
-    """Videos with features in which the classes can be seen; the last train video has no instance."""
+    """Return videos whose features show the classes. The last train video has no instance."""
     made = {}
     for k in range(train + test):
         length = int(rng.integers(10, 30))
@@ -186,7 +188,7 @@ def videos_of(rng: np.random.Generator, *, train: int = 7, test: int = 3) -> dic
 def write_inputs(
     folder: Path, videos: dict[str, tuple[Video, np.ndarray]], *, without: tuple[str, ...] = (), excluded: Any = None
 ) -> tuple[Path, Path]:
-    """The index of features and the annotation table of some videos; those named in `without` have no features."""
+    """Write the feature index and the annotation table of some videos; those in `without` have no features."""
     folder.mkdir(parents=True, exist_ok=True)
     features, annotations = folder / "f.h5", folder / "toy.json"
     made = stamp("merge", {"dataset": "toy", "features": "f"}, {"n": str(sorted(videos))}, recipe=RECIPE)
@@ -201,14 +203,14 @@ def write_inputs(
 
 
 def windows_of(folder: Path, reader: FeatureReader, **changes: object) -> Windows:
-    """Windows of the train split of a folder with inputs."""
+    """Return the windows of the train split of a folder with inputs."""
     spec = train_spec(**changes).train
     items = read_items(reader, read_table(folder / "toy.json"), "train", spec=spec, exclude={})
     return Windows(items, Features(reader, resize_to=spec.resize), spec=spec, seed=5, dim=reader.dim)
 
 
 def mixed_windows(reader: FeatureReader, roles: Roles, spec: TrainStageSpec) -> MixedWindows:
-    """Windows of videos with and without labels."""
+    """Return windows of videos with and without labels."""
     make = partial(Windows, features=Features(reader), seed=spec.seed, dim=reader.dim)
     assert spec.labels is not None
     others = partial(make, roles.unlabelled, everywhere=True)
@@ -216,7 +218,7 @@ def mixed_windows(reader: FeatureReader, roles: Roles, spec: TrainStageSpec) -> 
 
 
 def mixed(reader: FeatureReader, roles: Roles, spec: TrainStageSpec) -> tuple[MixedBatch, Any, SelfTaught]:
-    """The first batch of such windows, an untrained detector, and what teaches it."""
+    """Return the first batch of such windows, an untrained detector, and its teacher."""
     torch.manual_seed(0)
     length = spec.train.max_length
     sizes = {"feature_dim": DIM, "num_classes": len(LABELS), "max_length": length}
@@ -227,23 +229,23 @@ def mixed(reader: FeatureReader, roles: Roles, spec: TrainStageSpec) -> tuple[Mi
 
 
 def run(folder: Path, spec: TrainStageSpec, *, seconds: float = 0.0) -> Path:
-    """Train in a folder with inputs; a state is saved after every step by default."""
+    """Train in a folder with inputs; by default, a state is saved after every step."""
     paths = folder / "f.h5", folder / "toy.json", folder / "out" / "model.safetensors"
-    return train(*paths, spec=spec, kept=folder / "kept", threads=1, checkpoint_seconds=seconds)
+    return train(*paths, spec=spec, cache=folder / "kept", threads=1, checkpoint_seconds=seconds)
 
 
 def die() -> None:
-    """As if by kill -9: nothing is cleaned up."""
+    """Die as if by kill -9, without any cleanup."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def train_and_die(folder: Path, settings: dict[str, Any], what: str, count: int) -> None:
     """Train in this process until it kills itself."""
-    plugins.load = use_tiny
+    plugins.build = use_tiny
     if what == "loss":
         Tiny.on_loss = lambda calls: die() if calls == count else None
     else:
-        sync, seen = tad.files._fsync, [0]
+        sync, seen = tad.core.files._fsync, [0]
 
         def dying_sync(path: Path) -> None:
             seen[0] += 1
@@ -251,14 +253,14 @@ def train_and_die(folder: Path, settings: dict[str, Any], what: str, count: int)
                 die()
             sync(path)
 
-        tad.files._fsync = dying_sync
+        tad.core.files._fsync = dying_sync
     run(folder, train_spec(**settings))
 
 
 def main() -> None:
-    """Each training is a process of its own, forked after the imports, which are what takes time."""
+    """Run each training in a process of its own, forked after the imports, which take most of the time."""
     folder, settings, kills = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
-    with reproducible(torch.device("cpu")):  # imports torch's compiler: two seconds
+    with reproducible(torch.device("cpu")):  # imports torch's compiler, which takes two seconds
         code("train", train_spec().model_dump(mode="json"))
     for what, count in kills:
         if (child := os.fork()) == 0:

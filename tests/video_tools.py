@@ -1,17 +1,17 @@
-"""Small videos for tests, encoded with PyAV: constant and varying rate, rotated, cut by stream copy, damaged."""
+"""Small videos for tests, encoded with PyAV: constant and variable frame rate, rotated, cut by stream copy, damaged."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tad.video.reader import av  # decord must be imported before it
+from tad.video.reader import av  # decord must be imported before PyAV
 
 
 def picture(number: int, *, width: int, height: int) -> np.ndarray:
-    """A frame (H, W, 3) uint8 that differs from its neighbours and from its mirror images."""
+    """Return a frame (H, W, 3) uint8 that differs from its neighbours and from its mirror images."""
     y, x = np.mgrid[:height, :width]
     image = np.stack([(2 * x + 3 * number) % 256, (2 * y + 5 * number) % 256, np.full_like(x, 7 * number % 256)], -1)
     image[: height // 4, : width // 4] = [255, 0, 0]
@@ -32,12 +32,16 @@ def encode(
     pix_fmt: str = "yuv420p",
     sound: bool = False,
     pixel_aspect: Fraction | None = None,
+    noise: float = 0.0,
+    options: Mapping[str, str] | None = None,
 ) -> Path:
-    """A video of `frames` pictures; `times_ms` gives each its time (varying rate), `sound` starts at 0 beside it."""
+    """Encode a video of `frames` pictures. `times_ms` sets their times (variable frame rate), `sound` adds audio that
+    starts at 0, and `noise` (grey levels) makes the file large. `options` are further ones of the encoder.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    options = {"g": str(keyframes), "bf": "2", "crf": "18"} if codec == "libx264" else {"g": str(keyframes)}
+    usual = {"g": str(keyframes), "bf": "2", "crf": "18"} if codec == "libx264" else {"g": str(keyframes)}
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate, options=options)
+        stream = container.add_stream(codec, rate=rate, options=usual | dict(options or {}))
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         stream.codec_context.thread_count = 1
         if pixel_aspect is not None:
@@ -47,9 +51,13 @@ def encode(
         if times_ms is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
         if sound:
-            add_sound(container, "pcm_s16le")  # no codec delay, about which versions of FFmpeg disagree
+            add_sound(container, "pcm_s16le")  # no codec delay, because versions of FFmpeg treat it differently
         for number in range(frames):
-            frame = av.VideoFrame.from_ndarray(picture(number, width=width, height=height), format="rgb24")
+            image = picture(number, width=width, height=height)
+            if noise:
+                drawn = image + np.random.default_rng(number).normal(0, noise, image.shape)
+                image = drawn.clip(0, 255).astype(np.uint8)
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             if times_ms is not None:
                 frame.pts, frame.time_base = times_ms[number], Fraction(1, 1000)
             container.mux(_timed(stream.encode(frame), times_ms))
@@ -58,7 +66,7 @@ def encode(
 
 
 def _timed(packets: list[Any], times_ms: Sequence[int] | None) -> list[Any]:
-    """Packets with the duration until the next picture (40 ms for the last), which the encoder does not know."""
+    """Yield packets with the duration until the next picture (40 ms for the last), which the encoder does not know."""
     for packet in packets if times_ms is not None else ():
         following = [time for time in times_ms or () if time > packet.pts]
         packet.duration = following[0] - packet.pts if following else 40
@@ -66,12 +74,12 @@ def _timed(packets: list[Any], times_ms: Sequence[int] | None) -> list[Any]:
 
 
 def varying(frames: int) -> list[int]:
-    """Times in ms: 30 frames per second with every third gap three times as long."""
+    """Return times in ms: 30 frames per second, with every third gap three times as long."""
     return np.cumsum([0] + [33 if number % 3 else 99 for number in range(frames - 1)]).tolist()
 
 
 def cut(source: Path, path: Path, *, start: float) -> Path:
-    """Stream copy from `start` seconds: whole groups of pictures, and an edit list that hides what is too early."""
+    """Cut from `start` seconds by stream copy: whole groups of pictures, and an edit list that hides earlier ones."""
     options = {"avoid_negative_ts": "disabled", "use_editlist": "1"}
     with av.open(str(source)) as have, av.open(str(path), "w", options=options) as container:
         stream = have.streams.video[0]
@@ -86,7 +94,7 @@ def cut(source: Path, path: Path, *, start: float) -> Path:
 
 
 def moov_first(source: Path, path: Path) -> Path:
-    """The same packets with the index at the front, so that a cut-off file can still be opened."""
+    """Write the same packets with the index at the front, so that a truncated file can still be opened."""
     with av.open(str(source)) as have, av.open(str(path), "w", options={"movflags": "faststart"}) as container:
         stream = have.streams.video[0]
         copy = container.add_stream_from_template(stream)
@@ -98,14 +106,14 @@ def moov_first(source: Path, path: Path) -> Path:
 
 
 def truncate(source: Path, path: Path, *, share: float = 0.6) -> Path:
-    """The first part of a file."""
+    """Write the first part of a file."""
     data = source.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
     return path
 
 
 def add_sound(container: Any, codec: str = "aac") -> None:
-    """A second of silence from time 0, as a stream of its own."""
+    """Add a second of silence from time 0 as a separate stream."""
     stream = container.add_stream(codec, rate=16000, layout="mono")
     samples, form = (np.zeros((1, 1024), np.float32), "fltp") if codec == "aac" else (np.zeros((1, 1024), "i2"), "s16")
     for block in range(16):
@@ -116,19 +124,19 @@ def add_sound(container: Any, codec: str = "aac") -> None:
 
 
 def audio_only(path: Path) -> Path:
-    """An mp4 with a second of sound and no picture."""
+    """Write an mp4 with a second of sound and no pictures."""
     with av.open(str(path), "w") as container:
         add_sound(container)
     return path
 
 
 def text(path: Path) -> Path:
-    """A web page under a video's name."""
+    """Write a web page under the name of a video."""
     path.write_text("<html><body>404 not found</body></html>\n" * 20)
     return path
 
 
 def empty(path: Path) -> Path:
-    """No bytes at all."""
+    """Write an empty file."""
     path.write_bytes(b"")
     return path

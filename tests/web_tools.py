@@ -1,4 +1,4 @@
-"""A web server on this machine that answers as badly as a test asks it to."""
+"""A local web server that misbehaves as a test requires."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ Answer = Callable[["Handler"], None]
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Calls the next of the server's answers; the last one stays."""
+    """Send the server's next answer; the last answer is repeated."""
 
     protocol_version = "HTTP/1.1"
     server: "Server"
@@ -24,10 +24,10 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def log_message(self, *_: Any) -> None:
-        """Nothing on the terminal."""
+        """Print nothing to the terminal."""
 
     def start(self, status: int, **headers: Any) -> None:
-        """Status line and headers; underscores stand for hyphens."""
+        """Send the status line and headers; underscores stand for hyphens."""
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), str(value))
@@ -35,7 +35,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """Answers in order, and what was asked: (path, Range, If-Range)."""
+    """A server that answers in order and records each request: (path, Range, If-Range)."""
 
     answers: list[Answer]
     seen: list[tuple[str, str | None, str | None]]
@@ -61,7 +61,7 @@ def serving(*answers: Answer) -> Iterator[Server]:
 
 
 def good(body: bytes, *, ranges: bool = True, etag: str = "") -> Answer:
-    """The file as a decent server sends it: parts where they are asked for, unless `ranges` is off."""
+    """Send the file as a correct server does, with range requests unless `ranges` is off."""
 
     def answer(h: Handler) -> None:
         named = {"ETag": etag} if etag else {}
@@ -82,7 +82,7 @@ def good(body: bytes, *, ranges: bool = True, etag: str = "") -> Answer:
 
 
 def cut(body: bytes, at: int, *, claims: int | None = None, etag: str = "") -> Answer:
-    """Headers for all of the file (or for `claims` bytes), and then only the first `at` bytes."""
+    """Send headers for the whole file (or for `claims` bytes), then only the first `at` bytes."""
 
     def answer(h: Handler) -> None:
         named = {"ETag": etag} if etag else {}
@@ -93,7 +93,7 @@ def cut(body: bytes, at: int, *, claims: int | None = None, etag: str = "") -> A
 
 
 def stalled(body: bytes, at: int, seconds: float) -> Answer:
-    """The first `at` bytes, and then silence."""
+    """Send the first `at` bytes, then stall."""
 
     def answer(h: Handler) -> None:
         h.start(200, Content_Length=len(body))
@@ -105,7 +105,7 @@ def stalled(body: bytes, at: int, seconds: float) -> Answer:
 
 
 def dripping(body: bytes, seconds: float) -> Answer:
-    """One byte now and then: never silent, never done."""
+    """Send one byte now and then: never silent, never finished."""
 
     def answer(h: Handler) -> None:
         h.start(200, Content_Length=len(body))
@@ -124,7 +124,7 @@ def dripping(body: bytes, seconds: float) -> Answer:
 
 
 def status(code: int, body: bytes = b"", **headers: Any) -> Answer:
-    """A status and a body."""
+    """Send a status and a body."""
 
     def answer(h: Handler) -> None:
         h.start(code, Content_Length=len(body), **headers)

@@ -1,15 +1,15 @@
-"""What a demo video shows, from a seed alone: script of actions, motion of the figure, looks, camera, and its pictures.
+"""Generate the content of a demo video from a seed: actions, motion of the figure, appearance, camera and pictures.
 
-A figure drawn with thick lines does 3 to 8 instances of five actions among idle motion. Two channels move: the arms'
-angle and the depth of the knees. While idle, both drift slowly through all of their range, with quick partial gestures
-now and then; an action moves one of them and leaves the other drifting. So every action, and idling, passes through
-the same poses, and only the motion tells the class:
+A figure drawn with thick lines performs 3 to 8 instances of five actions between idle motion. Two channels move: the
+angle of the arms and the depth of the knees. While idle, both drift slowly through their full range, with a quick
+partial gesture now and then. An action moves one channel while the other continues to drift. All actions and the idle
+motion therefore pass through the same poses, and only the motion determines the class:
 
     circle_outward  the arm circles upwards on its outer side     circle_inward  the same circle, the other way round
     wave            the arm swings to and fro about any angle
     drop_squat      quickly down, slowly up                       spring_squat   slowly down, quickly up
 
-A mirrored picture keeps its label. Train and test videos come from one generator and differ by their seeds only.
+A mirrored picture keeps its label. Train and test videos come from the same generator and differ in their seeds only.
 """
 
 import math
@@ -20,18 +20,18 @@ from fractions import Fraction
 import numpy as np
 from numba import njit
 
-# F frames, S shapes (x0, y0, x1, y1, radius, red, green, blue), H W height and width of a picture
+# F: frames, S: shapes (x0, y0, x1, y1, radius, red, green, blue), H and W: height and width of a picture
 
 LABELS = ("circle_inward", "circle_outward", "drop_squat", "spring_squat", "wave")
 WIDTH, HEIGHT, MARGIN = 320, 180, 28
 RATE, NTSC, TICK = Fraction(25), Fraction(30000, 1001), Fraction(1, 90000)
-VERSION = 1  # raised with every change of the pictures
+VERSION = 1  # increased with every change of the pictures
 Track = Callable[[np.random.Generator, np.ndarray, float], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """All that one video shows. `segments` are [start, end, label] in seconds, on frame times."""
+    """The content of one video. `segments` are [start, end, label] in seconds, on frame times."""
 
     trait: str
     times_F: np.ndarray
@@ -39,7 +39,7 @@ class Scene:
     time_base: Fraction
     duration: float
     segments: list[tuple[float, float, str]]
-    pose_F3: np.ndarray  # left and right arm angle (radians, 0 down, grows outwards and up), depth of the knees (0..1)
+    pose_F3: np.ndarray  # left and right arm angle (radians, 0 is down, grows outwards and up), depth of knees (0..1)
     canvas_HW3: np.ndarray
     camera_F2: np.ndarray
     gain_F: np.ndarray
@@ -47,12 +47,12 @@ class Scene:
 
 
 def subset_size(videos: int) -> int:
-    """How many of `videos` are for training: the first two thirds."""
+    """Return how many of `videos` are for training: the first two thirds."""
     return math.ceil(2 * videos / 3)
 
 
 def trait_of(index: int, videos: int) -> str:
-    """The container's speciality: three among the train videos, one among the test videos, plain otherwise."""
+    """Return the container's special property: three train videos and one test video have one, the rest are plain."""
     train = subset_size(videos)
     if index == train:
         return "vfr"
@@ -60,21 +60,21 @@ def trait_of(index: int, videos: int) -> str:
 
 
 def frame_times(rng: np.random.Generator, trait: str, seconds: float) -> tuple[np.ndarray, Fraction]:
-    """Presentation times of the frames and of the end, as (F + 1,) integers, and their unit in seconds."""
+    """Return the presentation times of all frames and of the end, as (F + 1,) integers, and their unit in seconds."""
     if trait != "vfr":
         rate = NTSC if trait == "ntsc" else RATE
         return np.arange(round(seconds * rate) + 1), 1 / rate
     steps: list[int] = []
-    while sum(steps) * TICK < seconds:  # the rate changes every few seconds, and frames are dropped
+    while sum(steps) * TICK < seconds:  # the frame rate changes every few seconds, and frames are dropped
         step = round(1 / (TICK * int(rng.choice([15, 25, 30]))))
         drops = rng.random(int(rng.integers(60, 160))) < 0.1
         steps += [step * (1 + int(drop)) for drop in drops]
-    steps.append(round(1 / (TICK * RATE)))  # what the muxer gives to a last frame
+    steps.append(round(1 / (TICK * RATE)))  # the duration that the muxer gives to the last frame
     return np.concatenate([[0], np.cumsum(steps)]), TICK
 
 
 def draw_script(rng: np.random.Generator, edges: np.ndarray) -> list[tuple[int, int, str]]:
-    """First and last-but-one frame and label of each instance; at least a second lies between neighbours."""
+    """Draw the first frame, the last frame but one and the label of each instance, at least a second apart."""
     seconds = edges[-1]
     lengths = np.clip(np.exp(rng.normal(math.log(3.5), 0.5, int(rng.integers(3, 9)))), 1.1, 9.9)
     while lengths.sum() + 1.3 * (len(lengths) + 1) > 0.7 * seconds:
@@ -88,7 +88,7 @@ def draw_script(rng: np.random.Generator, edges: np.ndarray) -> list[tuple[int, 
 
 
 def ease(knots: list[tuple[float, float]], local: np.ndarray) -> np.ndarray:
-    """Values at times `local` of smooth moves between (time, value) knots."""
+    """Interpolate smoothly between (time, value) knots at times `local`."""
     times, values = np.array(knots).T
     k = np.clip(np.searchsorted(times, local, "right") - 1, 0, len(times) - 2)
     u = np.clip((local - times[k]) / (times[k + 1] - times[k]), 0.0, 1.0)
@@ -96,7 +96,7 @@ def ease(knots: list[tuple[float, float]], local: np.ndarray) -> np.ndarray:
 
 
 def idle(arm: bool) -> Track:
-    """Holding still, slow moves to a random pose, and now and then a quick one that is no action."""
+    """Draw idle motion: rest, slow moves to a random pose, and now and then a quick move that is no action."""
 
     def track(rng: np.random.Generator, local: np.ndarray, value: float) -> np.ndarray:
         knots = [(0.0, value)]
@@ -116,7 +116,7 @@ def idle(arm: bool) -> Track:
 
 
 def circle(direction: float, period: float) -> Track:
-    """The arm goes round at an uneven speed."""
+    """Draw a circle of the arm at an uneven speed."""
 
     def track(rng: np.random.Generator, local: np.ndarray, value: float) -> np.ndarray:
         wobble, phase = rng.uniform(0.0, 0.12), rng.uniform(0, 2 * math.pi)
@@ -128,7 +128,7 @@ def circle(direction: float, period: float) -> Track:
 
 
 def wave(amplitude: float, period: float) -> Track:
-    """The arm swings to and fro about where it is."""
+    """Swing the arm to and fro about its current angle."""
 
     def track(rng: np.random.Generator, local: np.ndarray, value: float) -> np.ndarray:
         side = rng.choice([-1.0, 1.0])
@@ -138,7 +138,7 @@ def wave(amplitude: float, period: float) -> Track:
 
 
 def squat(quick_down: bool, quick: float, slow: float) -> Track:
-    """The knees bend and stretch, one way quickly and the other way slowly."""
+    """Bend and stretch the knees, one way quickly and the other way slowly."""
 
     def track(rng: np.random.Generator, local: np.ndarray, value: float) -> np.ndarray:
         knots, down = [(0.0, value)], value < 0.5
@@ -154,7 +154,7 @@ def squat(quick_down: bool, quick: float, slow: float) -> Track:
 
 
 def plan(rng: np.random.Generator, label: str) -> dict[int, Track]:
-    """Which channels (0 and 1: arms, 2: knees) an instance of `label` moves, and how."""
+    """Choose the channels (0 and 1: arms, 2: knees) that an instance of `label` moves, and their motion."""
     if label.endswith("squat"):
         return {2: squat(label == "drop_squat", rng.uniform(0.22, 0.34), rng.uniform(0.85, 1.3))}
     period = rng.uniform(0.95, 1.45)
@@ -166,7 +166,7 @@ def plan(rng: np.random.Generator, label: str) -> dict[int, Track]:
 
 
 def draw_pose(rng: np.random.Generator, edges: np.ndarray, script: list[tuple[int, int, str]]) -> np.ndarray:
-    """(F, 3) arm angles and depth of the knees; each channel idles outside its own instances and is continuous."""
+    """Return (F, 3) arm angles and depth of the knees. Each channel is continuous and idles outside its instances."""
     pose = np.empty((len(edges), 3))
     spans: list[list[tuple[int, int, Track]]] = [[], [], []]
     for first, last, label in script:
@@ -184,13 +184,13 @@ def draw_pose(rng: np.random.Generator, edges: np.ndarray, script: list[tuple[in
 
 
 def swing(rng: np.random.Generator, times: np.ndarray, amplitude: float, fastest: float) -> np.ndarray:
-    """A slow random motion: three sines of periods between `fastest` and four times that, in seconds."""
+    """Draw a slow random motion: three sines with periods between `fastest` and four times that, in seconds."""
     periods, phases = fastest * rng.uniform(1, 4, 3), rng.uniform(0, 2 * math.pi, 3)
     return np.asarray(amplitude / 3 * np.sin(2 * math.pi * times[:, None] / periods + phases).sum(1))
 
 
 def figure(rng: np.random.Generator, times: np.ndarray, pose: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """(F, 12, 8) capsules of the figure, in pixels relative to the point between its feet."""
+    """Return (F, 12, 8) capsules of the figure, in pixels relative to the point between its feet."""
     size = rng.uniform(124, 142)
     upper, fore = size * rng.uniform(0.18, 0.2), size * rng.uniform(0.165, 0.185)
     leg, torso = size * rng.uniform(0.235, 0.255), size * rng.uniform(0.28, 0.31)
@@ -225,7 +225,7 @@ def figure(rng: np.random.Generator, times: np.ndarray, pose: np.ndarray, colour
 
 
 def distractors(rng: np.random.Generator, times: np.ndarray, base: np.ndarray) -> np.ndarray:
-    """(F, S, 8) things that move without meaning: balls that roll to and fro, boxes that pass, a bar that turns."""
+    """Return (F, S, 8) distractors: balls that roll to and fro, boxes that pass by, and a bar that turns."""
     shapes = np.empty((len(times), int(rng.integers(1, 4)), 8))
     for k in range(shapes.shape[1]):
         kind, y = int(rng.integers(3)), rng.uniform(0.35, 0.95) * HEIGHT
@@ -246,7 +246,7 @@ def distractors(rng: np.random.Generator, times: np.ndarray, base: np.ndarray) -
 
 
 def background(rng: np.random.Generator, base: np.ndarray) -> np.ndarray:
-    """A still picture larger than the frame: gradient, texture and clutter around one colour, uint8."""
+    """Draw a still picture larger than the frame: gradient, texture and clutter around one colour, uint8."""
     height, width = HEIGHT + 2 * MARGIN, WIDTH + 2 * MARGIN
     y, x = np.mgrid[0:height, 0:width]
     shade = (y / height - 0.5) * rng.uniform(-40, 40) + (x / width - 0.5) * rng.uniform(-40, 40)
@@ -263,7 +263,7 @@ def background(rng: np.random.Generator, base: np.ndarray) -> np.ndarray:
 
 
 def make_scene(index: int, *, videos: int, seed: int) -> Scene:
-    """Everything about video `index`, drawn from independent streams for script, motion and looks."""
+    """Create the scene of video `index` from independent random streams for script, motion and appearance."""
     script_rng, motion_rng, look_rng = (np.random.default_rng([seed, index, stream]) for stream in range(3))
     trait = trait_of(index, videos)
     pts, unit = frame_times(script_rng, trait, float(script_rng.uniform(40, 90)))
@@ -295,7 +295,7 @@ def make_scene(index: int, *, videos: int, seed: int) -> Scene:
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
 def rasterise(image_HW3: np.ndarray, shapes_S8: np.ndarray) -> None:
-    """Draw capsules with soft edges into a uint8 picture, in their order."""
+    """Draw capsules with soft edges into a uint8 picture, in the given order."""
     height, width = image_HW3.shape[:2]
     for s in range(shapes_S8.shape[0]):
         x0, y0, x1, y1, radius = shapes_S8[s, :5]
@@ -313,7 +313,7 @@ def rasterise(image_HW3: np.ndarray, shapes_S8: np.ndarray) -> None:
 
 
 def picture(scene: Scene, frame: int) -> np.ndarray:
-    """Frame `frame` as it is to be displayed: (HEIGHT, WIDTH, 3) uint8 RGB."""
+    """Render frame `frame` as it is displayed: (HEIGHT, WIDTH, 3) uint8 RGB."""
     x, y = (MARGIN - np.clip(scene.camera_F2[frame], -MARGIN, MARGIN)).astype(int)
     image = np.array(scene.canvas_HW3[y : y + HEIGHT, x : x + WIDTH])
     rasterise(image, scene.shapes_FS8[frame])

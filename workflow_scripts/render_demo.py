@@ -1,7 +1,7 @@
-"""Rendered demo videos, their annotations and their hashes, from a seed alone: the same bytes on each run.
+"""Render the demo videos, their annotations and their hashes from a seed. Each run writes the same bytes.
 
-`demo_scene` says what they show. Containers are varied as in the wild: one video has a rotation tag, one 29.97 frames
-per second, one sound, and one of the test split a variable frame rate.
+`demo_scene` generates the content. Containers vary as in real data: one video has a rotation tag, one has 29.97 frames
+per second, one has sound, and one of the test split has a variable frame rate.
 
 Output: <out>/videos/<id>.mp4, <out>/annotations.json (ActivityNet format), <out>/dataset.json (hashes, frames, traits).
 """
@@ -20,14 +20,17 @@ import av
 import numpy as np
 from demo_scene import HEIGHT, NTSC, RATE, VERSION, WIDTH, Scene, make_scene, picture, subset_size
 
-from tad.errors import TadError
-from tad.files import content_key, publish, sha256, write_json
+from tad.core import formats
+from tad.core.claims import claiming
+from tad.core.errors import TadError
+from tad.core.files import content_key, digest, publish, sha256, sweep, write_json
+from tad.core.processes import clean_up_on_sigterm, end_with_parent_process, end_with_supervisor, spawning
 
 LOG = logging.getLogger(__name__)
 
 
 def tone(duration: float, stream: Any) -> Iterator[av.AudioFrame]:
-    """A quiet 440 Hz tone. It starts after the encoder's delay, or the muxer would move the pictures to make room."""
+    """Return a quiet 440 Hz tone. It starts after the encoder delay; otherwise the muxer would shift the pictures."""
     rate, size, delay = 48000, 1024, 1024
     for first in range(0, int(duration * rate) - size, size):
         wave_S = 0.1 * np.sin(2 * math.pi * 440 * np.arange(first, first + size) / rate)
@@ -40,9 +43,9 @@ def tone(duration: float, stream: Any) -> Iterator[av.AudioFrame]:
 def tag_rotation(path: Path) -> None:
     """Write a quarter turn into the track header of a finished one-track MP4 (ISO 14496-12, 8.3.2).
 
-    The header is a box of version 0: its type, then 40 bytes, then the matrix of nine 32-bit numbers. The box is the
-    last place where its type's four letters can stand, as the muxer puts the headers behind the pictures. PyAV can do
-    this by itself only since its version 18.
+    The header is a box of version 0: its type, then 40 bytes, then the matrix of nine 32-bit numbers. The muxer puts
+    the headers after the pictures, so the last occurrence of the four letters of the type is the box. PyAV supports
+    this itself only since version 18.
     """
     content = bytearray(path.read_bytes())
     matrix = content.rindex(b"tkhd") + 4 + 40
@@ -51,7 +54,7 @@ def tag_rotation(path: Path) -> None:
 
 
 def encode(scene: Scene, path: Path) -> None:
-    """Write the scene as MP4 (H.264, no B-frames, no edit list), one thread, so that the bytes repeat."""
+    """Write the scene as MP4 (H.264, no B-frames, no edit list), with one thread so that the bytes are reproducible."""
     turned = scene.trait == "rotated"
     with av.open(str(path), "w", format="mp4", options={"use_editlist": "0", "fflags": "+bitexact"}) as container:
         options = {"preset": "veryfast", "crf": "24", "bf": "0", "g": "50", "threads": "1"}
@@ -75,7 +78,7 @@ def encode(scene: Scene, path: Path) -> None:
 
 
 def render(index: int, out: Path, *, videos: int, seed: int) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Write one video; its id, its entry in annotations.json and its entry in dataset.json."""
+    """Write one video; return its id, its entry in annotations.json and its entry in dataset.json."""
     name, scene = f"demo_{index:02d}", make_scene(index, videos=videos, seed=seed)
     path = out / "videos" / f"{name}.mp4"
     with publish(path) as partial:
@@ -88,10 +91,12 @@ def render(index: int, out: Path, *, videos: int, seed: int) -> tuple[str, dict[
 
 
 def render_all(out: Path, *, videos: int, seed: int, jobs: int) -> Path:
-    """Write the whole data set; returns dataset.json, which is written last."""
+    """Write the whole data set; return the content of dataset.json, which is written last."""
     if videos < 1 or jobs < 1:
         raise TadError(f"--videos {videos} --jobs {jobs}: both must be at least 1")
-    with multiprocessing.get_context("spawn").Pool(min(jobs, videos)) as pool:
+    with spawning():
+        processes = multiprocessing.get_context("spawn").Pool(min(jobs, videos), end_with_parent_process)
+    with processes as pool:
         pending = [pool.apply_async(render, (k, out), {"videos": videos, "seed": seed}) for k in range(videos)]
         done = []
         for task in pending:
@@ -100,11 +105,12 @@ def render_all(out: Path, *, videos: int, seed: int, jobs: int) -> Path:
     database = {name: entry for name, entry, _ in done}
     write_json(out / "annotations.json", {"version": f"demo {VERSION}", "database": database})
     spec = {"version": VERSION, "videos": videos, "seed": seed, "width": WIDTH, "height": HEIGHT}
-    return write_json(out / "dataset.json", {"videos": {name: facts for name, _, facts in done}, "spec": spec})
+    facts_of_all = {"videos": {name: facts for name, _, facts in done}, "spec": spec}
+    return write_json(out / "dataset.json", {**formats.mark("demo-data"), **facts_of_all})
 
 
 def main() -> None:
-    """Command line; see the module's description."""
+    """Run the command line; see the module docstring."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--videos", type=int, default=30, help="the first two thirds are for training")
@@ -112,7 +118,13 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    render_all(options.out, videos=options.videos, seed=options.seed, jobs=options.jobs)
+    clean_up_on_sigterm()
+    end_with_supervisor()
+    for folder in (options.out, options.out / "videos"):
+        sweep(folder)
+    work = digest([VERSION, options.videos, options.seed], 32)
+    with claiming(options.out / "dataset.json", lambda: work):
+        render_all(options.out, videos=options.videos, seed=options.seed, jobs=options.jobs)
 
 
 if __name__ == "__main__":

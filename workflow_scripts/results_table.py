@@ -1,20 +1,22 @@
-"""All map.json → the workflow's table as Markdown, written to a file and printed."""
+"""Write the table of all map.json files of the workflow as Markdown to a file, and print it."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from tad.errors import TadError
-from tad.files import publish
+from tad.core.errors import TadError
+from tad.core.files import publish
+from tad.core.processes import end_with_supervisor
 from tad.table import render
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write and print the table; 1 and one line on standard error for files that are no scores."""
+    """Write and print the table. If a file is not a score, return 1 and print one line to standard error."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scores", type=Path, nargs="*", help="map.json of each run")
     parser.add_argument("--out", type=Path, required=True)
     a = parser.parse_args(argv)
+    end_with_supervisor()
     try:
         text = render(a.scores) if a.scores else "No run has a score yet.\n"
     except TadError as error:

@@ -1,1 +1,1 @@
-"""Clip encoders: one module and one YAML each, found by name (see `tad.plugins`)."""
+"""Backbones (clip encoders): one module and one YAML each, looked up by name (see `tad.settings.plugins`)."""

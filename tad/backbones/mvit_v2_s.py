@@ -1,15 +1,14 @@
-"""MViTv2-S of torchvision with its Kinetics-400 weights: clips → 768 numbers.
+"""torchvision's MViTv2-S with its Kinetics-400 weights: 768-dimensional features of 16-frame clips.
 
 "MViTv2: Improved Multiscale Vision Transformers for Classification and Detection" (CVPR 2022).
 """
 
-from collections.abc import Sequence
-
 from tad.backbones._torchvision import VideoClassifier
+from tad.backbones.mvit_v2_s_settings import Settings
 
 
 class Backbone(VideoClassifier):
-    """Clips (B, 16, H, W, 3) uint8 RGB of any size → (B, 768) float32."""
+    """MViTv2-S: clips (B, 16, H, W, 3) uint8 RGB of any size → (B, 768) float32."""
 
-    def __init__(self, *, resize: Sequence[int], crop: int, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__("mvit_v2_s", head="head", dim=768, resize=resize, crop=crop, mean=mean, std=std, length=16)
+    def __init__(self, settings: Settings) -> None:
+        super().__init__("mvit_v2_s", settings, head="head", dim=768, length=16)

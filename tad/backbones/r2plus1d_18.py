@@ -1,24 +1,27 @@
-"""R(2+1)D-18 of torchvision with its Kinetics-400 weights: clips → 512 numbers.
+"""torchvision's R(2+1)D-18 with its Kinetics-400 weights: 512-dimensional features.
 
 "A Closer Look at Spatiotemporal Convolutions for Action Recognition" (CVPR 2018).
 """
 
-from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor
 
 from tad.backbones._sharing import run_features
 from tad.backbones._torchvision import VideoClassifier
+from tad.backbones.r2plus1d_18_settings import Settings
 
 
 class Backbone(VideoClassifier):
-    """Clips (B, T, H, W, 3) uint8 RGB of any size → (B, 512) float32; any T."""
+    """R(2+1)D-18: clips (B, T, H, W, 3) uint8 RGB of any size → (B, 512) float32; any T."""
 
-    def __init__(self, *, resize: Sequence[int], crop: int, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__("r2plus1d_18", head="fc", dim=512, resize=resize, crop=crop, mean=mean, std=std)
+    shares: ClassVar[bool] = True
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__("r2plus1d_18", settings, head="fc", dim=512)
 
     def overlapping(self, frames_NHWC: Tensor, *, length: int, stride: int) -> Tensor:
-        """(G, 512) of the clips that begin every `stride` of these consecutive frames, each as it would be alone."""
+        """Return features (G, 512) of clips that start every `stride` consecutive frames, equal to separate clips'."""
         return run_features(
             self.prepare(frames_NHWC[None]), length=length, stride=stride, stem=self.net.get_submodule("stem"),
             stage=self.net.get_submodule("layer1"), rest=self._rest,  # type: ignore[arg-type]

@@ -1,15 +1,14 @@
-"""R3D-18 (plain 3-D ResNet) of torchvision with its Kinetics-400 weights: clips → 512 numbers.
+"""torchvision's R3D-18 (plain 3-D ResNet) with its Kinetics-400 weights: 512-dimensional features.
 
 "A Closer Look at Spatiotemporal Convolutions for Action Recognition" (CVPR 2018).
 """
 
-from collections.abc import Sequence
-
 from tad.backbones._torchvision import VideoClassifier
+from tad.backbones.r3d_18_settings import Settings
 
 
 class Backbone(VideoClassifier):
-    """Clips (B, T, H, W, 3) uint8 RGB of any size → (B, 512) float32; any T."""
+    """R3D-18: clips (B, T, H, W, 3) uint8 RGB of any size → (B, 512) float32; any T."""
 
-    def __init__(self, *, resize: Sequence[int], crop: int, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__("r3d_18", head="fc", dim=512, resize=resize, crop=crop, mean=mean, std=std)
+    def __init__(self, settings: Settings) -> None:
+        super().__init__("r3d_18", settings, head="fc", dim=512)

@@ -1,25 +1,27 @@
-"""R(2+1)D-34 and -18 as TSP trains them for localisation: 16-frame clips → 512 numbers.
+"""TSP's R(2+1)D-34 and R(2+1)D-18, trained for localisation: 512-dimensional features of 16-frame clips.
 
 "TSP: Temporally-Sensitive Pretraining of Video Encoders for Localization Tasks" (ICCV-W 2021); the network is that of
 "A Closer Look at Spatiotemporal Convolutions for Action Recognition" (CVPR 2018). Parameter names are torchvision's.
 Shapes: B clips, T frames, H rows, W columns, C channels, N frames.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from tad.backbones._contract import BackboneBase
 from tad.backbones._frames import center_crop, normalise, resize_float
 from tad.backbones._sharing import run_features
-from tad.errors import TadError
+from tad.backbones.tsp_settings import Settings
 
 LAYERS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 WIDTHS = (64, 128, 256, 512)
 
 
 def middle_width(c_in: int, c_out: int) -> int:
-    """Channels between the spatial and the temporal convolution, so that the pair has the weights of one 3-D one."""
+    """Return the channels between both convolutions, so that the pair has as many weights as one 3-D convolution."""
     return c_in * c_out * 27 // (c_in * 9 + 3 * c_out)
 
 
@@ -35,8 +37,8 @@ def _pair(c_in: int, middle: int, c_out: int, stride: int) -> nn.Sequential:
 class Block(nn.Module):
     """Residual block of two factorised convolutions.
 
-    torchvision takes one middle width per block, from the block's input; the 34-layer weights were made with one per
-    convolution (`own_width`), which is wider where the block widens.
+    torchvision derives one middle width per block from the block's input; the 34-layer weights have one per convolution
+    (`own_width`), which is larger where the block increases the channels.
     """
 
     def __init__(self, c_in: int, c_out: int, stride: int, *, own_width: bool) -> None:
@@ -54,23 +56,19 @@ class Block(nn.Module):
         return torch.relu(self.conv2(self.conv1(x)) + skip)
 
 
-class Backbone(nn.Module):
-    """Clips (B, T, H, W, 3) uint8 RGB of any size → (B, 512) float32; any T.
+class Backbone(BackboneBase):
+    """R(2+1)D: clips (B, T, H, W, 3) uint8 RGB of any size → (B, 512) float32; any T."""
 
-    `frame_size`, `crop_size`, `shrink`, `encode` and `stem` are what `pretrain` needs of a trainable backbone.
-    """
-
+    shares: ClassVar[bool] = True
+    trainable: ClassVar[bool] = True
     layer1: nn.Sequential
 
-    def __init__(
-        self, *, depth: int, frame_size: Sequence[int], crop: int, mean: Sequence[float], std: Sequence[float]
-    ) -> None:
+    def __init__(self, settings: Settings) -> None:
         super().__init__()
-        if depth not in LAYERS:
-            raise TadError(f"tsp.depth: {depth}: one of {', '.join(map(str, LAYERS))}")
+        depth = settings.depth
         self.dim = WIDTHS[-1]
-        self.frame_size, self.crop_size = (int(frame_size[0]), int(frame_size[1])), (crop, crop)
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.frame_size, self.crop_size = settings.frame_size, (settings.crop, settings.crop)
+        self.mean, self.std = settings.mean, settings.std
         self.stem = nn.Sequential(
             nn.Conv3d(3, 45, (1, 7, 7), (1, 2, 2), (0, 3, 3), bias=False),
             nn.BatchNorm3d(45),
@@ -93,18 +91,22 @@ class Backbone(nn.Module):
                     module.eps, module.momentum = 1e-3, 0.9
 
     def published_keys(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The encoder's part of a TSP checkpoint (`features.`) or of a plain R(2+1)D one, without heads (`fc*`)."""
+        """Return the encoder of a TSP checkpoint (`features.`) or of a plain R(2+1)D one, without heads (`fc*`)."""
         names = {key.removeprefix("features."): tensor for key, tensor in state.items()}
         return {name: tensor for name, tensor in names.items() if not name.startswith("fc")}
 
     def shrink(self, frames_NHWC: Tensor) -> Tensor:
-        """Whole frames at the size before cropping, aspect ignored: (N, h, w, 3) float32 in 0..255, not rounded."""
+        """Resize whole frames to `frame_size`, ignoring the aspect ratio: (N, h, w, 3) float32 in 0..255, unrounded."""
         if tuple(frames_NHWC.shape[1:3]) == self.frame_size:
             return frames_NHWC
         return resize_float(frames_NHWC[None], self.frame_size)[0].permute(0, 2, 3, 1)
 
+    def networks(self) -> list[nn.Module]:
+        """Return this module itself."""
+        return [self]
+
     def features(self, x_BCTHW: Tensor) -> Tensor:
-        """(B, 512) pooled features of a normalised input."""
+        """Return the pooled features (B, 512) of a normalised input."""
         return self._rest(self.layer1(self.stem(x_BCTHW)))
 
     def _rest(self, x_BCTHW: Tensor) -> Tensor:
@@ -113,11 +115,11 @@ class Backbone(nn.Module):
         return x_BCTHW.mean(dim=(2, 3, 4))
 
     def encode(self, clips_BTHWC: Tensor) -> Tensor:
-        """Features (B, 512) of clips (uint8 or in 0..255) that are already cropped."""
+        """Return features (B, 512) of clips (values in 0..255) that are already cropped."""
         return self.features(self._normalised(clips_BTHWC))
 
     def overlapping(self, frames_NHWC: Tensor, *, length: int, stride: int) -> Tensor:
-        """(G, 512) of the clips that begin every `stride` of these consecutive frames, each as it would be alone."""
+        """Return features (G, 512) of clips that start every `stride` consecutive frames, equal to separate clips'."""
         return run_features(
             self._normalised(self._cropped(frames_NHWC[None])), length=length, stride=stride, stem=self.stem,
             stage=self.layer1, rest=self._rest,

@@ -1,1 +1,1 @@
-"""Annotation formats: `read(source, **settings)` makes a table of the files as they are."""
+"""Annotation formats: `read(source, settings)` converts annotation files to a table without validating it."""

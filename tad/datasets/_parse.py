@@ -1,15 +1,21 @@
-"""What the annotation formats share: strict JSON, ActivityNet's layout, seconds, labels, durations, split names."""
+"""Parsers shared by the annotation formats: strict JSON, ActivityNet's layout, times, labels, durations, splits."""
 
-import csv
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from tad.annotations import SPLITS, Instance, Video, among
-from tad.errors import TadError
+from tad.annotations.table import SPLITS, Instance, Video, among
+from tad.core.errors import TadError
+from tad.core.limits import LimitError
+from tad.core.strict_json import parse_json, type_name
+from tad.datasets._csv import read_sheet, rows
+from tad.datasets._names import VideoNames
+from tad.datasets._text import compose, read_text, tidy
+from tad.datasets._times import Times
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 SPLIT_NAMES: Mapping[str, str] = MappingProxyType(
@@ -25,30 +31,13 @@ SPLIT_NAMES: Mapping[str, str] = MappingProxyType(
 )
 
 
-def read_text(path: Path) -> str:
-    """The text of a file in UTF-8, with or without a byte order mark.
-
-    Raises:
-        TadError: missing, a folder, empty, or another encoding.
-    """
-    if path.is_dir():
-        raise TadError(f"{path}: is a folder; name the annotation file in it")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise TadError(f"{path}: no such file; docs/datasets.md says where each dataset publishes it") from None
-    except UnicodeDecodeError as error:
-        raise TadError(f"{path}: byte {error.start} is not UTF-8 text; save the file as UTF-8") from None
-    if not text.strip():
-        raise TadError(f"{path}: the file is empty; download or export it again")
-    return text
-
-
 def load_json(path: Path) -> Any:
-    """The JSON value in `path`; NaN passes (the check names its entry), a key given twice does not (one would vanish).
+    """Read the JSON value in `path`.
+
+    NaN is accepted, because the check reports its entry. Duplicate keys are refused, because one of them would be lost.
 
     Raises:
-        TadError: unreadable, not JSON, or a repeated key.
+        TadError: the file is unreadable, is not JSON, or has a duplicate key.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -60,49 +49,46 @@ def load_json(path: Path) -> Any:
         return value
 
     try:
-        return json.loads(read_text(path), object_pairs_hook=unique)
+        return parse_json(read_text(path), pairs=unique, nan=True)
+    except TadError:
+        raise
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         raise TadError(f"{path}: {place}: not valid JSON ({error.msg}); repair the file or download it again") from None
+    except LimitError as error:
+        raise TadError(f"{path}: {error}; repair the file; is this the right one?") from None
 
 
 def seconds(value: Any, where: str) -> float:
-    """A time in seconds from a number or its text (G-TAD's THUMOS14 file has texts). NaN passes; the check names it.
+    """Parse a time in seconds from a number or a string (G-TAD's THUMOS14 file has strings).
+
+    NaN is accepted, because the check reports its entry.
 
     Raises:
-        TadError: anything else, such as `1:23` or `1,5`.
+        TadError: any other value, including clock times, which published files do not contain.
     """
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            pass
-        if ":" in value:
-            raise TadError(f"{where}: time '{value}' is not in seconds; 1:30 is 90, for example")
-        if "," in value:
-            raise TadError(f"{where}: time '{value}' has a comma; write the decimal with a point")
-    raise TadError(f"{where}: time {value!r:.40} is not a number; give seconds")
+    if isinstance(value, str) and ":" in value:
+        raise TadError(f"{where}: time '{value}' is not in seconds; 1:30 is 90, for example")
+    return Times().read(value, where)
 
 
 def beside(source: Path, name: str) -> Path:
-    """The file that a setting names: absolute, or relative to the annotation folder or the annotation file's folder."""
-    return (source if source.is_dir() else source.parent) / name
+    """Resolve a file name in a setting: absolute, or relative to the folder of the annotations."""
+    return (source if source.is_dir() else source.parent) / Path(name).expanduser()
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """Labels in the order of their lines; a leading index (`7 BaseballPitch`) is ignored.
+    """Read labels in the order of their lines; a leading index (`7 BaseballPitch`) is ignored.
 
     Raises:
-        TadError: unreadable, or a label that stands there twice.
+        TadError: the file is unreadable, or has a duplicate label.
     """
     found: list[str] = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
-        head, _, rest = line.strip().partition(" ")
-        label = rest.strip() if head.isdigit() and rest.strip() else line.strip()
+        head, _, rest = tidy(line).partition(" ")
+        label = rest.strip() if head.isdigit() and rest.strip() else tidy(line)
         if label in found:
-            raise TadError(f"{path}: line {number}: label '{label}' stands twice; remove one line")
+            raise TadError(f"{path}: line {number}: label '{label}' is listed twice; remove one line")
         if label:
             found.append(label)
     return tuple(found)
@@ -118,38 +104,45 @@ def _json_duration(value: Any, where: str) -> float:
 
 
 def read_durations(path: Path) -> dict[str, float]:
-    """Video id → seconds, from JSON (`{id: seconds}`, `{id: {"duration": …}}`, ActivityNet layout) or CSV.
+    """Read durations (video id → seconds) from JSON or CSV.
 
-    A CSV has columns `video` and `duration`, or `video`, `count` and `fps`.
+    JSON is `{id: seconds}`, `{id: {"duration": …}}` or ActivityNet's layout. CSV has the columns `video` and
+    `duration`, or `video`, `count` and `fps`. Video names are converted to ids by `VideoNames`.
 
     Raises:
-        TadError: unreadable, or an entry without a duration.
+        TadError: the file is unreadable, or an entry has no duration.
     """
+    names = VideoNames()
     if path.suffix.lower() == ".json":
         value = load_json(path)
         value = value.get("database", value) if isinstance(value, dict) else value
         if not isinstance(value, dict):
-            raise TadError(f"{path}: expected {{video id: seconds}}, found a {type(value).__name__}")
-        return {str(key): _json_duration(item, f"{path}: video '{key}'") for key, item in value.items()}
-    rows = csv.DictReader(read_text(path).splitlines())
-    columns = set(rows.fieldnames or [])
-    if not columns >= {"video", "duration"} and not columns >= {"video", "count", "fps"}:
-        raise TadError(f"{path}: line 1: columns {', '.join(sorted(columns))}; expected video,duration")
+            raise TadError(f"{path}: expected {{video id: seconds}}, found {type_name(value)}")
+        return {
+            names.read(str(key), str(path)): _json_duration(item, f"{path}: video '{key}'")
+            for key, item in value.items()
+        }
+    sheet = read_sheet(path)
+    columns = {name.casefold(): name for name in sheet.header}
+    wanted = ("video", "duration") if {"video", "duration"} <= set(columns) else ("video", "count", "fps")
+    if not set(wanted) <= set(columns):
+        shown = ", ".join(sheet.header)
+        raise TadError(f"{path}: line {sheet.header_line}: columns {shown}; expected video,duration")
     found = {}
-    for row in rows:
-        where = f"{path}: line {rows.line_num}"
-        rate = seconds(row["fps"], where) if "duration" not in columns else 1.0
+    for number, row in sheet.named({name: columns[name] for name in wanted}):
+        where = f"{path}: line {number}"
+        rate = seconds(row["fps"], where) if "fps" in row else 1.0
         if not rate > 0:
             raise TadError(f"{where}: {rate} frames per second; give the video's frame rate")
-        found[row["video"]] = seconds(row["duration" if "duration" in columns else "count"], where) / rate
+        found[names.read(row["video"], where)] = seconds(row[wanted[1]], where) / rate
     return found
 
 
 def our_split(name: Any, names: Mapping[str, str], where: str) -> str:
-    """`train`, `val`, `test` or empty (left out) for a file's name of a split, in any case.
+    """Map a split name of a file, in any letter case, to `train`, `val`, `test` or empty (exclude).
 
     Raises:
-        TadError: an unknown name, or a mapping to something that is no split of ours.
+        TadError: the name is unknown, or is mapped to an unknown split.
     """
     if not isinstance(name, str) or not name.strip():
         raise TadError(f"{where}: no subset; give one of {', '.join(names)}")
@@ -162,15 +155,44 @@ def our_split(name: Any, names: Mapping[str, str], where: str) -> str:
     return ours
 
 
-def database(source: Path) -> dict[str, Any]:
-    """The entries of a JSON file in ActivityNet's layout by video id.
+def read_split_file(path: Path, names: Mapping[str, str]) -> dict[str, str]:
+    """Read video id → split from a CSV file with the columns video and split.
+
+    Args:
+        path: the file.
+        names: the file's split names → ours, or empty to exclude.
 
     Raises:
-        TadError: another layout, which is named where it is a known one.
+        TadError: the file is invalid, or a video is in two splits.
     """
-    value = load_json(source)
+    found: dict[str, str] = {}
+    ids = VideoNames()
+    for number, row in rows(path, ("video", "split")):
+        where = f"{path}: line {number}"
+        split, video = our_split(row["split"], names, where), ids.read(row["video"], where)
+        if found.setdefault(video, split) != split:
+            raise TadError(f"{where}: video '{video}' is in {found[video]} and in {split}; keep one")
+    return found
+
+
+def _unknown(subset: Any, names: Mapping[str, str]) -> bool:
+    known = {key.casefold() for key in names}
+    return isinstance(subset, str) and bool(subset.strip()) and subset.strip().casefold() not in known
+
+
+def database(source: Path) -> dict[str, Any]:
+    """Read the entries of a JSON file in ActivityNet's layout, by video id.
+
+    Raises:
+        TadError: the file has another layout; the message names it if it is known.
+    """
+    return entries_of(load_json(source), source)
+
+
+def entries_of(value: Any, source: Path) -> dict[str, Any]:
+    """Return the entries of a JSON value in ActivityNet's layout, which was read from `source`; see `database`."""
     if not isinstance(value, dict):
-        raise TadError(f"{source}: expected an object with 'database', found a {type(value).__name__}")
+        raise TadError(f"{source}: expected an object with 'database', found {type_name(value)}")
     if "database" not in value:
         hint = "expected ActivityNet's layout, see docs/datasets.md"
         if "results" in value:
@@ -183,7 +205,7 @@ def database(source: Path) -> dict[str, Any]:
     return value["database"]
 
 
-def _instance(item: Any, entry: str, where: str) -> Instance:
+def _instance(item: Any, entry: str, where: str, times: Times) -> Instance:
     where = f"{where}, {entry}"
     if not isinstance(item, dict):
         raise TadError(f"{where}: expected 'segment' and 'label', found {item!r:.40}")
@@ -195,13 +217,14 @@ def _instance(item: Any, entry: str, where: str) -> Instance:
     label = item.get("label")
     if not isinstance(label, str):
         raise TadError(f"{where}: label {label!r:.40} is not a name; give the class as text")
-    return Instance(seconds(segment[0], where), seconds(segment[1], where), label.strip(), entry)
+    return Instance(times.read(segment[0], where), times.read(segment[1], where), tidy(label), entry)
 
 
 def _rate(entry: Mapping[str, Any]) -> float | None:
-    """Frames per second: stated (ActionFormer's files), or frames by duration (OpenTAD's); None where neither is.
+    """Return the frame rate: as stated (ActionFormer), or frames divided by duration (OpenTAD); None if unknown.
 
-    Few need it, and who does is told what is missing: an odd value is no reason to refuse a file.
+    An invalid value counts as unknown and does not refuse the file: few users need the rate, and those who do get an
+    error about the missing value.
     """
 
     def number(key: str) -> float:
@@ -220,61 +243,86 @@ def read_database(
     *,
     splits: Mapping[str, str] = NOTHING,
     ambiguous: str = "",
-    rename: Callable[[str], str] = str,
+    rename: Callable[[str], str] = compose,
+    times: Times | None = None,
+    unassigned: set[str] | None = None,
+    ignored: Counter[str] | None = None,
+    entries: Mapping[str, Any] | None = None,
 ) -> dict[str, Video]:
-    """The videos of a JSON file in ActivityNet's layout, in its order.
+    """Read the videos of a JSON file in ActivityNet's layout, in file order.
 
     Args:
         source: `{"database": {id: {"subset", "duration", "annotations": [{"segment": [s, e], "label"}]}}}`.
-            `duration` may be missing or text, `annotations` missing or null, `fps` or `frame` missing.
-        splits: the file's subset names → ours, or empty to leave these videos out; the usual names by default.
+            `duration` may be missing or a string, `annotations` missing or null, `fps` or `frame` missing.
+        splits: the file's subset names → ours, or empty to exclude these videos; the usual names by default.
         ambiguous: label of segments that are neither action nor background.
-        rename: the file's video id → ours.
+        rename: converts the file's video id to ours.
+        times: parser of the ends of segments; by default they are in seconds.
+        unassigned: if given, collects the ids of videos without a subset, which become train videos; by default such
+            videos are refused.
+        ignored: if given, counts by subset the videos of unknown subsets without annotations, which are excluded; by
+            default such videos are refused.
+        entries: the result of `database(source)`, if the file has already been read.
 
     Raises:
-        TadError: file, video, entry, what is there, and what is expected.
+        TadError: the message names the file, the video, the entry, the actual and the expected value.
     """
-    names = splits or SPLIT_NAMES
+    names, times = splits or SPLIT_NAMES, times or Times()
     videos: dict[str, Video] = {}
-    for key, entry in database(source).items():
+    for key, entry in (database(source) if entries is None else entries).items():
         where = f"{source}: video '{key}'"
         if not isinstance(entry, dict):
             raise TadError(f"{where}: expected subset and annotations, found {entry!r:.40}")
-        split = our_split(entry.get("subset"), names, where)
         video_id = rename(key)
+        subset = entry.get("subset")
+        if ignored is not None and _unknown(subset, names) and not entry.get("annotations"):
+            ignored[str(subset)] += 1
+            continue
+        if unassigned is not None and not subset:
+            split = "train"
+            unassigned.add(video_id)
+        else:
+            split = our_split(entry.get("subset"), names, where)
         if video_id in videos:
             raise TadError(f"{where}: the same video as '{video_id}'; merge the two entries")
-        items = entry.get("annotations") or []
-        if not isinstance(items, list):
-            raise TadError(f"{where}: annotations must be a list, not {type(items).__name__}")
-        found = [_instance(item, f"annotations[{k}]", where) for k, item in enumerate(items)]
+        video = _video(entry, where, split, ambiguous=ambiguous, times=times)
         if split:
-            given = entry.get("duration")
-            videos[video_id] = Video(
-                split=split,
-                duration=None if given is None else seconds(given, f"{where}: duration"),
-                instances=tuple(i for i in found if i.label != ambiguous or not ambiguous),
-                ambiguous=tuple((i.start, i.end) for i in found if ambiguous and i.label == ambiguous),
-                rate=_rate(entry),
-            )
+            videos[video_id] = video
     return videos
 
 
+def _video(entry: Mapping[str, Any], where: str, split: str, *, ambiguous: str, times: Times) -> Video:
+    """Return the video of an entry in ActivityNet's layout; see `read_database`."""
+    items = entry.get("annotations") or []
+    if not isinstance(items, list):
+        raise TadError(f"{where}: annotations must be a list, not {type_name(items)}")
+    instances = [_instance(item, f"annotations[{k}]", where, times) for k, item in enumerate(items)]
+    duration = entry.get("duration") if split else None  # those of excluded videos are not read
+    return Video(
+        split=split,
+        duration=None if duration is None else seconds(duration, f"{where}: duration"),
+        instances=tuple(i for i in instances if i.label != ambiguous or not ambiguous),
+        ambiguous=tuple((i.start, i.end) for i in instances if ambiguous and i.label == ambiguous),
+        rate=_rate(entry),
+        in_frames=times.unit == "frames",
+    )
+
+
 def youtube_id(video_id: str) -> str:
-    """The id without the `v_` of file names. An id has 11 characters, and one may itself begin with `v_`."""
+    """Remove the prefix `v_` of file names from an id. An id has 11 characters and may itself start with `v_`."""
     return video_id[2:] if len(video_id) == 13 and video_id.startswith("v_") else video_id
 
 
 def labels_of(videos: Mapping[str, Video]) -> tuple[str, ...]:
-    """The labels that occur, sorted."""
+    """Return the labels that occur, sorted."""
     return tuple(sorted({instance.label for video in videos.values() for instance in video.instances}))
 
 
 def expect_classes(source: Path, labels: tuple[str, ...], videos: Mapping[str, Video], classes: int) -> None:
-    """Refuse a file that does not have the published number of classes; 0: any number will do.
+    """Refuse a file without the published number of classes; 0 accepts any number.
 
     Raises:
-        TadError: the numbers, and the rarest label, which is where a misspelling shows.
+        TadError: the numbers differ; the message names the rarest label, which is often a misspelling.
     """
     if classes and len(labels) != classes:
         counts = {label: 0 for label in labels}

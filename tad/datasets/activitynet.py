@@ -1,31 +1,37 @@
-"""Own data in ActivityNet's JSON layout → annotation table."""
+"""Read custom data in ActivityNet's JSON layout into an annotation table."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from tad.annotations import Table
-from tad.datasets._parse import NOTHING, beside, labels_of, read_database, read_labels
+from tad.annotations.table import Table
+from tad.datasets._names import VideoNames
+from tad.datasets._parse import SPLIT_NAMES, read_database
+from tad.datasets._splits import split_and_label
+from tad.datasets._times import Times
+from tad.datasets.activitynet_settings import Settings
 
 
-def read(
-    source: Path,
-    *,
-    splits: Mapping[str, str] = NOTHING,
-    label_file: str = "",
-    ambiguous: str = "",
-) -> Table:
-    """The table of a JSON file in ActivityNet's layout, unchecked (see `tad.annotation_checks.check`).
+def read(source: Path, settings: Settings) -> Table:
+    """Read a JSON file in ActivityNet's layout into a table, unchecked (see `tad.annotations.checks.check`).
 
     Args:
         source: the JSON file.
-        splits: the file's subset names → train, val, test or empty (left out); empty mapping: the usual names.
-        label_file: one label a line, which fixes their order and set; empty: the labels that occur, sorted.
-        ambiguous: label of segments that are neither action nor background; empty: none.
+        settings: see activitynet_settings.py; the frame rate applies to videos with neither `fps` nor `frame`.
 
     Raises:
-        TadError: the file, the video and entry, and the remedy.
+        TadError: the file is invalid; the message names the file, the video and entry, and the remedy.
     """
     source = Path(source)
-    videos = read_database(source, splits=splits, ambiguous=ambiguous)
-    labels = read_labels(beside(source, label_file)) if label_file else tuple(x for x in labels_of(videos) if x)
-    return Table("activitynet", labels, videos)
+    times, names, unassigned = Times(settings.unit), VideoNames(), set[str]()
+    videos = read_database(
+        source,
+        splits={**SPLIT_NAMES, **settings.splits},
+        ambiguous=settings.ambiguous,
+        rename=lambda name: names.read(name, str(source)),
+        times=times,
+        unassigned=unassigned if settings.test_share > 0 else None,
+    )
+    videos = {v: replace(video, rate=video.rate or settings.rate or None).in_seconds() for v, video in videos.items()}
+    videos, labels, note = split_and_label(source, videos, settings, unassigned)
+    seen = tuple(f"{count} {what}" for what, count in {**times.seen, **names.seen}.items())
+    return Table("activitynet", labels, videos, notes=(*seen, *note))

@@ -1,89 +1,195 @@
-"""Own data as a CSV table (`video,start,end,label`) → annotation table."""
+"""Read custom data from a CSV file (`video,start,end,label`) into an annotation table."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from tad.annotations import SPLITS, Instance, Table, Video
-from tad.datasets._csv import rows
-from tad.datasets._parse import SPLIT_NAMES, beside, labels_of, our_split, read_durations, read_labels, seconds
-from tad.errors import TadError
-from tad.plugins import nearest
-from tad.video.listing import EXTENSIONS
-
-REQUIRED = ("video", "start", "end", "label")
-OPTIONAL = ("split", "duration")
-
-
-def _read_split_file(path: Path) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for number, row in rows(path, ("video", "split")):
-        where = f"{path}: line {number}"
-        split = our_split(row["split"], SPLIT_NAMES, where)
-        if found.setdefault(row["video"], split) != split:
-            raise TadError(f"{where}: video '{row['video']}' is in {found[row['video']]} and in {split}; keep one")
-    return found
-
-
-def _split_of(row: dict[str, str], by_video: dict[str, str], split: str, where: str) -> str:
-    if row.get("split"):
-        return our_split(row["split"], SPLIT_NAMES, where)
-    if row["video"] in by_video:
-        return by_video[row["video"]]
-    if split:
-        return split
-    ways = "add a column split, or the setting split_file (video,split) or split (one for all)"
-    raise TadError(f"{where}: video '{row['video']}' belongs to no split; {ways}")
+from tad.annotations.table import Instance, Table, Video
+from tad.core.errors import TadError
+from tad.datasets._columns import Columns, columns_of
+from tad.datasets._csv import Sheet, read_sheet
+from tad.datasets._names import VideoNames
+from tad.datasets._parse import (
+    NOTHING,
+    SPLIT_NAMES,
+    beside,
+    labels_of,
+    our_split,
+    read_durations,
+)
+from tad.datasets._splits import split_and_label, split_file
+from tad.datasets._times import Times, has_decimal_commas
+from tad.datasets.csv_settings import Settings
+from tad.settings import plugins
 
 
-def read(
-    source: Path,
-    *,
-    split: str = "",
-    split_file: str = "",
-    label_file: str = "",
-    duration_file: str = "",
-) -> Table:
-    """The table of a CSV file, unchecked (see `tad.annotation_checks.check`).
+@dataclass
+class _Video:
+    """The data of one video, collected from its rows."""
+
+    split: str = ""
+    duration: float | None = None
+    rate: float = 0.0
+    instances: list[Instance] = field(default_factory=list)
+
+
+class _Reader:
+    """Collect the videos of one file from its rows."""
+
+    def __init__(
+        self, times: Times, *, splits: Mapping[str, str], by_video: Mapping[str, str], split: str, drawn: bool
+    ) -> None:
+        self.times, self.names = times, VideoNames()
+        self.numbers = Times(
+            decimal_commas=times.decimal_commas
+        )  # durations are in seconds, whatever the unit of the times
+        self.splits, self.by_video, self.split, self.drawn = splits, by_video, split, drawn
+        self.videos: dict[str, _Video] = {}
+        self.left_out: set[str] = set()
+        self.read_splits: dict[str, str] = {}  # names in the column split → ours
+
+    def add(self, row: dict[str, str], number: int, where: str) -> None:
+        """Add one row."""
+        if not row["video"]:
+            raise TadError(f"{where}: no video; give the id, which is the file's name without its suffix")
+        video = self.names.read(row["video"], where)
+        split = self._split_of(row, video, where)
+        if split is None:
+            self.left_out.add(video)
+            return
+        known = self.videos.setdefault(video, _Video(split))
+        if known.split != split or video in self.left_out:
+            raise TadError(f"{where}: video '{video}' is in {known.split} above and in {split} here; keep one split")
+        if row.get("duration"):
+            length = self.numbers.read(row["duration"], where)
+            if known.duration not in (None, length):
+                before = known.duration
+                raise TadError(f"{where}: video '{video}' lasts {length:g} s here, {before:g} s above; keep one")
+            known.duration = length
+        if row.get("fps"):
+            known.rate = _rate(self.numbers.read(row["fps"], where), video, known.rate, where)
+        if row["start"] or row["end"] or row["label"]:
+            start, end = self.times.read(row["start"], where), self.times.read(row["end"], where)
+            known.instances.append(Instance(start, end, row["label"], f"line {number}"))
+
+    def _split_of(self, row: dict[str, str], video: str, where: str) -> str | None:
+        """Return the split of a video; empty if it is to be drawn, None if the video is excluded."""
+        if row.get("split"):
+            if row["split"] not in self.read_splits:
+                self.read_splits[row["split"]] = our_split(row["split"], self.splits, where)
+            return self.read_splits[row["split"]] or None
+        if video in self.by_video:
+            return self.by_video[video] or None
+        if self.split or self.drawn:
+            return self.split
+        ways = (
+            "add a column split, or the setting split_file (video,split), split (one for all) or test_share (drawn by"
+            " seed, 0.2 for example)"
+        )
+        raise TadError(f"{where}: video '{video}' belongs to no split; {ways}")
+
+
+def _rate(rate: float, video: str, known: float, where: str) -> float:
+    if not 0 < rate < 1e6:
+        raise TadError(f"{where}: {rate:g} frames per second; give the frame rate of video '{video}'")
+    if known and known != rate:
+        raise TadError(f"{where}: video '{video}' has {rate:g} frames per second here, {known:g} above; keep one")
+    return rate
+
+
+def _notes(columns: Columns, sheet: Sheet, reader: _Reader) -> tuple[str, ...]:
+    """Describe accepted deviations from the format of docs/datasets.md, for the log."""
+    notes = [f"column '{theirs}' is {ours}" for ours, theirs in columns.taken.items()]
+    if columns.unit and columns.unit != "seconds":
+        notes.append(f"times are {columns.unit}, as their columns say")
+    if sheet.decomposed:
+        notes.append(f"{sheet.decomposed} cells in decomposed Unicode form (composed now)")
+    seen = {**reader.times.seen, **reader.names.seen}
+    return (*notes, *(f"{count} {what}" for what, count in seen.items()))
+
+
+def read(source: Path, settings: Settings) -> Table:
+    """Read a CSV file into a table, unchecked (see `tad.annotations.checks.check`).
 
     Args:
-        source: UTF-8, separated by commas, semicolons or tabs, with a header: video, start, end, label, and optionally
-            split and duration; other columns are ignored. Times in seconds. A row with a video and no start, end and
-            label is a video without instances.
-        split: the split of videos that no other source assigns.
-        split_file: CSV with columns video and split.
-        label_file: one label a line, which fixes their order and set; empty: the labels that occur, sorted.
-        duration_file: see `tad.datasets._parse.read_durations`.
+        source: a file in UTF-8 or with a byte order mark, separated by commas, semicolons or tabs, with a header:
+            video, start, end, label, and optionally split, duration (seconds) and fps; other columns are ignored. A row
+            with a video but without start, end and label is a video without instances.
+        settings: see csv_settings.py; the frame rate applies to videos without a value in column fps.
 
     Raises:
-        TadError: the file, the line, what is there, and the remedy.
+        TadError: the file is invalid; the message names the file, the line, the value and the remedy.
     """
     source = Path(source)
-    if split and split not in SPLITS:
-        raise TadError(f"setting split: '{split}'; {nearest(split, list(SPLITS))}")
-    by_video = _read_split_file(beside(source, split_file)) if split_file else {}
-    durations = read_durations(beside(source, duration_file)) if duration_file else {}
-    splits: dict[str, str] = {}
-    instances: dict[str, list[Instance]] = {}
-    for number, row in rows(source, REQUIRED):
-        where, video = f"{source}: line {number}", row["video"]
-        if not video:
-            raise TadError(f"{where}: no video; give the id, which is the file's name without its suffix")
-        if Path(video).suffix.lower() in EXTENSIONS:
-            raise TadError(f"{where}: video '{video}' has a file's suffix; write '{video.rpartition('.')[0]}'")
-        own = _split_of(row, by_video, split, where)
-        if splits.setdefault(video, own) != own:
-            raise TadError(f"{where}: video '{video}' is in {splits[video]} above and in {own} here; keep one split")
-        if row.get("duration"):
-            length = seconds(row["duration"], where)
-            if durations.setdefault(video, length) != length:
-                raise TadError(
-                    f"{where}: video '{video}' lasts {length:g} s here, {durations[video]:g} s above; keep one"
-                )
-        found = instances.setdefault(video, [])
-        if row["start"] or row["end"] or row["label"]:
-            start, end = seconds(row["start"], where), seconds(row["end"], where)
-            found.append(Instance(start, end, row["label"], f"line {number}"))
-    if not splits:
+    by_video = split_file(source, settings)
+    durations = read_durations(beside(source, settings.duration_file)) if settings.duration_file else {}
+    found, notes = _read_rows(source, settings, by_video=by_video)
+    unassigned = {video_id for video_id, video in found.items() if not video.split}
+    videos = {
+        video_id: replace(
+            video,
+            split=video.split or "train",
+            duration=durations.get(video_id) if video.duration is None else video.duration,
+            rate=video.rate or settings.rate or None,
+        ).in_seconds()
+        for video_id, video in found.items()
+    }
+    videos, labels, note = split_and_label(source, videos, settings, unassigned)
+    return Table("csv", labels, videos, notes=(*notes, *note))
+
+
+def settings_of(given: Mapping[str, Any]) -> Settings:
+    """Check settings of this format.
+
+    Raises:
+        TadError: unknown or invalid settings.
+    """
+    settings = plugins.checked("datasets", "csv", dict(given))
+    assert isinstance(settings, Settings)
+    return settings
+
+
+def read_unassigned(source: Path, *, unit: str = "", columns: Mapping[str, str] = NOTHING) -> Table:
+    """Read a CSV file as `read` does, but leave the split of videos without one empty.
+
+    Raises:
+        TadError: the file is invalid.
+    """
+    found, notes = _read_rows(source, settings_of({"unit": unit, "columns": dict(columns)}), by_video={}, drawn=True)
+    videos = {video_id: video.in_seconds() for video_id, video in found.items()}
+    return Table("csv", tuple(x for x in labels_of(videos) if x), videos, notes=notes)
+
+
+def _read_rows(
+    source: Path, settings: Settings, *, by_video: Mapping[str, str], drawn: bool = False
+) -> tuple[dict[str, Video], tuple[str, ...]]:
+    """Return the videos of a file, with times in its unit, and notes.
+
+    A video's split is empty if none is stated and `drawn` is set, or the settings draw one.
+    """
+    sheet = read_sheet(source)
+    header = columns_of(sheet.header, settings.columns, f"{source}: line {sheet.header_line}")
+    rows_found = list(sheet.named(header.names))
+    cells = (row.get(key, "") for _, row in rows_found for key in ("start", "end", "duration", "fps"))
+    commas = has_decimal_commas(cells, delimiter=sheet.delimiter)
+    times = Times(settings.unit or header.unit, decimal_commas=commas)
+    reader = _Reader(
+        times,
+        splits={**SPLIT_NAMES, **settings.splits},
+        by_video=by_video,
+        split=settings.split,
+        drawn=drawn or settings.test_share > 0,
+    )
+    for number, row in rows_found:
+        reader.add(row, number, f"{source}: line {number}")
+    if not rows_found:
         raise TadError(f"{source}: only a header, no rows; add a row for each instance")
-    videos = {video: Video(splits[video], durations.get(video), tuple(found)) for video, found in instances.items()}
-    labels = read_labels(beside(source, label_file)) if label_file else tuple(x for x in labels_of(videos) if x)
-    return Table("csv", labels, videos)
+    in_frames = times.unit == "frames"
+    videos = {
+        video_id: Video(
+            video.split, video.duration, tuple(video.instances), rate=video.rate or None, in_frames=in_frames
+        )
+        for video_id, video in reader.videos.items()
+    }
+    return videos, _notes(header, sheet, reader)

@@ -1,4 +1,4 @@
-"""EPIC-KITCHENS-100's official CSV files, or the JSON made of them → annotation table of verbs or nouns."""
+"""Read EPIC-KITCHENS-100's official CSV files, or a conversion to JSON, into an annotation table of verbs or nouns."""
 
 import re
 from collections.abc import Mapping
@@ -7,31 +7,27 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from tad.annotations import Instance, Table, Video
+from tad.annotations.table import Instance, Table, Video
+from tad.core.errors import TadError
 from tad.datasets._csv import rows
 from tad.datasets._parse import beside, database, our_split, read_database, seconds
-from tad.errors import TadError
-from tad.plugins import nearest
+from tad.datasets.epic_settings import Settings
 
 CLASSES: Mapping[str, int] = MappingProxyType({"verb": 97, "noun": 300})
-SPLITS: Mapping[str, str] = MappingProxyType(
-    {"training": "train", "train": "train", "validation": "test", "val": "test", "testing": "", "test": ""}
-)
-KNOWN: Mapping[str, str] = MappingProxyType({"duplicate": "keep", "beyond": "keep"})
 ACTIONS = ("video_id", "start_timestamp", "stop_timestamp")
 CLOCK = re.compile(r"(\d+):([0-5]?\d):([0-5]?\d(?:\.\d+)?)")
 NUMBERED = re.compile(r"id_(\d+)")
 
 
 def clock(text: str, where: str) -> float:
-    """Seconds of a time HH:MM:SS.ss.
+    """Convert a time HH:MM:SS.ss to seconds.
 
     Raises:
-        TadError: anything else.
+        TadError: the text has another form.
     """
     match = CLOCK.fullmatch(text)
     if not match:
-        raise TadError(f"{where}: time '{text}' is not HH:MM:SS.ss; take the official file")
+        raise TadError(f"{where}: time '{text}' is not HH:MM:SS.ss; use the official file")
     hours, minutes, rest = match.groups()
     return round(3600 * int(hours) + 60 * int(minutes) + float(rest), 6)
 
@@ -45,18 +41,18 @@ def _id(value: Any, where: str) -> int:
 
 
 def read_names(path: Path) -> list[str]:
-    """Class names in the order of their ids, from `EPIC_100_verb_classes.csv` or the nouns' (columns id, key).
+    """Read class names in the order of their ids from `EPIC_100_verb_classes.csv` or the noun file (columns id, key).
 
     Raises:
-        TadError: ids that are not 0, 1, 2, …, or a name that stands there twice.
+        TadError: the ids are not 0, 1, 2, …, or a name occurs twice.
     """
     found: list[str] = []
     for number, row in rows(path, ("id", "key")):
         where = f"{path}: line {number}"
         if _id(row["id"], where) != len(found):
-            raise TadError(f"{where}: class id {row['id']}, expected {len(found)}; take the official file")
+            raise TadError(f"{where}: class id {row['id']}, expected {len(found)}; use the official file")
         if not row["key"] or row["key"] in found:
-            raise TadError(f"{where}: class name '{row['key']}' is empty or stands there twice; take the official file")
+            raise TadError(f"{where}: class name '{row['key']}' is empty or listed twice; use the official file")
         found.append(row["key"])
     return found
 
@@ -64,12 +60,12 @@ def read_names(path: Path) -> list[str]:
 def _named(names: list[str], number: int, target: str, where: str) -> str:
     if number >= len(names):
         other = "noun" if target == "verb" else "verb"
-        raise TadError(f"{where}: class id {number}, and there are {len(names)} {target}s; are these the {other}s?")
+        raise TadError(f"{where}: class id {number}, but there are {len(names)} {target}s; is it the {other} file?")
     return names[number]
 
 
 def _read_tables(folder: Path, target: str, names: list[str]) -> dict[str, Video]:
-    """The videos of the official CSV files in `folder`; durations from `EPIC_100_video_info.csv` if it is there."""
+    """Read the videos of the official CSV files in `folder`; durations from `EPIC_100_video_info.csv` if present."""
     info = folder / "EPIC_100_video_info.csv"
     durations, rates = {}, {}
     if info.is_file():
@@ -95,7 +91,7 @@ def _read_tables(folder: Path, target: str, names: list[str]) -> dict[str, Video
 
 
 def _ids(source: Path, splits: Mapping[str, str]) -> dict[str, int]:
-    """Label → class id of a JSON file: its `label_id` (ActionFormer's), or the number in `id_003` (OpenTAD's)."""
+    """Map the labels of a JSON file to class ids: `label_id` (ActionFormer) or the number in `id_003` (OpenTAD)."""
     found: dict[str, int] = {}
     for video_id, entry in database(source).items():
         if not our_split(entry.get("subset"), splits, f"{source}: video '{video_id}'"):
@@ -112,7 +108,7 @@ def _ids(source: Path, splits: Mapping[str, str]) -> dict[str, int]:
 
 
 def _read_json(source: Path, target: str, names: list[str], splits: Mapping[str, str]) -> Table:
-    """The table of a JSON file; classes that `names` does not name have the file's own names."""
+    """Read a JSON file into a table; classes missing in `names` keep the names of the file."""
     videos = read_database(source, splits=splits)
     ids = _ids(source, splits)
     by_id = dict(enumerate(names)) or {number: f"{target} {number}" for number in range(CLASSES[target])}
@@ -129,10 +125,10 @@ def _read_json(source: Path, target: str, names: list[str], splits: Mapping[str,
 
 
 def _find_json(folder: Path, target: str) -> Path:
-    """The JSON file of a folder that does not have the official CSV files.
+    """Find the JSON file of a folder without the official CSV files.
 
     Raises:
-        TadError: none, or more than one.
+        TadError: there is none, or more than one.
     """
     known = [folder / f"epic_kitchens_100_{target}.json", folder / f"epic_kitchens_{target}.json"]
     there = [path for path in known if path.is_file()]
@@ -144,39 +140,29 @@ def _find_json(folder: Path, target: str) -> Path:
     return there[0]
 
 
-def read(
-    source: Path,
-    *,
-    target: str = "verb",
-    class_file: str = "",
-    splits: Mapping[str, str] = SPLITS,
-    known: Mapping[str, str] = KNOWN,
-) -> Table:
-    """The table of EPIC-KITCHENS-100's action detection, of verbs or of nouns; the test split is the validation set.
+def read(source: Path, settings: Settings) -> Table:
+    """Read EPIC-KITCHENS-100's action detection, verbs or nouns, into a table; the test split is the validation set.
 
-    Labels are all 97 verbs or 300 nouns in the order of their class ids, with or without instances, as the published
-    detectors have them.
+    Labels are all 97 verbs or 300 nouns in the order of their class ids, with or without instances, as in the
+    published detectors.
 
     Args:
         source: the folder with `EPIC_100_train.csv`, `EPIC_100_validation.csv`, `EPIC_100_video_info.csv` (durations)
             and the class files, as in the official repository; or ActionFormer's or OpenTAD's JSON file, or its folder.
-        target: `verb` or `noun`.
-        class_file: class names by id (columns id, key); empty: the official name, which CSV files need beside them and
-            a JSON file can do without.
-        splits: subset names of a JSON file → ours.
+        settings: see epic_settings.py. The file of class names, with the columns id and key, is required for CSV files
+            and optional for a JSON file.
 
     Raises:
-        TadError: the file, the line or entry, and the remedy.
+        TadError: a file is invalid; the message names the file, the line or entry, and the remedy.
     """
     source = Path(source)
-    if target not in CLASSES:
-        raise TadError(f"setting target: '{target}'; {nearest(target, list(CLASSES))}")
+    target, class_file, known = settings.target, settings.class_file, settings.known.model_dump()
     path = beside(source, class_file or f"EPIC_100_{target}_classes.csv")
     names = read_names(path) if class_file or path.is_file() else []
     if source.is_dir() and (source / "EPIC_100_train.csv").is_file():
         videos = _read_tables(source, target, names or read_names(path))
-        return Table("epic", tuple(names), videos, known=dict(known))
+        return Table("epic", tuple(names), videos, known=known)
     if source.suffix.lower() == ".csv":
         raise TadError(f"{source}: name the folder, which has EPIC_100_train.csv and EPIC_100_validation.csv")
-    table = _read_json(_find_json(source, target) if source.is_dir() else source, target, names, splits)
-    return replace(table, known=dict(known))
+    file = _find_json(source, target) if source.is_dir() else source
+    return replace(_read_json(file, target, names, settings.splits.model_dump()), known=known)

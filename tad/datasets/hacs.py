@@ -1,37 +1,28 @@
-"""HACS Segments' official JSON → annotation table."""
+"""Read HACS Segments' official JSON file into an annotation table."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
-from tad.annotations import Table
-from tad.datasets._parse import beside, expect_classes, labels_of, read_database, read_labels, youtube_id
+from tad.annotations.table import Table
+from tad.core.errors import TadError
+from tad.datasets._official import read_youtube
+from tad.datasets.hacs_settings import Settings
 
-SPLITS: Mapping[str, str] = MappingProxyType({"training": "train", "validation": "test", "testing": ""})
-KNOWN: Mapping[str, str] = MappingProxyType(
-    {"degenerate": "drop", "duplicate": "drop", "beyond": "keep", "empty": "keep"}
-)
+FILE = "HACS_segments_v1.1.1.json"
 
 
-def read(
-    source: Path,
-    *,
-    prefix: str = "v_",
-    splits: Mapping[str, str] = SPLITS,
-    classes: int = 200,
-    label_file: str = "",
-    known: Mapping[str, str] = KNOWN,
-) -> Table:
-    """The table of `HACS_segments_v1.1.1.json` (ActivityNet's layout, durations as text).
+def read(source: Path, settings: Settings) -> Table:
+    """Read `HACS_segments_v1.1.1.json` (ActivityNet's layout, durations as strings) or its folder into a table.
 
-    The test split is the official validation set; the testing annotations are withheld. Ids get the `prefix` that the
-    video files have.
+    The test split is the official validation set; the testing annotations are withheld. Ids get the prefix of the
+    video files.
 
     Raises:
-        TadError: the file, the video and entry, and the remedy.
+        TadError: the file is invalid; the message names the file, the video and entry, and the remedy.
     """
     source = Path(source)
-    videos = read_database(source, splits=splits, rename=lambda name: prefix + youtube_id(name))
-    labels = read_labels(beside(source, label_file)) if label_file else labels_of(videos)
-    expect_classes(source, labels, videos, classes)
-    return Table("hacs", labels, videos, known=dict(known))
+    if source.is_dir():
+        source /= FILE
+        if not source.is_file():
+            raise TadError(f"{source.parent}: no {FILE} in it; unpack the archive, or name the file")
+    videos, labels = read_youtube(source, settings)
+    return Table("hacs", labels, videos, known=settings.known.model_dump())

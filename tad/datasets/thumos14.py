@@ -1,4 +1,4 @@
-"""THUMOS14's official text files, or a JSON file made from them → annotation table."""
+"""Read THUMOS14's official text files, or a conversion to JSON, into an annotation table."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from tad.annotations import Instance, Table, Video, among, exclude
-from tad.datasets._parse import beside, labels_of, read_database, read_durations, read_text, seconds
-from tad.errors import TadError
+from tad.annotations.table import Instance, Table, Video, among, exclude
+from tad.core.errors import TadError
+from tad.datasets._parse import beside, labels_of, read_database, read_durations, seconds
+from tad.datasets._text import read_text
+from tad.datasets.thumos14_settings import Known, Settings
 
 LABELS = (
     "BaseballPitch",
@@ -33,13 +35,13 @@ LABELS = (
     "VolleyballSpiking",
 )
 AMBIGUOUS = "Ambiguous"
-# The three subset vocabularies in use. OpenTAD calls the official validation set training and the official test set
-# validation, so the video's own name decides, and the subset only has to be one of these.
+# The subset names of the three vocabularies in use. OpenTAD calls the official validation set training and the official
+# test set validation, so the split follows from the video's name, and the subset only has to be one of these.
 SUBSETS: Mapping[str, str] = MappingProxyType(
     {"Validation": "train", "Test": "test", "training": "train", "train": "train", "testing": "test"}
 )
 SPLITS = {"video_validation_": "train", "video_test_": "test"}
-# Video → the largest variant (number of test videos) that leaves it out, and why.
+# Video → the largest variant (number of test videos) that excludes it, and the reason.
 LEFT_OUT: Mapping[str, tuple[int, str]] = MappingProxyType(
     {
         "video_test_0001292": (212, "only Ambiguous segments, no instance of the 20 classes"),
@@ -48,7 +50,6 @@ LEFT_OUT: Mapping[str, tuple[int, str]] = MappingProxyType(
     }
 )
 VARIANTS = (213, 212, 211, 210)
-KNOWN: Mapping[str, str] = MappingProxyType({"beyond": "keep"})
 FILE = re.compile(r"(?P<label>[A-Za-z]+)_(?P<part>val|test)\.txt")
 
 
@@ -57,12 +58,12 @@ def _split(video_id: str, where: str) -> str:
         if video_id.startswith(prefix):
             return split
     raise TadError(
-        f"{where}: '{video_id}' is no THUMOS14 video (video_validation_… or video_test_…); for own data use csv"
+        f"{where}: '{video_id}' is not a THUMOS14 video (video_validation_… or video_test_…); for own data use csv"
     )
 
 
 def _text_files(folder: Path, *, partly: bool = False) -> dict[str, dict[str, Path]]:
-    """Part (val, test) → label → file, from the folder and its subfolders; with `partly` one part may be absent."""
+    """Map part (val, test) and label to the files in a folder and its subfolders; `partly` allows a missing part."""
     parts = ("val", "test")
     found: dict[str, dict[str, Path]] = {part: {} for part in parts}
     for path in sorted(folder.rglob("*.txt")):
@@ -71,7 +72,7 @@ def _text_files(folder: Path, *, partly: bool = False) -> dict[str, dict[str, Pa
             continue
         label, part = match["label"], match["part"]
         if label not in (*LABELS, AMBIGUOUS):
-            raise TadError(f"{path}: '{label}' is no class of THUMOS14; {among(label, [*LABELS, AMBIGUOUS])}")
+            raise TadError(f"{path}: '{label}' is not a class of THUMOS14; {among(label, [*LABELS, AMBIGUOUS])}")
         if label in found[part]:
             raise TadError(f"{path}: {found[part][label]} is the same file again; keep one of them")
         found[part][label] = path
@@ -86,7 +87,7 @@ def _text_files(folder: Path, *, partly: bool = False) -> dict[str, dict[str, Pa
 
 
 def _lines(path: Path, part: str) -> Iterator[tuple[str, Instance]]:
-    """Video id and segment of each line `video start end`; the label is the file's name."""
+    """Yield video id and segment of each line `video start end`; the label is in the file name."""
     label = path.name.partition("_")[0]
     for number, line in enumerate(read_text(path).splitlines(), 1):
         where, words = f"{path}: line {number}", line.split()
@@ -120,12 +121,12 @@ def _read_folder(folder: Path, durations: Mapping[str, float], *, partly: bool =
 
 
 def read_folder(folder: Path) -> Table:
-    """All that a folder of the official text files says, also if it holds the validation or the test part alone.
+    """Read a folder of the official text files into a table, even if it has only the validation or the test part.
 
     Raises:
         TadError: a file of a part is missing, or a line is not `video start end`.
     """
-    return Table("thumos14", LABELS, _read_folder(folder, {}, partly=True), known=dict(KNOWN))
+    return Table("thumos14", LABELS, _read_folder(folder, {}, partly=True), known=Known().model_dump())
 
 
 def _read_json(source: Path, durations: Mapping[str, float]) -> dict[str, Video]:
@@ -143,37 +144,35 @@ def _read_json(source: Path, durations: Mapping[str, float]) -> dict[str, Video]
 
 
 def _select(source: Path, table: Table, variant: int) -> Table:
-    """The table under a variant of the test set; each video that is left out is listed, present in the file or not."""
-    if variant not in VARIANTS:
-        raise TadError(f"setting variant: {variant}; the test sets in use have {', '.join(map(str, VARIANTS))} videos")
+    """Apply a variant of the test set; every video that it excludes is listed, whether or not the file has it."""
     out = {video_id: why for video_id, (largest, why) in LEFT_OUT.items() if variant <= largest}
     lacking = [video_id for video_id in LEFT_OUT if video_id not in out and video_id not in table.videos]
     total = len(table.split("test"))
-    if lacking and total >= min(VARIANTS):  # a smaller file is a subset, for which no variant is claimed
+    if lacking and total >= min(VARIANTS):  # a smaller file is a subset and matches no variant
         hint = f"set variant: {total}, or use the official text files"
         raise TadError(f"{source}: variant {variant} needs {', '.join(lacking)}, which the file lacks; {hint}")
     return exclude(replace(table, excluded=out), out)
 
 
-def read(source: Path, *, variant: int = 212, duration_file: str = "", known: Mapping[str, str] = KNOWN) -> Table:
-    """The table of THUMOS14: official validation videos train, official test videos test.
+def read(source: Path, settings: Settings) -> Table:
+    """Read THUMOS14 into a table: official validation videos are train, official test videos are test.
 
     Args:
         source: a folder with the official text files (`HighJump_val.txt`, `HighJump_test.txt`, …, in subfolders too),
             or the JSON of ActionFormer, OpenTAD or G-TAD.
-        variant: number of test videos, which names the protocol (see `LEFT_OUT`).
-        duration_file: durations where the source has none, see `tad.datasets._parse.read_durations`.
-        known: what the check does with the kinds of defect that the official files have.
+        settings: see thumos14_settings.py; `variant` selects the test videos (see `LEFT_OUT`), `duration_file` is read
+            by `tad.datasets._parse.read_durations`.
 
     Raises:
-        TadError: the file, the video and entry or line, and the remedy.
+        TadError: a file is invalid; the message names the file, the video and entry or line, and the remedy.
     """
     source = Path(source)
-    durations = read_durations(beside(source, duration_file)) if duration_file else {}
+    durations = read_durations(beside(source, settings.duration_file)) if settings.duration_file else {}
     videos = _read_folder(source, durations) if source.is_dir() else _read_json(source, durations)
     unknown = set(labels_of(videos)) - set(LABELS)
     if unknown:
         label = min(unknown)
         video_id = next(v for v, video in videos.items() if any(i.label == label for i in video.instances))
         raise TadError(f"{source}: video '{video_id}': unknown label '{label}'; {among(label, list(LABELS))}")
-    return _select(source, Table("thumos14", LABELS, videos, known=dict(known)), variant)
+    table = Table("thumos14", LABELS, videos, known=settings.known.model_dump())
+    return _select(source, table, settings.variant)

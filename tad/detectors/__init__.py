@@ -1,1 +1,1 @@
-"""Feature sequences → candidate segments, one module and one YAML per method."""
+"""Detectors, from feature sequences to candidate segments: one module and one YAML per method."""

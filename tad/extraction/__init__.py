@@ -1,1 +1,1 @@
-"""Frames → features: clips, batches, and the engines that compute them."""
+"""Feature extraction: clips, batches, and the engines that compute them."""

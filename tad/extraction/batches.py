@@ -1,13 +1,12 @@
-"""Frames of several videos → clips → batches → the rows of each video.
+"""Batching of clips from several videos, and assignment of the computed rows to their videos.
 
-Every batch has the same number of clips (a last one is filled up with copies), so that each row comes from the same
-kernels whatever shares its batch: rows depend neither on the company of a video nor on its length.
+Every batch has the same number of clips (the last one is padded with copies), so all rows are computed by the same
+kernels: a video's rows depend neither on the other videos in a batch nor on its length.
 """
 
 # B clips, T frames (of a clip) or snippets (of a video), H rows, W columns, C channels
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,18 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tad.errors import TadError
+from tad.backbones._contract import BackboneBase
+from tad.core.errors import TadError
 from tad.extraction.overlap import RUN, runs
-from tad.specs import ExtractSpec
+from tad.settings.stages import ExtractSpec
 from tad.video.clips import ClipBuffer, count_clips
 
-BATCH_CPU, BATCH_GPU = 1, 32  # on a CPU larger batches gain nothing (measured), and this one is never filled up
-PATIENCE = 4  # batches for which an ended video may wait for others that would share its last batch
+BATCH_CPU, BATCH_GPU = 1, 32  # on a CPU larger batches are not faster (measured), and a batch of 1 needs no padding
+PATIENCE = 4  # number of batches for which a finished video waits for others to share its last batch
 FLOAT16_MAX = 65504.0
 
 
 class Rows:
-    """The rows of a video as they come in, in one array: concatenation at the end would need the memory twice."""
+    """Growing array of a video's rows; concatenating them at the end would need twice the memory."""
 
     def __init__(self, *, expected: int, dtype: type[np.floating[Any]]) -> None:
         self._expected, self._dtype = max(expected, 1), dtype
@@ -34,8 +34,8 @@ class Rows:
         self.count = 0
 
     def add(self, row_C: np.ndarray) -> None:
-        """The next row, converted."""
-        if self.count == len(self._array):  # what is not written to yet takes no memory
+        """Append a row, converted to the data type."""
+        if self.count == len(self._array):  # unwritten memory is not yet allocated by the system
             larger = np.empty((max(self._expected, self.count + self.count // 4 + 1), len(row_C)), self._dtype)
             larger[: self.count] = self._array[: self.count] if self.count else 0
             self._array = larger
@@ -43,52 +43,54 @@ class Rows:
         self.count += 1
 
     def features(self) -> np.ndarray:
-        """The rows so far (T, C)."""
+        """Return the rows so far (T, C)."""
         return self._array[: self.count]
 
 
 @dataclass
 class Stream:
-    """One video on its way: its clips cut so far, the rows that came back, and whether its frames have ended."""
+    """State of a video in progress: its clip buffer, its computed rows, and whether all its frames have arrived."""
 
     video_id: str
     buffer: ClipBuffer[Tensor]
     rows: Rows
-    ended_at: int | None = None  # number of batches run when it ended
-    run: list[list[Tensor]] = field(default_factory=list)  # clips that wait for others that overlap them
+    ended_at: int | None = None  # number of batches that had been run when its last frame arrived
+    run: list[list[Tensor]] = field(default_factory=list)  # clips waiting to be computed with overlapping ones
+    known: int = 0  # number of first clips whose rows are known, so that they are not computed
 
     @property
     def complete(self) -> bool:
-        """Whether nothing more is to come."""
+        """Whether all rows have been computed."""
         return self.ended_at is not None and self.rows.count == self.buffer.clips
 
 
 @dataclass
 class _Flying:
-    """A batch that the device may still be at."""
+    """A batch that the device may still be computing."""
 
     streams: list[Stream]
     rows_BC: Tensor
     event: Any = field(default=None)
 
     def fetch(self) -> np.ndarray:
-        """Its rows (B, C), waited for; those that only fill the batch are left out."""
+        """Wait for the batch and return its rows (B, C), without padding."""
         if self.event is not None:
             self.event.synchronize()
         return self.rows_BC.numpy()[: len(self.streams)]
 
 
 class Preparer:
-    """One video's frames, in order → the steps that clips are cut from: on the device, shrunk, with their flow."""
+    """Preprocessing of a video's frames, in order: transfer to the device, resizing, and optical flow if needed."""
 
-    def __init__(self, backbone: Any, device: torch.device) -> None:
-        stream, shrink = getattr(backbone, "stream", None), getattr(backbone, "shrink", None)
-        self._steps: Callable[[Tensor], Tensor] = stream() if stream else shrink or (lambda frames: frames)
+    def __init__(self, backbone: BackboneBase, device: torch.device) -> None:
+        self._backbone, self._steps = backbone, backbone.stream()
         self._device = device
 
     def __call__(self, frames_NHWC: np.ndarray) -> Tensor:
-        """The steps of frames (N, H, W, 3) uint8, each prepared once. The frames' memory is used again afterwards: a
-        backbone's `stream` copies what it keeps of them."""
+        """Preprocess frames (N, H, W, 3) uint8, each of them once.
+
+        The memory of the frames is reused afterwards, so a backbone's `stream` must copy frames that it stores.
+        """
         given = torch.from_numpy(frames_NHWC)
         frames = given
         if self._device.type == "cuda":
@@ -96,57 +98,67 @@ class Preparer:
         steps = self._steps(frames)
         return steps.clone() if steps.untyped_storage().data_ptr() == given.untyped_storage().data_ptr() else steps
 
+    def finish(self) -> Tensor | None:
+        """Return the steps that needed the end of the video; None if there are none."""
+        return self._backbone.finish(self._steps)
+
 
 class Encoder:
-    """Prepared frames of any number of videos, each in order → their features."""
+    """Computes features from the preprocessed frames of several videos, each video in order."""
 
-    def __init__(self, backbone: Any, *, spec: ExtractSpec, device: torch.device, batch: int = 0) -> None:
-        """`batch`: clips computed at once; 0: what suits the device."""
+    def __init__(self, backbone: BackboneBase, *, spec: ExtractSpec, device: torch.device, batch: int = 0) -> None:
+        """`batch`: number of clips per batch; 0: the default for the device."""
         self.backbone, self.spec, self.device = backbone, spec, device
         self.batch = batch or (BATCH_GPU if device.type == "cuda" else BATCH_CPU)
         self.dtype = np.float16 if spec.dtype == "float16" else np.float32
         self.batches = 0
         self._together = runs(backbone, spec, device) if self.batch == BATCH_CPU else None
         self._streams: dict[str, Stream] = {}
-        # by shape, since only equal clips make a batch: videos of another aspect ratio may have another size
+        # by shape, because videos with different aspect ratios may have clips of different sizes
         self._clips: dict[tuple[int, ...], list[tuple[Stream, Tensor]]] = {}
         self._flying: deque[_Flying] = deque()
 
-    def begin(self, video_id: str, *, frames: int) -> None:
-        """A video of about so many frames follows."""
+    def begin(self, video_id: str, *, frames: int, known_TC: np.ndarray | None = None) -> None:
+        """Start a video with about `frames` frames; `known_TC`: rows of its first clips, which are not computed."""
         clip = self.spec.clip
         timing: dict[str, Any] = {"length": clip.length, "stride": clip.stride, "tail": clip.tail}
         rows = Rows(expected=count_clips(frames, **timing), dtype=self.dtype)
-        self._streams[video_id] = Stream(video_id, ClipBuffer(**timing), rows)
+        for row_C in () if known_TC is None else known_TC:
+            rows.add(row_C)
+        self._streams[video_id] = Stream(video_id, ClipBuffer(**timing), rows, known=rows.count)
 
     def push(self, video_id: str, steps_NHWC: Tensor) -> None:
-        """Take the next prepared frames of a video."""
+        """Add the next preprocessed frames of a video."""
         stream = self._streams[video_id]
         for step in steps_NHWC:
             clip = stream.buffer.push(step)
-            if clip is None:
+            if clip is None or stream.buffer.clips <= stream.known:
                 continue
             stream.run.append(clip)
             if self._together is None or len(stream.run) == RUN:
                 self._take_run(stream)
 
     def end(self, video_id: str) -> None:
-        """The video has no more frames."""
+        """Mark a video as having no more frames."""
         stream = self._streams[video_id]
         self._take_run(stream)
         clip = stream.buffer.finish()
+        if stream.buffer.clips < stream.known:
+            raise TadError(
+                f"{video_id}: has fewer clips than an earlier part of the file had; remove the cached features"
+            )
         if clip is not None:
             self._take(stream, clip)
         stream.ended_at = self.batches
 
     def drop(self, video_id: str) -> None:
-        """The video is given up; its rows and waiting clips go."""
+        """Discard a video with its rows and waiting clips."""
         stream = self._streams.pop(video_id, None)
         for shape, clips in self._clips.items():
             self._clips[shape] = [(owner, clip) for owner, clip in clips if owner is not stream]
 
     def finished(self, *, last: bool = False) -> list[Stream]:
-        """The videos that are complete by now, each given once; `last`: no more frames will come, so all are."""
+        """Return the videos that have been completed since the last call; `last` completes all remaining videos."""
         for clips in list(self._clips.values()):
             ended = [owner.ended_at for owner, _ in clips if owner.ended_at is not None]
             if clips and (last or (ended and self.batches - min(ended) >= PATIENCE)):
@@ -159,7 +171,7 @@ class Encoder:
         return complete
 
     def _take_run(self, stream: Stream) -> None:
-        """The clips that wait for each other: together if they are enough, else one by one."""
+        """Compute the waiting overlapping clips: together if there are enough, otherwise one by one."""
         clips, stream.run = stream.run, []
         rows_BC = self._together(clips) if self._together is not None and len(clips) == RUN else None
         if rows_BC is not None:
@@ -176,14 +188,14 @@ class Encoder:
             self._run(waiting)
 
     def _run(self, clips: list[tuple[Stream, Tensor]]) -> None:
-        """Start a batch; empties `clips`."""
+        """Start computing a batch and empty `clips`."""
         streams = [stream for stream, _ in clips]
         batch = [clip for _, clip in clips] + [clips[-1][1]] * (self.batch - len(clips))
         clips.clear()
         self._start(streams, self.backbone(torch.stack(batch)))
 
     def _start(self, streams: list[Stream], rows_BC: Tensor) -> None:
-        """Rows that the device may still be at, of these videos."""
+        """Register rows of these videos that the device may still be computing."""
         self.batches += 1
         flying = _Flying(streams, rows_BC.float().to("cpu", non_blocking=True))
         if self.device.type == "cuda":
@@ -191,7 +203,7 @@ class Encoder:
             flying.event.record()
         self._flying.append(flying)
         if len(self._flying) > 1 or self.device.type == "cpu":
-            self._collect()  # of the batch before, while the device is at this one
+            self._collect()  # the previous batch, while the device computes this one
 
     def _collect(self) -> None:
         flying = self._flying.popleft()
@@ -199,10 +211,10 @@ class Encoder:
             largest = np.abs(row_C).max()
             if not np.isfinite(largest):
                 raise TadError(
-                    f"{stream.video_id}: features hold NaN or infinity; check the weights, nothing was stored"
+                    f"{stream.video_id}: features contain NaN or infinity; check the weights, nothing was stored"
                 )
             if self.dtype == np.float16 and largest > FLOAT16_MAX:
                 raise TadError(
-                    f"{stream.video_id}: a feature of {largest:.3g} does not fit float16; set dtype: float32"
+                    f"{stream.video_id}: feature value {largest:.3g} does not fit float16; set dtype: float32"
                 )
             stream.rows.add(row_C)

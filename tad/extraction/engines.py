@@ -1,53 +1,47 @@
-"""A backbone and how its network is to be computed → the same backbone, computed that way.
+"""Engines that compute a backbone's network: torch with options, or OpenVINO.
 
-What an engine takes over is a method named `features`: of the backbone, or where it has none, of the networks inside it
-(I3D has one per stream). It maps a normalised input (B, C, T, H, W) float32 to features; frames, crops and flow stay
-with torch, so that they are the same under every engine.
+An engine replaces the method `features` of the backbone's `networks` (I3D has one per stream), which maps a normalised
+input (B, C, T, H, W) float32 to features. Frames, crops and optical flow are always computed by torch, so they are the
+same with every engine.
 """
 
 import importlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tad.device import keep_graphs, kept_folder
-from tad.errors import TadError
-from tad.specs import NetworkSpec
+from tad.backbones._contract import BackboneBase
+from tad.core.device import cache_graphs, compile_cache
+from tad.core.errors import TadError
+from tad.settings.stages import NetworkSpec
 
 log = logging.getLogger(__name__)
 Features = Callable[[Tensor], Tensor]
-SAME = {"f32": 1e-5, "bf16": 0.05}  # share of the features' range by which a converted network may be off
+SAME = {"f32": 1e-5, "bf16": 0.05}  # tolerance of a converted network, as a share of the features' range
 
 
-def networks(backbone: nn.Module) -> Iterator[nn.Module]:
-    """The outermost modules with a method `features`."""
-    method = getattr(backbone, "features", None)
-    if callable(method) and not isinstance(method, nn.Module):
-        yield backbone
-    else:
-        for child in backbone.children():
-            yield from networks(child)
-
-
-def prepare(backbone: nn.Module, network: NetworkSpec, *, name: str, device: torch.device) -> nn.Module:
-    """Have an engine compute the networks of `backbone` (changed in place) from now on.
+def prepare(backbone: BackboneBase, network: NetworkSpec, *, name: str, device: torch.device) -> BackboneBase:
+    """Make an engine compute the networks of `backbone`, which is changed in place.
 
     Args:
-        name: of the backbone, for messages.
+        backbone: the backbone.
+        network: settings of the engine.
+        name: name of the backbone, for messages.
+        device: device to compute on.
 
     Raises:
-        TadError: the engine is not installed, cannot run on `device` or in this precision, or the backbone has no
-            network that an engine could take over.
+        TadError: the engine is not installed, does not support the device or the precision, or the backbone has no
+            network that an engine can replace.
     """
     if network == NetworkSpec():
         return backbone
-    found = list(networks(backbone))
-    if not found:
-        raise TadError(f"backbone {name}: has no `features` of a normalised input; remove `network` from its row")
-    for module in found:
+    networks = backbone.networks()
+    if not networks:
+        raise TadError(f"backbone {name}: does not support other engines; remove `network` from its row")
+    for module in networks:
         if network.engine == "openvino":
             module.features = OpenVino(module, network, name=name, device=device)  # type: ignore[assignment]
         else:
@@ -56,7 +50,7 @@ def prepare(backbone: nn.Module, network: NetworkSpec, *, name: str, device: tor
 
 
 def version(network: NetworkSpec) -> str:
-    """The engine with its version, as features say it."""
+    """Return the name and version of the engine, as recorded with the features."""
     if network.engine == "openvino":
         return f"openvino {_openvino().__version__}"
     return f"torch {torch.__version__}"
@@ -71,7 +65,7 @@ def _torch(module: nn.Module, network: NetworkSpec, device: torch.device) -> Fea
                 part.weight.data = part.weight.data.contiguous(memory_format=layout)
     run = features
     if network.compile:
-        keep_graphs()
+        cache_graphs()
         run = torch.compile(features, dynamic=False)
 
     def computed(x_BCTHW: Tensor) -> Tensor:
@@ -88,13 +82,11 @@ def _openvino() -> Any:
     try:
         return importlib.import_module("openvino")
     except ImportError:
-        raise TadError(
-            "network.engine openvino: not installed; pip install 'tad[openvino]', or set engine: torch"
-        ) from None
+        raise TadError("network.engine openvino: not installed; pip install openvino, or set engine: torch") from None
 
 
 class _Method(nn.Module):
-    """`features` as a module's forward, which is what can be exported."""
+    """Module whose forward is `features`; only a module's forward can be exported."""
 
     def __init__(self, module: nn.Module, features: Features) -> None:
         super().__init__()
@@ -105,21 +97,21 @@ class _Method(nn.Module):
 
 
 def _graph(module: nn.Module, shape: tuple[int, ...]) -> Any:
-    """The operations of a module for inputs of one shape, as OpenVINO's front end takes them; keep it until then.
+    """Export a module for inputs of one shape, for OpenVINO's front end; it must be kept alive until conversion.
 
-    The front end is used by itself because `openvino.convert_model` reports its use over the network.
+    The front end is used directly because `openvino.convert_model` reports its use over the network.
     """
     exported = torch.export.export(module, (torch.zeros(shape),))
     table = torch.export.default_decompositions()
     own = importlib.import_module("openvino.frontend.pytorch.torchdynamo.export_decompositions")
-    for op in own.ops_to_not_decompose():  # it has these itself
+    for op in own.ops_to_not_decompose():  # OpenVINO implements these itself
         table.pop(op, None)  # type: ignore[no-untyped-call]
     decoder = importlib.import_module("openvino.frontend.pytorch.fx_decoder").TorchFXPythonDecoder
     return decoder(exported.run_decompositions(table).module(), dynamic_shapes=True)
 
 
 class OpenVino:
-    """`features` of a module through OpenVINO on the CPU, compiled once for each shape of its input."""
+    """Computes `features` of a module with OpenVINO on the CPU, compiled once per input shape."""
 
     def __init__(self, module: nn.Module, network: NetworkSpec, *, name: str, device: torch.device) -> None:
         if device.type != "cpu":
@@ -128,7 +120,7 @@ class OpenVino:
         self._core = self._openvino.Core()
         able = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if network.precision == "bfloat16" and "BF16" not in able:
-            raise TadError("network.precision bfloat16: this CPU does not compute in it; set precision: float32")
+            raise TadError("network.precision bfloat16: this CPU does not support it; set precision: float32")
         self._precision = "bf16" if network.precision == "bfloat16" else "f32"
         self._settings = {
             "INFERENCE_PRECISION_HINT": self._precision,
@@ -151,20 +143,24 @@ class OpenVino:
                 raise TadError(
                     f"backbone {self.name}: OpenVINO cannot convert it ({reason}); set network.engine: torch"
                 ) from None
-            folder = kept_folder("openvino")
-            kept = {"CACHE_DIR": str(folder)} if folder else {}
-            compiled = self._core.compile_model(model, "CPU", self._settings | kept)
+            folder = compile_cache("openvino")
+            cache = {"CACHE_DIR": str(folder)} if folder else {}
+            compiled = self._core.compile_model(model, "CPU", self._settings | cache)
             self._check(compiled, torch.randn(shape, generator=torch.Generator().manual_seed(0)))
         return compiled
 
     def _check(self, compiled: Any, x_BCTHW: Tensor) -> None:
-        """Refuse a converted network that computes something else than torch does."""
+        """Check that a converted network computes the same as torch.
+
+        Raises:
+            TadError: it does not.
+        """
         wanted: Tensor = self._features(x_BCTHW)  # type: ignore[operator]
         apart = float((torch.from_numpy(compiled([x_BCTHW.numpy()])[0]) - wanted).abs().max())
         share = apart / max(float(wanted.max() - wanted.min()), 1e-30)
         if not share <= SAME[self._precision]:
             raise TadError(
-                f"backbone {self.name}: OpenVINO's features are off by {share:.1e} of their range; "
+                f"backbone {self.name}: OpenVINO's features differ from torch's by {share:.1e} of their range; "
                 "set network.engine: torch"
             )
 
@@ -172,5 +168,5 @@ class OpenVino:
         shape = tuple(x_BCTHW.shape)
         if shape not in self._compiled:
             self._compiled[shape] = self._compile(shape)
-        found = self._compiled[shape]([x_BCTHW.numpy()], share_inputs=True)[0]
-        return torch.from_numpy(found.copy())  # the array is used again for the next input
+        feats_BC = self._compiled[shape]([x_BCTHW.numpy()], share_inputs=True)[0]
+        return torch.from_numpy(feats_BC.copy())  # OpenVINO reuses the array for the next input

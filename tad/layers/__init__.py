@@ -1,1 +1,1 @@
-"""What two or more detectors share."""
+"""Layers, losses and the contract that two or more detectors share."""

@@ -1,6 +1,6 @@
 """Self-attention of ActionFormer and MSE: depth-wise convolutions before the projections, global or in a window."""
 
-# B videos, H heads, D channels of a head, T snippets, C = H·D channels, N query blocks, J keys of a block
+# B videos, H heads, D channels of a head, T snippets, C = H·D channels, N query blocks, J keys of a block; W: window
 
 import torch
 from torch import Tensor, nn
@@ -10,46 +10,70 @@ from tad.layers.chance import Dropout
 from tad.layers.masked import ChannelNorm, Mask, MaskedConv1d, Pointwise, halve, zero_outside
 from tad.layers.recomputed import norm_linear
 
-FAR = -1.0e4  # finite, so that a padded query whose keys are all padding stays a number; exp(FAR) is 0 in float32
+FAR = -1.0e4  # finite, so that a padded query whose keys are all padding does not become NaN; exp(FAR) is 0 in float32
 QUERIES = 64  # queries of a block of local attention
 
 
 def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where a key may be seen, FAR elsewhere."""
+    """Return the additive attention mask: 0 where a key is visible, FAR elsewhere."""
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, FAR)
 
 
 def global_attention(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, mask_B1T: Mask) -> Tensor:
-    """Every query sees every real key; (B, H, T, D)."""
+    """Let every query attend to every real key; (B, H, T, D)."""
     bias_B11T = None if mask_B1T is None else additive(mask_B1T[:, :, None], q_BHTD.dtype)
     return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, attn_mask=bias_B11T)
 
 
-def local_attention(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, mask_B1T: Mask, *, reach: int) -> Tensor:
-    """Query t sees the real keys in [t - reach, t + reach]; (B, H, T, D).
+def _blocks(x: Tensor, axis: int, width: int, count: int) -> Tensor:
+    """Cut an axis into `count` overlapping blocks of `width` positions, `QUERIES` apart: (…, count, width, …)."""
+    if not torch.compiler.is_exporting():
+        cut = x.unfold(axis, width, QUERIES)
+        return cut if axis == x.dim() - 1 else cut.movedim(-1, axis + 1)
+    # in a graph `unfold` of an axis of any length has no counterpart
+    first_N1 = torch.arange(count, device=x.device)[:, None] * QUERIES
+    at_NJ = first_N1 + torch.arange(width, device=x.device)
+    cut = x.index_select(axis, at_NJ.flatten())
+    return cut.reshape(*x.shape[:axis], count, width, *x.shape[axis + 1 :])
 
-    Blocks of queries against the keys around them: the memory is T · (block + 2·reach), not T².
+
+def local_attention(
+    q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, mask_B1T: Mask, *, reach: int, bias_HW: Tensor | None = None,
+    causal: bool = False,
+) -> Tensor:  # fmt: skip
+    """Let query t attend to the real keys in [t - reach, t + reach]; (B, H, T, D).
+
+    Queries are processed in blocks with the keys around them, so the memory is T · (block + 2·reach), not T².
+
+    Args:
+        q_BHTD: queries.
+        k_BHTD: keys.
+        v_BHTD: values.
+        mask_B1T: where there is data.
+        reach: keys that a query sees on each side of it.
+        bias_HW: added to the logits of each head, by the key's place in the window of W = 2·reach + 1 keys.
+        causal: whether the window ends with the query: [t - 2·reach, t].
     """
     batch, heads, length, dim = q_BHTD.shape
-    blocks = -(-length // QUERIES)
+    before, after = (2 * reach, 0) if causal else (reach, reach)
+    blocks = (length + QUERIES - 1) // QUERIES  # of positive numbers: ONNX divides towards 0
     spare = blocks * QUERIES - length
     width = QUERIES + 2 * reach
 
     def around(x_BHTD: Tensor) -> Tensor:
-        padded = F.pad(x_BHTD, (0, 0, reach, reach + spare))
-        x_BHNDJ = padded.unfold(2, width, QUERIES)
-        return x_BHNDJ.permute(0, 2, 1, 4, 3).reshape(batch * blocks, heads, width, dim)
+        return _blocks(F.pad(x_BHTD, (0, 0, before, after + spare)), 2, width, blocks)
 
     q_BHTD = F.pad(q_BHTD, (0, 0, 0, spare))
-    q_ZHQD = q_BHTD.view(batch, heads, blocks, QUERIES, dim).transpose(1, 2).reshape(-1, heads, QUERIES, dim)
+    q_BHNQD = q_BHTD.reshape(batch, heads, blocks, QUERIES, dim)
     real_BT = torch.ones_like(q_BHTD[:, 0, :length, 0], dtype=torch.bool) if mask_B1T is None else mask_B1T[:, 0]
-    real_BNJ = F.pad(real_BT, (reach, reach + spare)).unfold(1, width, QUERIES)
+    real_BNJ = _blocks(F.pad(real_BT, (before, after + spare)), 1, width, blocks)
     offset_QJ = torch.arange(width, device=q_BHTD.device) - torch.arange(QUERIES, device=q_BHTD.device)[:, None]
     band_QJ = (offset_QJ >= 0) & (offset_QJ <= 2 * reach)
-    allowed_ZQJ = (real_BNJ[:, :, None] & band_QJ).reshape(batch * blocks, 1, QUERIES, width)
-    logits_ZHQJ = (q_ZHQD * dim**-0.5) @ around(k_BHTD).transpose(2, 3) + additive(allowed_ZQJ, q_BHTD.dtype)
-    y_ZHQD = torch.softmax(logits_ZHQJ, dim=3) @ around(v_BHTD)
-    y_BHTD = y_ZHQD.view(batch, blocks, heads, QUERIES, dim).transpose(1, 2).reshape(batch, heads, -1, dim)
+    allowed_B1NQJ = real_BNJ[:, None, :, None] & band_QJ
+    logits_BHNQJ = (q_BHNQD * dim**-0.5) @ around(k_BHTD).transpose(3, 4) + additive(allowed_B1NQJ, q_BHTD.dtype)
+    if bias_HW is not None:
+        logits_BHNQJ = logits_BHNQJ + bias_HW[:, None, offset_QJ.clamp(0, 2 * reach)].to(logits_BHNQJ.dtype)
+    y_BHTD = (torch.softmax(logits_BHNQJ, dim=4) @ around(v_BHTD)).flatten(2, 3)
     return y_BHTD[:, :, :length]
 
 
@@ -62,21 +86,38 @@ class ConvAttention(nn.Module):
         window: odd number of keys that a query sees, centred on it; -1: all.
         stride: 1, or 2 to halve the sequence (in the depth-wise convolutions).
         dropout: of the output projection.
+        relative: add a learned code of the key's place in the window to the logits; global attention has none.
+        causal: whether the window ends with the query, and convolutions cover the last positions.
     """
 
-    def __init__(self, channels: int, *, heads: int, window: int = -1, stride: int = 1, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        heads: int,
+        window: int = -1,
+        stride: int = 1,
+        dropout: float = 0.0,
+        relative: bool = False,
+        causal: bool = False,
+    ) -> None:
         super().__init__()
         assert channels % heads == 0, (channels, heads)
-        self.heads, self.window, self.stride = heads, window, stride
+        assert window > 0 or not causal, window
+        self.heads, self.window, self.stride, self.causal = heads, window, stride, causal
 
         def depthwise() -> MaskedConv1d:
-            return MaskedConv1d(channels, channels, kernel=3, stride=stride, groups=channels, bias=False)
+            return MaskedConv1d(channels, channels, kernel=3, stride=stride, groups=channels, bias=False, causal=causal)
 
         self.query_conv, self.query_norm = depthwise(), ChannelNorm(channels)
         self.key_conv, self.key_norm = depthwise(), ChannelNorm(channels)
         self.value_conv, self.value_norm = depthwise(), ChannelNorm(channels)
         self.key, self.query, self.value, self.proj = (Pointwise(channels, channels) for _ in range(4))
         self.dropout = Dropout(dropout)
+        self.rel_pe: Tensor | None = None
+        if relative and window > 1:
+            self.rel_pe = nn.Parameter(torch.zeros(1, 1, heads, window))
+            nn.init.trunc_normal_(self.rel_pe, std=(2.0 / channels) ** 0.5)
 
     def _split(self, x_BCT: Tensor) -> Tensor:
         x_BTC = x_BCT.transpose(1, 2)
@@ -84,10 +125,10 @@ class ConvAttention(nn.Module):
         return x_BTC.view(batch, length, self.heads, channels // self.heads).transpose(1, 2)
 
     def _keys(self, x_BCT: Tensor) -> Tensor:
-        """Norm and projection of the keys without their biases.
+        """Apply the norm and the projection of the keys without their biases.
 
-        The biases shift all keys, and so all logits of a query, alike: softmax does not see them. Their exact gradient,
-        zero, is passed on instead of rounding noise, which Adam would turn into a random walk.
+        The biases shift all logits of a query equally, and softmax is invariant to this shift. Their gradient is set to
+        its exact value, zero, because Adam would turn rounding noise into a random walk.
         """
         norm, key = self.key_norm, self.key
         assert key.bias is not None
@@ -101,7 +142,10 @@ class ConvAttention(nn.Module):
         v_BHTD = self._split(self.value.after_norm(self.value_conv(x_BCT, mask_B1T), self.value_norm))
         mask_B1T = mask_B1T if self.stride == 1 else halve(mask_B1T)
         if self.window > 1:
-            y_BHTD = local_attention(q_BHTD, k_BHTD, v_BHTD, mask_B1T, reach=self.window // 2)
+            bias_HW = None if self.rel_pe is None else self.rel_pe[0, 0]
+            y_BHTD = local_attention(
+                q_BHTD, k_BHTD, v_BHTD, mask_B1T, reach=self.window // 2, bias_HW=bias_HW, causal=self.causal
+            )
         else:
             y_BHTD = global_attention(q_BHTD, k_BHTD, v_BHTD, mask_B1T)
         y_BCT = y_BHTD.transpose(1, 2).flatten(2).transpose(1, 2)

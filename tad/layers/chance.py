@@ -1,4 +1,4 @@
-"""Random numbers per video: the same ones whether its batch is computed at once, in parts or by several processes."""
+"""Random numbers per video that do not depend on micro-batches or on the number of processes."""
 
 # B given videos, of a batch of V
 
@@ -9,31 +9,31 @@ from tad.layers.types import Part
 
 
 class PerVideo(nn.Module):
-    """Base of modules that draw random numbers while training, from torch's default generator and nothing else.
+    """Base of modules that draw random numbers during training, from torch's default generator only.
 
-    A module that is given a part of a batch (`of_part`) draws for the whole batch all the same and uses its rows.
+    For a micro-batch (`of_part`) the module still draws for the whole batch and uses the rows of the micro-batch.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.videos = 0  # of the whole batch; 0: it is what is given
+        self.videos = 0  # of the whole batch; 0: no micro-batches
         self.rows_B: Tensor | None = None  # a tensor, so that a compiled graph holds for every part
 
     def uniform(self, x: Tensor, *shape: int) -> Tensor:
-        """Float32 in [0, 1) of shape (B, *shape), for the B videos of x."""
+        """Draw float32 in [0, 1) of shape (B, *shape), for the B videos of x."""
         if self.rows_B is None:
             return torch.rand(x.shape[0], *shape, device=x.device)
         return torch.rand(self.videos, *shape, device=x.device)[self.rows_B]
 
     def normal(self, x: Tensor, *shape: int) -> Tensor:
-        """Standard normal float32 of shape (B, *shape), for the B videos of x."""
+        """Draw standard normal float32 of shape (B, *shape), for the B videos of x."""
         if self.rows_B is None:
             return torch.randn(x.shape[0], *shape, device=x.device)
         return torch.randn(self.videos, *shape, device=x.device)[self.rows_B]
 
 
 class Dropout(PerVideo):
-    """Zeroes elements with a probability and divides the others by its complement, while training."""
+    """Dropout whose random numbers are per video."""
 
     def __init__(self, probability: float) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Dropout(PerVideo):
 
     @property
     def active(self) -> bool:
-        """Whether anything is zeroed."""
+        """Whether elements are dropped."""
         return self.training and self.probability > 0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class Dropout(PerVideo):
 
 
 def of_part(module: nn.Module, part: Part | None, *, given: int, device: torch.device) -> None:
-    """Tell all modules inside which of a batch's videos the `given` next ones are; None, or all of them: the batch."""
+    """Set which rows of a batch the next `given` videos are, in all `PerVideo` modules; None: the whole batch."""
     rows_B = None
     if part is not None and part.videos != given:
         rows_B = torch.arange(part.first, part.first + given, device=device)

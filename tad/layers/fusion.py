@@ -1,4 +1,4 @@
-"""Late fusion: what two networks say is averaged location by location and decoded once, as AFSD fuses RGB and flow."""
+"""Late fusion: average the raw outputs of networks at each location and decode once, as AFSD fuses RGB and flow."""
 
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
@@ -7,15 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tad.errors import TadError
+from tad.core.errors import TadError
+from tad.layers.contract import DetectorBase
 from tad.layers.types import Raw
 
 
 def mean_of(parts: Sequence[Any]) -> Any:
-    """The mean of equally built tensors, lists, dicts or dataclasses of tensors; what is not a number must be equal.
+    """Average nested lists, dicts or dataclasses of tensors; other values are taken from the first one.
 
     Raises:
-        TadError: they are not equally built.
+        TadError: their structures or shapes differ.
     """
     first = parts[0]
     if isinstance(first, Tensor):
@@ -36,14 +37,18 @@ def mean_of(parts: Sequence[Any]) -> Any:
     return replace(first, **{f.name: mean_of([getattr(part, f.name) for part in parts]) for f in fields(first)})
 
 
-def fused(raws: Sequence[list[Raw]], detector: Any, *, borders: str = "offsets") -> list[Raw]:
-    """The averages of several networks' outputs on the same videos, for the first one's detector to decode.
+def fused(raws: Sequence[list[Raw]], detector: DetectorBase, *, borders: str = "offsets") -> list[Raw]:
+    """Average several networks' outputs for the same videos; the first network's detector decodes them.
 
-    `borders`: `offsets`: averaged like everything else; `geometric`: each location's borders are the geometric means of
-    the decoded ones.
+    Args:
+        raws: raw outputs per network.
+        detector: the first network's detector.
+        borders: `offsets`: average offsets like everything else; `geometric`: take the geometric means of the decoded
+            borders.
 
     Raises:
-        TadError: networks of different kinds, or that pad videos differently; a detector that cannot do the latter.
+        TadError: the networks are of different kinds or pad videos differently, or the detector does not support
+            `geometric`.
     """
     if len({tuple(tuple(raw.rows) for raw in each) for each in raws}) > 1:
         raise TadError("detectors that pad videos differently cannot be averaged")
@@ -51,7 +56,6 @@ def fused(raws: Sequence[list[Raw]], detector: Any, *, borders: str = "offsets")
     means = [replace(each[0], outputs=mean_of([raw.outputs for raw in each])) for each in together]
     if borders == "offsets":
         return means
-    if not hasattr(detector, "geometric"):
-        raise TadError(f"detect.fuse_borders: '{borders}': this detector averages offsets only")
-    pairs = zip(means, together, strict=True)
-    return [replace(mean, outputs={**mean.outputs, **detector.geometric(each)}) for mean, each in pairs]
+    borders_of = [detector.geometric(each) for each in together]
+    pairs = zip(means, borders_of, strict=True)
+    return [replace(mean, outputs={**mean.outputs, **fields_of}) for mean, fields_of in pairs]

@@ -1,7 +1,7 @@
-"""GroupNorm and ReLU of padded sequences: statistics of what is real, zeros behind it, in few passes on a CPU.
+"""GroupNorm and ReLU of padded sequences with statistics over the real positions, in few passes over memory on a CPU.
 
-`tad.layers.masked.group_norm` is the definition. Written as tensor operations it and its gradient read and write a
-sequence some twenty times, which was most of what a step of AFSD on a CPU did; here it is six in each direction.
+`tad.layers.masked.group_norm` is the definition. As tensor operations, it and its gradient read and write a sequence
+about twenty times, which took most of a training step of AFSD on a CPU. Here it is six times in each direction.
 """
 
 # B videos, T positions, C channels, G groups
@@ -17,7 +17,7 @@ from tad.layers.masked import Mask, group_norm, zero_outside
 
 
 def group_norm_relu(x_BCT: Tensor, mask_B1T: Mask, norm: nn.GroupNorm, *, masked: bool) -> Tensor:
-    """Norm, ReLU, and zero outside the mask, (B, C, T); `masked`: statistics over the real positions only."""
+    """Apply norm and ReLU, and zero outside the mask, (B, C, T); `masked`: statistics over the real positions only."""
     autocast = torch.is_autocast_enabled(x_BCT.device.type)  # would sum in 16 bits
     written_out = eager_cpu(x_BCT) and not autocast and x_BCT.dtype in (torch.float32, torch.float64)
     if mask_B1T is None or not masked or not written_out:
@@ -60,13 +60,13 @@ class _MaskedNormRelu(torch.autograd.Function):
 
 
 class _Groups:
-    """Sums over positions (B, 1, C) → means over a group's real entries, the same for all of its channels (B, 1, C)."""
+    """Turn sums over positions (B, 1, C) into means over a group's real entries, repeated per channel (B, 1, C)."""
 
     def __init__(self, groups: int, mask_B1T: Tensor) -> None:
         self.groups, self.real_B11 = groups, mask_B1T.sum(dim=2, keepdim=True)
 
     def mean(self, sums_B1C: Tensor) -> Tensor:
-        """Of sums over the real positions."""
+        """Return the means from sums over the real positions."""
         batch, _, channels = sums_B1C.shape
         width = channels // self.groups
         means_BG = sums_B1C.view(batch, self.groups, width).sum(dim=2) / (self.real_B11[:, 0] * width)

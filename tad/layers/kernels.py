@@ -1,8 +1,8 @@
-"""Convolution and norm of sequences whose channels lie innermost in memory, in the forms that a CPU runs fastest.
+"""Fast CPU forms of convolution and norm for sequences whose channels lie innermost in memory.
 
-A tensor (B, C, T) with that memory is a picture of height 1 in channels-last format, which the convolutions of every
-device know; what convolves (B, C, T) itself would copy it there and back. Two gradients are written out because the
-CPU's own are several times slower in this format; compiled graphs and other devices keep theirs.
+A tensor (B, C, T) with this memory layout is an image of height 1 in channels-last format, which the convolutions of
+every device support; a 1-D convolution would copy it to another layout and back. Two gradients are written by hand
+because PyTorch's CPU kernels are several times slower in this layout. Compiled graphs and other devices use PyTorch's.
 """
 
 # B videos, T snippets, C channels in, O channels out, K taps of a kernel
@@ -19,12 +19,12 @@ Span = tuple[int, int]
 
 
 def eager_cpu(x: Tensor) -> bool:
-    """Whether the hand-written forms apply."""
+    """Return whether the hand-written forms apply."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def convolve(x_BCT: Tensor, weight: Tensor, bias: Tensor | None, *, stride: int = 1, groups: int = 1) -> Tensor:
-    """1-D convolution with zero padding of half its odd kernel, channels innermost in memory: (B, O, T / stride).
+    """Convolve in 1-D with zero padding of half the odd kernel, channels innermost in memory: (B, O, T / stride).
 
     Args:
         x_BCT: the sequences.
@@ -55,7 +55,7 @@ def _convolution(x_BCT: Tensor, weight: Tensor, bias: Tensor | None, stride: int
 
 
 class _Convolution(torch.autograd.Function):
-    """`_convolution` of stride 1 without bias; the gradient of the kernels by matrix products or products in cache."""
+    """`_convolution` of stride 1 without bias, whose weight gradient uses matrix products or cache-sized blocks."""
 
     @staticmethod
     def forward(ctx: Any, x_BCT: Tensor, weight: Tensor, groups: int) -> Tensor:  # type: ignore[override]
@@ -72,7 +72,7 @@ class _Convolution(torch.autograd.Function):
 def _gradients(
     grad_BOT: Tensor, x_BCT: Tensor, weight: Tensor, groups: int, needed: Sequence[bool]
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Of the input and the kernels of a convolution of stride 1."""
+    """Return the gradients of the input and the weight of a convolution of stride 1."""
     grad_x = grad_weight = None
     grad_BTO = grad_BOT.transpose(1, 2).contiguous()
     if needed[0]:
@@ -88,7 +88,7 @@ def _gradients(
 
 
 def dense_gradient(grad_BTO: Tensor, x_BTC: Tensor, kernel: int) -> Tensor:
-    """Gradient (O, C, K) of a dense kernel: per tap one product over all snippets of the batch.
+    """Return the weight gradient (O, C, K) of a dense convolution: one matrix product per tap over the flattened batch.
 
     In the flattened batch a shifted tap also pairs the ends of neighbouring videos; these few pairs are subtracted.
     """
@@ -111,12 +111,12 @@ def dense_gradient(grad_BTO: Tensor, x_BTC: Tensor, kernel: int) -> Tensor:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """The same values; 16-bit ones as float32, wider ones as they are."""
+    """Convert 16-bit floats to float32, and leave wider ones as they are."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def depthwise_gradient(grad_BTC: Tensor, x_BTC: Tensor, kernel: int) -> Tensor:
-    """Gradient (C, 1, K) of a depth-wise kernel, a few snippets at a time; summed in float32 or wider."""
+    """Return the weight gradient (C, 1, K) of a depth-wise convolution, in blocks of snippets, summed in float32."""
     batch, length, channels = x_BTC.shape
     wide = at_least_float32(x_BTC.new_empty(0)).dtype
     grad_KC = torch.zeros(kernel, channels, dtype=wide)
@@ -133,7 +133,7 @@ def depthwise_gradient(grad_BTC: Tensor, x_BTC: Tensor, kernel: int) -> Tensor:
 
 
 def norm_relu(x_BCT: Tensor, weight_C: Tensor, bias_C: Tensor, zeros: Sequence[Span]) -> Tensor:
-    """ReLU of the layer norm over the channels (ε 1e-5); zero in the spans [first, last) of snippets."""
+    """Apply layer norm over the channels (ε 1e-5) and ReLU, and zero the spans [first, last) of snippets."""
     if eager_cpu(x_BCT):
         y_BTC: Tensor = _NormRelu.apply(x_BCT.transpose(1, 2), weight_C, bias_C, zeros)  # type: ignore[no-untyped-call]
         return y_BTC.transpose(1, 2)
@@ -149,8 +149,8 @@ def norm_relu(x_BCT: Tensor, weight_C: Tensor, bias_C: Tensor, zeros: Sequence[S
 def norm_relu_convolve(
     x_BCT: Tensor, scale_C: Tensor, shift_C: Tensor, zeros: Sequence[Span], weight_OCK: Tensor, bias_O: Tensor | None
 ) -> Tensor:
-    """`norm_relu`, then `convolve`: (B, O, T). Where it can it computes the norm's output again for the
-    gradient of the kernels in place of keeping it."""
+    """Apply `norm_relu`, then `convolve`: (B, O, T). Where possible the backward pass recomputes the norm's output
+    instead of storing it."""
     dense = x_BCT.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x_BCT.device.type)
     if eager_cpu(x_BCT) and dense and torch.is_grad_enabled():
         y_BOT: Tensor = _NormReluConvolution.apply(x_BCT, scale_C, shift_C, zeros, weight_OCK)  # type: ignore[no-untyped-call]
@@ -159,7 +159,7 @@ def norm_relu_convolve(
 
 
 def _norm_relu(x_BTC: Tensor, scale_C: Tensor, shift_C: Tensor, zeros: Sequence[Span]) -> tuple[Tensor, Tensor, Tensor]:
-    """Norm, ReLU and zeros in one buffer, and the norm's mean and 1 / deviation."""
+    """Compute norm, ReLU and zeros in one buffer; also return the norm's mean and reciprocal standard deviation."""
     y_BTC, mean, rstd = torch.native_layer_norm(x_BTC, scale_C.shape, scale_C, shift_C, 1e-5)
     y_BTC.relu_()
     for first, last in zeros:
@@ -195,7 +195,7 @@ class _NormReluConvolution(torch.autograd.Function):
 
 
 class _NormRelu(torch.autograd.Function):
-    """`_norm_relu`: one pass over the data less in each direction, and one copy less kept."""
+    """`_norm_relu` with one pass over the data less in each direction, and one stored copy less."""
 
     @staticmethod
     def forward(  # type: ignore[override]

@@ -1,16 +1,18 @@
-"""Layers on channel-first sequences of different lengths, padded on the right and accompanied by a mask.
+"""Layers on padded sequences (B, C, T) with a mask of the real positions.
 
-Sequences are (B, C, T) with the channels innermost in memory, as everything here leaves them.
+Sequences are padded on the right. Their channels lie innermost in memory, and all layers here keep it that way.
 """
 
 # B videos, T snippets, C channels, G groups; masks are bool (B, 1, T), true where there is data
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tad.layers.causal import convolve_past
 from tad.layers.chance import PerVideo
 from tad.layers.kernels import Span, at_least_float32, convolve, norm_relu, norm_relu_convolve
 from tad.layers.recomputed import gelu_linear, norm_linear
@@ -19,9 +21,9 @@ Mask = Tensor | None  # None: nothing is padded
 
 
 def padding_of(mask_B1T: Tensor) -> Mask:
-    """The mask, or None where nothing is padded, so that no layer need zero anything.
+    """Return the mask, or None if nothing is padded, so that layers can skip zeroing.
 
-    Asked on a CPU only: elsewhere the answer would have to be waited for, and a compiled graph zeroes for nothing.
+    Only on a CPU: on other devices the check would force a synchronisation, and in a compiled graph zeroing is free.
     """
     if mask_B1T.device.type != "cpu" or torch.compiler.is_compiling():
         return mask_B1T
@@ -29,12 +31,12 @@ def padding_of(mask_B1T: Tensor) -> Mask:
 
 
 def zero_outside(x_BCT: Tensor, mask_B1T: Mask) -> Tensor:
-    """The sequence with its padding set to zero."""
+    """Set the padding of a sequence to zero."""
     return x_BCT if mask_B1T is None else x_BCT * mask_B1T.to(x_BCT.dtype)
 
 
 def halve(mask_B1T: Mask) -> Mask:
-    """The mask at half the resolution: output i is real where input 2i is."""
+    """Return the mask at half the resolution: output i is real if input 2i is."""
     return None if mask_B1T is None else mask_B1T[:, :, ::2]
 
 
@@ -47,34 +49,36 @@ class MaskedConv1d(nn.Module):
         kernel: odd width.
         stride: 1, or 2 with an even number of snippets.
         groups: `inputs` for a depth-wise convolution.
-        bias: whether there is one; it starts at zero.
+        bias: whether the layer has a bias, which is initialised with zeros.
+        causal: whether the kernel covers the last positions instead of those around each.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, *, kernel: int, stride: int = 1, groups: int = 1, bias: bool = True
-    ) -> None:
+        self, inputs: int, outputs: int, *, kernel: int, stride: int = 1, groups: int = 1, bias: bool = True,
+        causal: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         assert kernel % 2 == 1, kernel
-        self.stride = stride
+        self.stride, self.causal = stride, causal
         self.conv = nn.Conv1d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=bias)
         if self.conv.bias is not None:
             nn.init.zeros_(self.conv.bias)
 
     def forward(self, x_BCT: Tensor, mask_B1T: Mask) -> Tensor:
         """(B, inputs, T) → (B, outputs, T / stride)."""
-        conv = self.conv
-        x_BCT = convolve(x_BCT, conv.weight, conv.bias, stride=self.stride, groups=conv.groups)
+        conv, over = self.conv, convolve_past if self.causal else convolve
+        x_BCT = over(x_BCT, conv.weight, conv.bias, stride=self.stride, groups=conv.groups)
         return zero_outside(x_BCT, mask_B1T if self.stride == 1 else halve(mask_B1T))
 
     def after(self, x_BCT: Tensor, mask_B1T: Mask, norm: "ChannelNorm", zeros: Sequence[Span]) -> Tensor:
-        """The layer, dense and of stride 1, on `norm` of the sequence with its ReLU and zeros."""
-        assert (self.stride, self.conv.groups) == (1, 1)
+        """Apply `norm`, ReLU and zeros, then this layer (dense, stride 1)."""
+        assert (self.stride, self.conv.groups, self.causal) == (1, 1, False)
         scale_C, shift_C, bias_O = norm.weight.flatten(), norm.bias.flatten(), self.conv.bias
         return zero_outside(norm_relu_convolve(x_BCT, scale_C, shift_C, zeros, self.conv.weight, bias_O), mask_B1T)
 
 
 class Pointwise(nn.Conv1d):
-    """Convolution of kernel 1 as a matrix product: the convolution kernels of a CPU take half as long again for it."""
+    """Convolution of kernel 1 as a matrix product, which takes a third less time than a convolution on a CPU."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 1)
@@ -84,13 +88,13 @@ class Pointwise(nn.Conv1d):
         return F.linear(x_BCT.transpose(1, 2), self.weight[:, :, 0], self.bias).transpose(1, 2)
 
     def after_norm(self, x_BCT: Tensor, norm: "ChannelNorm") -> Tensor:
-        """The layer on `norm` of the sequence."""
+        """Apply `norm`, then this layer."""
         assert self.bias is not None
         scale_C, shift_C = norm.weight.flatten(), norm.bias.flatten()
         return norm_linear(x_BCT.transpose(1, 2), scale_C, shift_C, self.weight[:, :, 0], self.bias).transpose(1, 2)
 
     def after_gelu(self, x_BCT: Tensor) -> Tensor:
-        """The layer on the GELU of the sequence."""
+        """Apply GELU, then this layer."""
         assert self.bias is not None
         return gelu_linear(x_BCT.transpose(1, 2), self.weight[:, :, 0], self.bias).transpose(1, 2)
 
@@ -104,7 +108,7 @@ class ChannelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1, channels, 1))
 
     def forward(self, x_BCT: Tensor, *, relu: bool = False, zeros: Sequence[Span] = ()) -> Tensor:
-        """(B, C, T) → (B, C, T), with `relu` its positive part that is zero in the spans [first, last) of snippets."""
+        """(B, C, T) → (B, C, T). With `relu`, apply ReLU and zero the spans [first, last) of snippets."""
         if relu:
             return norm_relu(x_BCT, self.weight.flatten(), self.bias.flatten(), zeros)
         shape = (x_BCT.shape[1],)
@@ -113,7 +117,7 @@ class ChannelNorm(nn.Module):
 
 
 class Scale(nn.Module):
-    """One learnable factor."""
+    """A learnable scalar factor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +128,7 @@ class Scale(nn.Module):
 
 
 class ScaledDropPath(PerVideo):
-    """A learnable scale per channel (from 1e-4), and stochastic depth per video while training."""
+    """A learnable scale per channel (initially 1e-4), and stochastic depth per video during training."""
 
     def __init__(self, channels: int, *, probability: float) -> None:
         super().__init__()
@@ -136,11 +140,11 @@ class ScaledDropPath(PerVideo):
         return x_BCT * self._factor(x_BCT).to(x_BCT.dtype)
 
     def add(self, residual_BCT: Tensor, x_BCT: Tensor) -> Tensor:
-        """The residual plus this layer of x."""
+        """Return the residual plus this layer's output for x."""
         return torch.addcmul(residual_BCT, x_BCT.to(residual_BCT.dtype), self._factor(x_BCT).to(residual_BCT.dtype))
 
     def _factor(self, x_BCT: Tensor) -> Tensor:
-        """What each channel of each video is multiplied by."""
+        """Return the factor of each channel of each video."""
         if not self.training or self.probability == 0:
             return self.scale
         keep = 1 - self.probability
@@ -149,36 +153,48 @@ class ScaledDropPath(PerVideo):
 
 
 class Plain(nn.Module):
-    """Stands in where there is neither a scale nor stochastic depth."""
+    """A residual connection with neither scale nor stochastic depth."""
 
     def add(self, residual_BCT: Tensor, x_BCT: Tensor) -> Tensor:
-        """Their sum."""
+        """Return the sum."""
         return residual_BCT + x_BCT
 
 
 def max_pool(x_BCT: Tensor, mask_B1T: Mask, *, masked: bool) -> Tensor:
-    """Maximum over windows of 3 centred on every second snippet: (B, C, T) → (B, C, T / 2).
+    """Max-pool over windows of 3 centred on every second snippet: (B, C, T) → (B, C, T / 2).
 
-    With `masked`, padding never wins and the output is zero outside; otherwise padding takes part as it is.
+    With `masked`, padding is ignored and the output is zero outside the mask; otherwise padding counts as data.
     """
     if masked and mask_B1T is not None:
         x_BCT = x_BCT.masked_fill(~mask_B1T, float("-inf"))
-    # as a picture of height 1, whose kernel leaves the channels innermost
+    # as an image of height 1: its kernel keeps the channels innermost
     x_BCT = F.max_pool2d(x_BCT.unsqueeze(2), (1, 3), stride=(1, 2), padding=(0, 1)).squeeze(2)
     if masked and mask_B1T is not None:
         x_BCT = x_BCT.masked_fill(~mask_B1T[:, :, ::2], 0.0)
     return x_BCT
 
 
+def mean_pool(x_BCT: Tensor, mask_B1T: Mask, *, masked: bool) -> Tensor:
+    """Average pairs of snippets: (B, C, T) → (B, C, T / 2).
+
+    With `masked`, padding is ignored and the output is zero outside the mask; otherwise padding counts as data.
+    """
+    if not masked or mask_B1T is None:
+        return (x_BCT[:, :, ::2] + x_BCT[:, :, 1::2]) / 2
+    x_BCT = zero_outside(x_BCT, mask_B1T)
+    count_B1T = (mask_B1T[:, :, ::2].int() + mask_B1T[:, :, 1::2]).clamp(min=1)
+    return (x_BCT[:, :, ::2] + x_BCT[:, :, 1::2]) / count_B1T
+
+
 def time_mean(x_BCT: Tensor, mask_B1T: Mask, *, masked: bool) -> Tensor:
-    """Mean over the snippets, (B, C, 1): over all T, or with `masked` over the real ones."""
+    """Return the mean over all T snippets, or with `masked` over the real ones, (B, C, 1)."""
     if mask_B1T is None or not masked:
         return x_BCT.mean(dim=2, keepdim=True)
     return zero_outside(x_BCT, mask_B1T).sum(dim=2, keepdim=True) / mask_B1T.sum(dim=2, keepdim=True)
 
 
 def group_norm(x_BCT: Tensor, mask_B1T: Mask, norm: nn.GroupNorm, *, masked: bool) -> Tensor:
-    """GroupNorm whose statistics run over all T, or with `masked` over the real snippets only."""
+    """Apply GroupNorm with statistics over all T, or with `masked` over the real snippets only."""
     if mask_B1T is None or not masked:
         y_BC1T: Tensor = norm(x_BCT.unsqueeze(2))
         return y_BC1T.squeeze(2)
@@ -194,23 +210,26 @@ def group_norm(x_BCT: Tensor, mask_B1T: Mask, norm: nn.GroupNorm, *, masked: boo
 
 
 def position_table(channels: int, length: int) -> Tensor:
-    """Sinusoidal code (1, channels, length): sine on even channels, cosine on odd ones, divided by √channels."""
+    """Return the sinusoidal position code (1, channels, length), divided by √channels: sine on even channels, cosine on
+    odd ones."""
     position_T1 = torch.arange(length, dtype=torch.float64)[:, None]
-    exponent_C = 2 * torch.div(torch.arange(channels), 2, rounding_mode="floor") / channels
-    angle_TC = position_T1 / torch.pow(torch.tensor(10000.0, dtype=torch.float64), exponent_C)
+    exponent_C = 2 * torch.div(torch.arange(channels), 2, rounding_mode="floor").double() / channels
+    angle_TC = position_T1 / torch.pow(10000.0, exponent_C)  # in float64: positions multiply its rounding
     angle_TC[:, 0::2] = torch.sin(angle_TC[:, 0::2])
     angle_TC[:, 1::2] = torch.cos(angle_TC[:, 1::2])
-    code_1CT: Tensor = angle_TC.T[None] / channels**0.5
-    return code_1CT.float()
+    code_1CT: Tensor = angle_TC.float().T[None] / channels**0.5
+    return code_1CT
 
 
-def position_code(table_1CT: Tensor, spans: list[int], length: int) -> Tensor:
-    """The code of each video, (B, C, length) (or (1, C, length) where no span exceeds the table).
+def position_code(table_1CT: Tensor, spans: list[Any], length: int) -> Tensor:
+    """Return the position code of each video, (B, C, length), or (1, C, length) if no span exceeds the table.
 
-    A video whose span is longer than the table gets the table stretched linearly over its span, as the published
-    detectors do, so that no position is met that training has not seen.
+    For a span longer than the table, the table is interpolated linearly over the span, as the published detectors do:
+    no position occurs that training has not seen. `spans` are numbers, or in an exported graph a tensor for one video.
     """
     limit = table_1CT.shape[2]
+    if torch.compiler.is_exporting():
+        return _position_code_of(table_1CT, spans[0], length)
     if length <= limit and max(spans) <= limit:
         return table_1CT[:, :, :length]
     codes = []
@@ -221,3 +240,15 @@ def position_code(table_1CT: Tensor, spans: list[int], length: int) -> Tensor:
         code_1CT = code_1CT[:, :, :length]
         codes.append(F.pad(code_1CT, (0, length - code_1CT.shape[2])))
     return torch.cat(codes)
+
+
+def _position_code_of(table_1CT: Tensor, span: Tensor, length: int) -> Tensor:
+    """Return the `position_code` of one video for a graph, without branches on lengths: (1, C, length)."""
+    limit = table_1CT.shape[2]
+    span_1 = span.reshape(1).clamp(min=limit).float()
+    at_T = ((torch.arange(length, device=table_1CT.device) + 0.5) * (limit / span_1) - 0.5).clamp(0, limit - 1)
+    low_T = at_T.floor()
+    share_T = at_T - low_T
+    first_1CT = table_1CT.index_select(2, low_T.long())
+    second_1CT = table_1CT.index_select(2, (low_T.long() + 1).clamp(max=limit - 1))
+    return first_1CT + (second_1CT - first_1CT) * share_T

@@ -1,8 +1,8 @@
-"""Linear layers after a norm or a GELU that keep what comes before these, and compute their output again backwards.
+"""Linear layers after a norm or a GELU that recompute their input in the backward pass.
 
-What a linear layer reads has to be there for the gradient of its weights. After a norm or a GELU that is a second copy
-of activations that these keep anyway, a third of a transformer's memory in training; to compute it again costs a few
-milliseconds. The same numbers come out. Elsewhere than on a CPU, and in compiled graphs, these are the plain layers.
+The gradient of a linear layer's weights needs its input. After a norm or a GELU this input is a second copy of
+activations that are stored anyway: a third of a transformer's training memory. Recomputing it costs a few milliseconds
+and gives the same numbers. On other devices than a CPU, and in compiled graphs, the plain layers are used.
 """
 
 # B videos, T snippets, C channels in, O channels out
@@ -19,7 +19,7 @@ EPSILON = 1e-5
 
 
 def norm_linear(x_BTC: Tensor, scale_C: Tensor, shift_C: Tensor, weight_OC: Tensor, bias_O: Tensor) -> Tensor:
-    """Layer norm over the channels (ε 1e-5), then a linear layer: (B, T, O)."""
+    """Apply layer norm over the channels (ε 1e-5), then a linear layer: (B, T, O)."""
     if eager_cpu(x_BTC) and torch.is_grad_enabled():
         y_BTO: Tensor = _NormLinear.apply(x_BTC, scale_C, shift_C, weight_OC, bias_O)  # type: ignore[no-untyped-call]
         return y_BTO
@@ -27,7 +27,7 @@ def norm_linear(x_BTC: Tensor, scale_C: Tensor, shift_C: Tensor, weight_OC: Tens
 
 
 def gelu_linear(x_BTC: Tensor, weight_OC: Tensor, bias_O: Tensor) -> Tensor:
-    """GELU, then a linear layer: (B, T, O)."""
+    """Apply GELU, then a linear layer: (B, T, O)."""
     if eager_cpu(x_BTC) and torch.is_grad_enabled():
         y_BTO: Tensor = _GeluLinear.apply(x_BTC, weight_OC, bias_O)  # type: ignore[no-untyped-call]
         return y_BTO
@@ -35,7 +35,7 @@ def gelu_linear(x_BTC: Tensor, weight_OC: Tensor, bias_O: Tensor) -> Tensor:
 
 
 def _linear_gradients(grad_BTO: Tensor, x_BTC: Tensor, weight_OC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of what the layer read, (B, T, C), and of its weight and bias in the weight's type."""
+    """Return the gradients of the layer's input, (B, T, C), weight and bias, the last two in the weight's dtype."""
     grad_NO, x_NC = grad_BTO.flatten(0, 1), x_BTC.flatten(0, 1).to(grad_BTO.dtype)
     grad_BTC = grad_BTO @ weight_OC.to(grad_BTO.dtype)
     return grad_BTC, (grad_NO.t() @ x_NC).to(weight_OC.dtype), grad_NO.sum(0).to(weight_OC.dtype)

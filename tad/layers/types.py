@@ -1,4 +1,4 @@
-"""What goes into a detector's loss and what comes out of its decoding."""
+"""Inputs of a detector's loss and outputs of its decoding."""
 
 # N segments, B videos, T snippets, C channels, K classes, J outputs of the offset head
 
@@ -16,8 +16,10 @@ class Targets:
     Attributes:
         segments_N2: float32 (start, end) on the window's snippet grid.
         labels_N: int64 class ids.
-        shortest: snippets of the video's shortest instance as its windows cut it; infinite without any, 0 unknown.
-        doubtful_M2: where there may be instances of the classes `doubtful_labels_M`, or not; None: nowhere.
+        shortest: length in snippets of the video's shortest instance after cutting into windows; infinite without
+            instances, 0 if unknown.
+        doubtful_M2: segments that may or may not be instances of the classes `doubtful_labels_M`; points there are
+            ignored by the class loss. None: there are none.
         doubtful_labels_M: int64 class ids.
     """
 
@@ -30,12 +32,12 @@ class Targets:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Which videos of a training batch are given, where it is computed in parts or by several processes.
+    """The position of a micro-batch within its training batch.
 
     Attributes:
-        videos: of the whole batch.
-        first: row of the first given one.
-        longest: snippets of the whole batch's longest video.
+        videos: number of videos of the whole batch.
+        first: row of the micro-batch's first video.
+        longest: snippets of the longest video of the whole batch.
     """
 
     videos: int
@@ -45,15 +47,16 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A pass over the training data; a detector that has several goes through them in order, epoch by epoch.
+    """One of several passes over the training data within an epoch.
 
-    It names them in `phases`, gives each its parameters in `parameter_groups(weight_decay, phase)`, and is told by
-    `enter(phase, epoch, epochs)`, epochs counted from 0, which loss to give. Other parameters then stand still.
+    A detector lists its passes in `phases` and returns the parameters of each in
+    `parameter_groups(weight_decay, phase)`; all other parameters are frozen. `enter(phase, epoch, epochs)`, with epochs
+    counted from 0, selects the loss.
 
     Attributes:
-        name: of the phase.
-        lr: its learning rate; 0: the recipe's, with its schedule, optimiser and weight decay.
-        betas: of its Adam, with a learning rate of its own.
+        name: name of the phase.
+        lr: learning rate; 0: the recipe's, with its schedule, optimiser and weight decay.
+        betas: betas of Adam, if `lr` is not 0.
     """
 
     name: str
@@ -66,12 +69,12 @@ MAIN = Phase("main")
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """What a network says of some videos of a batch, before it is decoded.
+    """Raw outputs of a network for some videos of a batch, before decoding.
 
     Attributes:
-        rows: of the batch.
-        lengths_B: snippets of these.
-        outputs: tensors in lists, dicts or dataclasses; of two networks of one kind they can be averaged.
+        rows: rows of the batch.
+        lengths_B: snippets of these videos.
+        outputs: tensors in lists, dicts or dataclasses, which can be averaged over networks of the same kind.
     """
 
     rows: list[int]
@@ -115,10 +118,10 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """How to make the augmented sequence of the boundary consistency and where its three parts are.
+    """The augmented sequence of the boundary consistency loss, and its three parts.
 
     Attributes:
-        source_T: position that each position is taken from.
+        source_T: source position of each position.
         parts_32: segments of the left part, the right part and the background between them.
     """
 
@@ -128,11 +131,11 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a student chose at random of a batch, for its teachers to look at the same.
+    """The student's random augmentation of a batch, replayed by its teachers.
 
     Attributes:
-        view_B3: of frames: where each window is cropped, from the top and the left, and whether it is mirrored.
-        cuts: row of the batch → how its window is cut for the boundary consistency.
+        view_B3: for frames: top and left of each window's crop, and whether it is mirrored.
+        cuts: row of the batch → augmentation of its window for the boundary consistency loss.
     """
 
     view_B3: Tensor | None = None
@@ -141,15 +144,15 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What a detector computed on its way, for others to learn from.
+    """Intermediate values of a detector, which others are distilled from.
 
     Attributes:
-        inputs_BCT: the features as the encoder sees them, those that the detector made up itself included.
+        inputs_BCT: the features that the encoder sees, including hallucinated ones.
         stem_BCT: the encoder's features at full resolution.
-        outputs: of the heads.
-        attentions: of the gates, (B, C, T) each; none without.
-        choice: what was chosen at random.
-        augmented: attentions of the windows of `choice.cuts`, in its order.
+        outputs: head outputs.
+        attentions: attentions of the gates, (B, C, T) each; empty without gates.
+        choice: the random augmentation.
+        augmented: attentions of the windows in `choice.cuts`, in that order.
     """
 
     inputs_BCT: Tensor
@@ -162,12 +165,12 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """What a detector's VAEs made of a batch in their pass, each entry of one feature map.
+    """Inputs and reconstructions of a detector's VAEs for a batch, with one entry per feature map.
 
     Attributes:
-        maps, attentions: what they were given.
-        reconstructions: what they made of it.
-        masks: bool (B, 1, T); None: everything counts.
+        maps, attentions: inputs of the VAEs.
+        reconstructions: their outputs.
+        masks: bool (B, 1, T); None: no padding.
     """
 
     maps: list[Tensor]

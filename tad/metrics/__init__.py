@@ -1,4 +1,4 @@
-"""Scores of temporal action detection, usable alone and without torch: ground truth and detections → mAP and recall."""
+"""Evaluation of temporal action detection: mAP and recall from ground truth and detections; works without torch."""
 
 from tad.metrics.evaluation import Evaluation, evaluate
 from tad.metrics.protocols import Protocol, protocol

@@ -1,36 +1,71 @@
-"""Detections as columns: what the evaluators read, whatever a file or a program has them as."""
+"""Detections as columns: the common input of all evaluators."""
 
 # D detections, V videos, K labels
 
+import unicodedata
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tad.errors import TadError
-from tad.plugins import nearest
+from tad.core.errors import TadError
+from tad.settings.plugins import nearest
 
 Entries = Sequence[Mapping[str, Any]]
-LISTED = 30  # known labels that a message lists
+LISTED = 30  # a message lists at most this many known labels
+NUMBERS = (float, int, np.floating, np.integer)
 
 
 def hint(label: str, known: Sequence[str]) -> str:
-    """The nearest known label, and all of them where they fit a line."""
+    """Suggest the nearest known label, and list all labels if they fit on a line."""
     text = nearest(label, list(known))
     return text if len(known) <= LISTED else text.partition("known: ")[0] + f"{len(known)} labels are known"
 
 
+def label_text(label: str) -> str:
+    """Normalise a label as annotations are read: Unicode NFC, surrounding white space stripped."""
+    return unicodedata.normalize("NFC", label.strip())
+
+
+def _folded(label: str) -> str:
+    """Normalise a label to detect misspellings: ignore case, blanks, underscores and kinds of hyphens."""
+    text = "".join("-" if unicodedata.category(letter) == "Pd" else letter for letter in label_text(label))
+    return "".join(text.casefold().replace("_", " ").split())
+
+
+def _entry_problem(entries: Any, label: Callable[[Mapping[str, Any]], Any]) -> str:
+    """Describe the first entry that is not {label, score, segment: [start, end]}; `label` returns an entry's label."""
+    if not isinstance(entries, Sequence) or isinstance(entries, str):
+        return f"{entries!r:.40} is not a list"
+    for k, entry in enumerate(entries):
+        if not isinstance(entry, Mapping):
+            return f"entry {k}: {entry!r:.40} is not an object"
+        try:
+            label(entry)
+        except KeyError as missing:
+            return f"entry {k}: no {missing.args[0]!r:.40} among its keys ({', '.join(map(str, entry)):.80})"
+        for name in ("score", "segment"):
+            if name not in entry:
+                return f"entry {k}: no '{name}' among its keys ({', '.join(map(str, entry)):.80})"
+        segment = entry["segment"]
+        if not isinstance(segment, Sequence | np.ndarray) or isinstance(segment, str) or len(segment) != 2:
+            return f"entry {k}: segment {segment!r:.40} is not [start, end]"
+    return "the entries cannot be read"
+
+
 @dataclass(frozen=True)
 class Columns:
-    """Detections of a data set, one row each.
+    """Detections of a data set, one row per detection.
 
     Attributes:
-        video_ids: (V,) all videos that the source lists, also those without a detection.
-        labels: (K,) names that `label` points to.
-        video: (D,) int32 row of `video_ids`. label: (D,) int32 row of `labels`.
+        video_ids: (V,) all videos that the source lists, including those without detections.
+        labels: (K,) names that `label` refers to.
+        video: (D,) int32 index into `video_ids`. label: (D,) int32 index into `labels`.
         segments: (D, 2) float64 start and end in seconds.
         scores: (D,) float64.
     """
@@ -46,7 +81,7 @@ class Columns:
         return len(self.scores)
 
     def of_video(self, video_id: str) -> list[dict[str, Any]]:
-        """The detections of one video as entries of a results file, in the order of the source."""
+        """Return the detections of one video as entries of a results file, in the order of the source."""
         if video_id not in self.video_ids:
             return []
         rows = np.flatnonzero(self.video == self.video_ids.index(video_id))
@@ -60,67 +95,106 @@ class Columns:
         ]
 
     def relabelled(self, labels: Sequence[str], *, videos: NDArray[np.bool_]) -> NDArray[np.int32]:
-        """(D,) row of `labels` of each detection, -1 in videos that do not count (`videos` (V,) says which do).
+        """Map each detection's label to its index in `labels` (D,).
 
-        Raises:
-            TadError: a label of a video that counts is not among `labels`; names the video and the nearest label.
+        The index is -1 for other labels, and for detections in videos that do not count (`videos` (V,) is a mask).
         """
-        known = {name: k for k, name in enumerate(labels)}
-        of_label = np.array([known.get(name, -1) for name in self.labels], np.int32)
+        known = {label_text(name): k for k, name in enumerate(labels)}
+        of_label = np.array([known.get(label_text(name), -1) for name in self.labels], np.int32)
         counts = videos[self.video] if len(self) else np.zeros(0, np.bool_)
         row = of_label[self.label] if len(self) else self.label
-        bad = np.flatnonzero(counts & (row < 0))
-        if len(bad):
-            name = self.labels[self.label[bad[0]]]
-            raise TadError(
-                f"detections of {self.video_ids[self.video[bad[0]]]}: unknown label '{name}'; {hint(name, labels)}"
-            )
         return np.where(counts, row, -1).astype(np.int32)
+
+    def unknown_labels(self, labels: Sequence[str], *, videos: NDArray[np.bool_]) -> dict[str, int]:
+        """Count the detections of each label outside `labels`, in videos that count; evaluators ignore these.
+
+        Raises:
+            TadError: no detection has a known label, or a label differs from a known one only in case, blanks or
+                underscores; the message names the video and the nearest label.
+        """
+        counts = videos[self.video] if len(self) else np.zeros(0, np.bool_)
+        unknown = np.flatnonzero(counts & (self.relabelled(labels, videos=videos) < 0))
+        per_label = Counter(self.labels[k] for k in self.label[unknown].tolist())
+        folded = {_folded(name) for name in labels}
+        refused = [name for name in per_label if _folded(name) in folded]
+        if refused or (per_label and len(unknown) == counts.sum()):
+            row = next(d for d in unknown if not refused or self.labels[self.label[d]] in refused)
+            name = self.labels[self.label[row]]
+            raise TadError(
+                f"detections of {self.video_ids[self.video[row]]}: unknown label '{name}'; {hint(name, labels)}"
+            )
+        return dict(sorted(per_label.items()))
+
+
+def _numbers(video_id: str, rows: Sequence[tuple[Any, Any, Any]]) -> NDArray[np.float64]:
+    """Convert rows (start, end, score) to numbers (N, 3); text and booleans are refused.
+
+    Raises:
+        TadError: a value that is not a number; the message names the entry and the value.
+    """
+    plain = {type(value) for row in rows for value in row} <= {float, int}
+    for k, row in enumerate(() if plain else rows):
+        for name, value in zip(("start", "end", "score"), row, strict=True):
+            if not isinstance(value, NUMBERS) or isinstance(value, bool):
+                remedy = "write it without quotes" if isinstance(value, str) else "give a number, or remove the entry"
+                raise TadError(f"detections of {video_id}, entry {k}: {name} {value!r:.40} is not a number; {remedy}")
+    try:
+        return np.array(rows, np.float64)
+    except OverflowError:
+        raise TadError(f"detections of {video_id}: a number is too large to be a time or a score; correct it") from None
 
 
 class Collector:
-    """Entries, video by video → `Columns`, at 32 bytes a detection."""
+    """Collect entries video by video into `Columns`, at 32 bytes per detection."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, label: Callable[[Mapping[str, Any]], Any] = itemgetter("label")) -> None:
+        """Start an empty collection.
+
+        Args:
+            label: function that returns the label of an entry.
+        """
+        self._label_of = label
         self._videos: dict[str, int] = {}
         self._labels: dict[str, int] = {}
-        # they grow in place: of millions of detections nothing is held twice
+        # these arrays grow in place, so that millions of detections are never held in memory twice
         self._video, self._label, self._segments, self._scores = array("i"), array("i"), array("d"), array("d")
 
     def add(self, video_id: str, entries: Any) -> None:
-        """Take the detections of one more video.
+        """Add the detections of one video, whose id is converted to NFC as in annotations.
 
         Raises:
-            TadError: the video came before, or an entry lacks label, score or segment.
+            TadError: the video was added before, or an entry lacks label, score or segment.
         """
+        if not video_id.isascii():
+            video_id = unicodedata.normalize("NFC", video_id)
         if video_id in self._videos:
             raise TadError(f"detections of {video_id}: the video is given twice; merge the two entries")
         row = self._videos[video_id] = len(self._videos)
         labels = self._labels
         try:
-            names = [entry["label"] for entry in entries]
-            numbers = [
-                (float(start), float(end), float(entry["score"]))
-                for entry in entries
-                for start, end in (entry["segment"],)
-            ]
-        except (KeyError, TypeError, ValueError) as error:
+            names = [self._label_of(entry) for entry in entries]
+            numbers = [(start, end, entry["score"]) for entry in entries for start, end in (entry["segment"],)]
+        except TadError as error:
+            raise TadError(f"detections of {video_id}: {error}") from None
+        except (KeyError, TypeError, ValueError):
+            problem = _entry_problem(entries, self._label_of)
             raise TadError(
-                f"detections of {video_id}: {error!r:.80}: each entry needs label, score and segment [start, end]"
+                f"detections of {video_id}: {problem}; each entry needs label, score and segment [start, end]"
             ) from None
-        for name in names:
-            if not isinstance(name, str):
-                raise TadError(f"detections of {video_id}: label {name!r:.40} is not text; write the label's name")
+        other = next((name for name in names if not isinstance(name, str)), None)
+        if other is not None or None in names:
+            raise TadError(f"detections of {video_id}: label {other!r:.40} is not text; write the label's name")
+        for name in dict.fromkeys(names):
             labels.setdefault(name, len(labels))
         if names:
-            rows = np.array(numbers, np.float64)
+            rows = _numbers(video_id, numbers)
             self._video.extend([row] * len(names))
             self._label.extend([labels[name] for name in names])
             self._segments.frombytes(rows[:, :2].tobytes())
             self._scores.frombytes(rows[:, 2].tobytes())
 
     def columns(self) -> Columns:
-        """Everything taken; the end of the collection."""
+        """Finish the collection and return it."""
         return Columns(
             tuple(self._videos),
             tuple(self._labels),
@@ -132,7 +206,7 @@ class Collector:
 
 
 def collect(results: Iterable[tuple[str, Any]]) -> Columns:
-    """`Columns` of (video id, entries) pairs, such as the items of a results file's `results`."""
+    """Return `Columns` of (video id, entries) pairs, such as the items of `results` in a results file."""
     collector = Collector()
     for video_id, entries in results:
         collector.add(video_id, entries)

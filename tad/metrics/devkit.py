@@ -1,9 +1,12 @@
-"""THUMOS'14's own evaluation (TH14evalDet), compiled: instances choose detections, ambiguous segments excuse them.
+"""The evaluation of the THUMOS'14 development kit (TH14evalDet), compiled.
 
-It differs from ActivityNet's rule in four ways. Instances, in the order of the annotation file, each take the free
-detection of the largest tIoU, which must be above the threshold, not at it. A detection that finds nothing and touches
-an ambiguous segment of its video counts neither as right nor as wrong. Average precision is the mean over the instances
-of the precision at the detections that find one, without the envelope. Classes without detections count 0.
+This is the version of 2015 (TH14evalDet_Updated), whose average precision is not interpolated. Detections of equal
+score keep the order of the file within a video, and the ends of reversed segments are swapped.
+
+It differs from ActivityNet's rule in four ways. Each instance, in the order of the annotation file, is matched to the
+unmatched detection with the largest tIoU, which must exceed the threshold. An unmatched detection that overlaps an
+ambiguous segment of its video is ignored. Average precision is the mean, over the instances, of the precision at their
+matched detections, without a precision envelope. Classes without detections count 0.
 """
 
 # D detections, G instances, A ambiguous segments, H tIoU thresholds, K classes, N resamples, V videos
@@ -12,15 +15,21 @@ from typing import Any
 
 import numpy as np
 
-from tad.compiled import compiled
-from tad.metrics.kernels import tiou_of
+from tad.core.compiled import compiled
+
+
+@compiled
+def overlap_of(a: Any, b: Any) -> Any:
+    """Compute the intersection over the joint span of two segments, as the kit does; 0 for points."""
+    inter = min(a[1], b[1]) - max(a[0], b[0])
+    return inter / (max(a[1], b[1]) - min(a[0], b[0])) if inter > 0.0 else 0.0
 
 
 @compiled
 def match_instances(segments: Any, group: Any, instances: Any, first: Any, tious: Any) -> Any:
-    """Which detections are taken by an instance (H, D); arguments as in `tad.metrics.kernels.match`.
+    """Compute which detections are matched to an instance (H, D); arguments as in `tad.metrics.matching.score_classes`.
 
-    Of detections with equal tIoU the one with the higher score is taken; those are sorted by score already.
+    Among detections with equal tIoU the first is matched; they are sorted by score, then by the order of the file.
     """
     by_group = np.argsort(group, kind="mergesort")
     found = np.zeros((len(tious), len(segments)), np.bool_)
@@ -37,7 +46,7 @@ def match_instances(segments: Any, group: Any, instances: Any, first: Any, tious
                     d = by_group[j]
                     if found[h, d]:
                         continue
-                    share = tiou_of(segments[d], instances[i])
+                    share = overlap_of(segments[d], instances[i])
                     if share > best:
                         best, which = share, d
                 if which >= 0:
@@ -48,7 +57,10 @@ def match_instances(segments: Any, group: Any, instances: Any, first: Any, tious
 
 @compiled
 def touching(segments: Any, video: Any, ambiguous: Any, first: Any) -> Any:
-    """Which detections overlap an ambiguous segment of their video (D,); those of video v are first[v]:first[v + 1]."""
+    """Compute which detections overlap an ambiguous segment of their video (D,).
+
+    The ambiguous segments of video v are first[v]:first[v + 1].
+    """
     touches = np.zeros(len(segments), np.bool_)
     for d in range(len(segments)):
         for a in range(first[video[d]], first[video[d] + 1]):
@@ -59,11 +71,12 @@ def touching(segments: Any, video: Any, ambiguous: Any, first: Any) -> Any:
 
 @compiled
 def mean_precision(found: Any, excused: Any, weight: Any, instances: Any) -> Any:
-    """The mean over the instances of the precision at each detection that finds one.
+    """Compute the mean, over the instances, of the precision at their matched detections.
 
     Args:
-        found, excused: (D,) bool, by descending score. weight: (D,) how often each detection counts.
-        instances: how many there are.
+        found, excused: (D,) whether a detection is matched, or ignored, by descending score.
+        weight: (D,) how often each detection counts.
+        instances: number of instances.
     """
     hits = seen = 0
     area = 0.0
@@ -80,7 +93,7 @@ def mean_precision(found: Any, excused: Any, weight: Any, instances: Any) -> Any
 
 @compiled
 def devkit_precision(found: Any, touches: Any, starts: Any, totals: Any) -> Any:
-    """AP (H, K): detections of class k are starts[k]:starts[k + 1], its instances totals[k]."""
+    """Compute AP (H, K); the detections of class k are starts[k]:starts[k + 1], and it has totals[k] instances."""
     classes = len(starts) - 1
     ap = np.zeros((len(found), classes), np.float64)
     once = np.ones(len(touches), np.int64)
@@ -93,7 +106,13 @@ def devkit_precision(found: Any, touches: Any, starts: Any, totals: Any) -> Any:
 
 @compiled
 def devkit_resampled(video: Any, starts: Any, found: Any, touches: Any, counts: Any, totals: Any) -> Any:
-    """mAP (N, H) of resamples; arguments as in `tad.metrics.kernels.resampled_precision`, `found` (H, D)."""
+    """Compute mAP (N, H) if the detections and instances of video v count counts[n, v] times; NaN without instances.
+
+    Args:
+        video: (D,) video index. starts: (K + 1,) detections of class k are starts[k]:starts[k + 1].
+        found: (H, D) whether they are matched. touches: (D,) see `touching`.
+        counts: (N, V) multiplicity of each video. totals: (N, K) number of instances per resample and class.
+    """
     scores = np.full((len(counts), len(found)), np.nan, np.float64)
     weight = np.empty(len(video), np.int64)
     for n in range(len(counts)):

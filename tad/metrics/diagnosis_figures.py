@@ -1,12 +1,12 @@
-"""A diagnosis as pictures that need no paper beside them: each says in one sentence what it shows."""
+"""Figures of a diagnosis, each with a one-sentence explanation in its title."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tad.files import publish
+from tad.core.files import publish
 
-# from right to wrong: green, then warm where the place is right, cold where it is not
+# from right to wrong: green, then warm colours where the segment is right, cold ones where it is not
 COLOURS = {
     "true positive": "#2f7d4f",
     "double detection": "#e3a72f",
@@ -17,18 +17,19 @@ COLOURS = {
 }
 MEANINGS = {
     "true positive": "right",
-    "double detection": "right place and label,\ninstance already found",
-    "wrong label": "right place,\nwrong label",
-    "localization": "right label,\nborders too far off",
-    "confusion": "wrong label and\nborders off",
-    "background": "nothing there",
+    "double detection": "right segment and label,\ninstance already detected",
+    "wrong label": "right segment,\nwrong label",
+    "localization": "right label,\nboundaries too far off",
+    "confusion": "wrong label,\nboundaries off",
+    "background": "no instance there",
 }
 TITLES = {
     "coverage": "share of the video that the instance covers",
     "length": "length of the instance, seconds",
     "instances": "instances of the class in the video",
+    "gap": "seconds to the nearest other moment",
 }
-LEAST = 0.05  # points of mAP that a figure rounds to nothing
+LEAST = 0.05  # points of mAP; a smaller gain is rounded to zero in a figure
 SCORE, MISSED, GREY = "#2f7d4f", "#c2571a", "#8a8f98"
 
 
@@ -43,7 +44,7 @@ def _finish(figure: Any, path: Path, sentence: str) -> Path:
 
 
 def draw_errors(document: Mapping[str, Any], path: Path, title: str) -> Path:
-    """What the best detections are, and how much the score would gain without each kind of error."""
+    """Draw the error profile of the best detections, and the gain in mAP without each kind of error."""
     from matplotlib.figure import Figure
 
     errors = document["errors"]
@@ -57,8 +58,8 @@ def draw_errors(document: Mapping[str, Any], path: Path, title: str) -> Path:
         left.bar(ranks, values, bottom=bottom, color=COLOURS[kind], label=label)
         bottom = [a + b for a, b in zip(bottom, values, strict=True)]
     left.set_xticks(list(ranks), [f"{r}" for r in ranks])
-    left.set_xlabel("detections by score, in portions as large as the number of instances (1: the best ones)")
-    left.set_ylabel("% of the portion")
+    left.set_xlabel("detections by score, in groups of G, the number of instances (1: best G)")
+    left.set_ylabel("% of the group")
     left.set_ylim(0, 100)
     figure.legend(loc="outside lower left", ncols=3, frameon=False, fontsize=8.5)
     kinds = errors["kinds"][1:]
@@ -68,20 +69,20 @@ def draw_errors(document: Mapping[str, Any], path: Path, title: str) -> Path:
     right.set_yticks(range(len(kinds)), [f"{kind}\n({MEANINGS[kind]})" for kind in kinds], fontsize=8.5)
     right.invert_yaxis()
     right.set_xlim(0, max([1.0, *gains]) * 1.2)
-    right.set_xlabel(f"average mAP gained without these\n(it is {100 * errors['mAP']:.1f} with them)")
+    right.set_xlabel(f"gain in average mAP without these errors\n({100 * errors['mAP']:.1f} with them)")
     return _finish(figure, path, f"{title}. {worst(errors)}")
 
 
 def worst(errors: Mapping[str, Any]) -> str:
-    """The kind of error that costs most, in a sentence."""
+    """Name the most costly kind of error in a sentence."""
     if not any(map(sum, errors["profile"])):
-        return "There are no detections, so that all that is lost is lost by instances that nothing detects."
+        return "There are no detections: every instance is missed."
     kind = max(errors["kinds"][1:], key=lambda kind: errors["gain"][kind]["mAP"])
     gain = 100 * errors["gain"][kind]["mAP"]
     if gain < LEAST:
-        return f"No kind of error among the detections costs anything (average mAP {100 * errors['mAP']:.1f})."
+        return f"No kind of false detection lowers the score (average mAP {100 * errors['mAP']:.1f})."
     what = MEANINGS[kind].replace("\n", " ")
-    return f"Most would be gained without {kind} errors ({what}): {gain:+.1f} mAP."
+    return f"Removing {kind} errors ({what}) would gain most: {gain:+.1f} mAP."
 
 
 def _bars(axes: Any, rows: list[dict[str, Any]], key: str, colour: str, level: float) -> None:
@@ -91,7 +92,7 @@ def _bars(axes: Any, rows: list[dict[str, Any]], key: str, colour: str, level: f
         border = f"> {row['low']:.3g}" if row["high"] is None else f"≤ {row['high']:.3g}"
         labels.append(f"{border}\n({row['count']})")
     bars = axes.bar(range(len(there)), [100 * row[key] for row in there], color=colour)
-    behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # the dashed line stays off the numbers
+    behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # keeps the dashed line off the numbers
     axes.bar_label(bars, fmt="%.0f", fontsize=8.5, padding=2, bbox=behind)
     axes.set_xticks(range(len(there)), labels, fontsize=8)
     axes.axhline(100 * level, color=GREY, linestyle="--", linewidth=1)
@@ -105,12 +106,12 @@ def _by_characteristic(key: str, colour: str, name: str, sentence: str) -> Draw:
     def draw(document: Mapping[str, Any], path: Path, title: str) -> Path:
         from matplotlib.figure import Figure
 
-        facts = {fact: document["characteristics"][fact] for fact in TITLES if document["characteristics"][fact]}
+        facts = {fact: rows for fact in TITLES if (rows := document["characteristics"].get(fact))}
         level = document["characteristics"][key]
         figure = Figure(figsize=(4.2 * max(len(facts), 1) + 0.5, 4), layout="constrained")
         for axes, (fact, rows) in zip(figure.subplots(1, len(facts), squeeze=False)[0], facts.items(), strict=True):
             _bars(axes, rows, key, colour, level)
-            axes.set_xlabel(f"{TITLES[fact]}\n(how many instances)", fontsize=9)
+            axes.set_xlabel(f"{TITLES[fact]}\n(number of instances)", fontsize=9)
             axes.set_ylabel(name)
         return _finish(figure, path, f"{title}. {sentence.format(100 * level)}")
 
@@ -121,35 +122,39 @@ draw_sensitivity = _by_characteristic(
     "normalised_mAP",
     SCORE,
     "normalised mAP, %",
-    "Bars above the dashed line ({:.1f}: all instances) are kinds of instances that are detected better than average.",
+    "Instances with bars above the dashed line ({:.1f}: all instances) are detected better than average.",
 )
 draw_missed = _by_characteristic(
     "missed",
     MISSED,
     "% not detected",
-    "Share of instances that no detection finds, whatever its score; dashed: all instances ({:.1f} %).",
+    "Share of instances without a matching detection of any score; dashed: all instances ({:.1f} %).",
 )
 
 
 def draw_calibration(document: Mapping[str, Any], path: Path, title: str) -> Path:
-    """How often detections of a score are right."""
+    """Draw the reliability diagram: the share of true positives against the score."""
     from matplotlib.figure import Figure
 
     calibration = document["calibration"]
     figure = Figure(figsize=(6.5, 5), layout="constrained")
     axes = figure.subplots()
     scores, rights = ([row[key] for row in calibration["bins"]] for key in ("score", "right"))
-    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", label="a score that is a probability")
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", label="perfect calibration")
     axes.plot(scores, rights, color=SCORE, marker="o", label="detections, in ten bins of score")
     for row in calibration["bins"]:
         text = f"{row['count']:,}"
         axes.annotate(text, (row["score"], row["right"]), xytext=(5, -11), textcoords="offset points", fontsize=8)
     axes.set_xlabel("score (numbers: detections in the bin)")
-    axes.set_ylabel("share that is right, mean over the tIoU thresholds")
+    axes.set_ylabel("share of true positives, mean over the thresholds")
     axes.set_ylim(-0.05, 1.02)
     axes.legend(frameon=False)
-    said = f"The curve says how often a detection of a score is right; mean distance {calibration['error']:.3f}."
-    return _finish(figure, path, f"{title}.\n{said if scores else 'There are no detections.'}")
+    text = "There are no detections."
+    if calibration["refused"]:
+        text = f"No calibration: {calibration['refused']}."
+    elif scores:
+        text = f"Share of true positives against score; expected calibration error {calibration['error']:.3f}."
+    return _finish(figure, path, f"{title}.\n{text}")
 
 
 FIGURES = {
@@ -161,5 +166,5 @@ FIGURES = {
 
 
 def draw_all(document: Mapping[str, Any], folder: Path, title: str) -> list[Path]:
-    """`errors.png`, `sensitivity.png`, `missed.png` and `calibration.png` in the folder."""
+    """Write `errors.png`, `sensitivity.png`, `missed.png` and `calibration.png` to the folder."""
     return [draw(document, Path(folder) / f"{name}.png", title) for name, draw in FIGURES.items()]

@@ -1,4 +1,4 @@
-"""The definition of AP and recall in plain loops, class by class: what `tad.metrics.kernels` must equal."""
+"""Reference implementation of AP and recall in plain loops, class by class; `tad.metrics.matching` must match it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,18 +7,18 @@ Scored = tuple[float, str, float, float]
 
 
 def tiou(a: Segment, b: Segment) -> float:
-    """Intersection over union of two segments; of two points 1 if they are the same, else 0."""
+    """Compute the intersection over union of two segments; of two points it is 1 if they are equal, else 0."""
     inter = min(a[1], b[1]) - max(a[0], b[0])
     return inter / ((a[1] - a[0]) + (b[1] - b[0]) - inter) if inter > 0 else float(a[0] == a[1] and a == b)
 
 
 def in_order(detections: Sequence[Scored]) -> list[Scored]:
-    """Detections (score, video id, start, end) of one class by descending score, then video, start, end."""
+    """Sort detections (score, video id, start, end) of one class by descending score, then video, start, end."""
     return sorted(detections, key=lambda d: (-d[0], *d[1:]))
 
 
 def average_precision(truth: Mapping[str, Sequence[Segment]], detections: Sequence[Scored], threshold: float) -> float:
-    """AP of one class: instances by video id, detections as in `in_order`."""
+    """Compute the AP of one class; instances by video id, detections as in `in_order`."""
     taken: set[tuple[str, int]] = set()
     hits: list[bool] = []
     for _, video, start, end in in_order(detections):
@@ -38,7 +38,7 @@ def average_precision(truth: Mapping[str, Sequence[Segment]], detections: Sequen
 def recall(
     truth: Mapping[str, Sequence[Segment]], detections: Sequence[Scored], threshold: float, *, depth: int
 ) -> float:
-    """Share of a class's instances that one of the best depth · n detections of their video overlaps enough."""
+    """Compute the recall of one class at the best depth · n detections of each video with n instances."""
     hits = 0
     for video, instances in truth.items():
         best = [d for d in in_order(detections) if d[1] == video][: depth * len(instances)]

@@ -1,28 +1,34 @@
-"""Suppression of overlapping candidates, usable alone: segments → the kept ones, of one video or a data set."""
+"""Non-maximum suppression of the candidates of one video or of a whole data set; usable on its own.
+
+This package is also a function: `tad.nms(segments, scores, labels)` is `nms`, with the defaults of the workflow.
+"""
 
 # V videos, N segments (of all videos), K classes, M kept
 
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from types import ModuleType
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from tad.errors import TadError
-from tad.nms.types import Floats, Indices, Kept, Method, VotingWeight
+from tad.core.errors import TadError
+from tad.nms.types import Floats, Indices, Kept, Kind, Method, VotingWeight
 
-__all__ = ["Engine", "Kept", "compile_loops", "suppress_segments"]
+__all__ = ["Engine", "Kept", "compile_loops", "nms", "suppress_segments"]
 
 MOST_CLASSES = 4096  # above, labels are renumbered so that the counters of a video stay small
-CHUNKS_PER_THREAD = 4  # videos differ in work: who is done early takes another chunk
+CHUNKS_PER_THREAD = 4  # videos differ in work, so idle threads take further chunks
 FEWEST_PER_THREAD = 20_000  # candidates; below, starting a thread costs more than it saves
 
+OF_MOMENTS = ["hard", "soft", "none"]  # methods of kind moments
 Engine = Literal["numba", "reference", "triton"]
 
 
 def _check(segments: Floats, scores: Floats, labels: Indices, offsets: Indices) -> None:
-    """One line for data that cannot be suppressed; programmers' mistakes are assertions."""
+    """Check the shapes and values of the input; invalid data is a TadError, a programming error an assertion."""
     assert segments.shape == (len(scores), 2), f"segments (N, 2), not {segments.shape}"
     assert labels.shape == scores.shape, f"labels (N,), not {labels.shape}"
     assert labels.min(initial=0) >= 0, "labels must be >= 0"
@@ -32,7 +38,7 @@ def _check(segments: Floats, scores: Floats, labels: Indices, offsets: Indices) 
 
 
 def refuse_bad(segments: Floats, scores: Floats, *, where: Callable[[int], str] = lambda row: "") -> None:
-    """Raise a TadError that names the first candidate that is none; `where` says in words where a row is from."""
+    """Raise a TadError that names the first invalid candidate; `where` describes the origin of a row."""
     if len(scores) == 0:
         return
     with np.errstate(invalid="ignore", over="ignore"):
@@ -43,14 +49,17 @@ def refuse_bad(segments: Floats, scores: Floats, *, where: Callable[[int], str] 
     row = int(np.flatnonzero(bad)[0])
     raise TadError(
         f"{where(row)}candidate {row}: segment {segments[row].tolist()} with score {scores[row]}: segments must be "
-        f"finite with start <= end, scores finite and >= 0; check what made the candidates ({int(bad.sum())} such)"
+        f"finite with start <= end, scores finite and >= 0; check the source of the candidates ({int(bad.sum())} such)"
     )
 
 
 def _check_settings(settings: dict[str, Any]) -> None:
-    """The ranges of `tad.specs.NmsSpec`, for callers that come without one."""
+    """Check the ranges of `tad.settings.stages.NmsSpec`, for callers that do not use it."""
+    methods = OF_MOMENTS if settings["kind"] == "moments" else [m for m in get_args(Method) if m != "soft"]
     allowed = {
-        "method": (settings["method"] in get_args(Method), f"one of {', '.join(get_args(Method))}"),
+        "kind": (settings["kind"] in get_args(Kind), "segments or moments"),
+        "method": (settings["method"] in methods, f"one of {', '.join(methods)}"),
+        "window": (0 < settings["window"] < np.inf, "a finite number > 0"),
         "sigma": (0 < settings["sigma"] < np.inf, "a finite number > 0"),
         "tiou": (0 < settings["tiou"] <= 1, "> 0 and at most 1"),
         "min_score": (0 <= settings["min_score"] < np.inf, "a finite number >= 0"),
@@ -77,17 +86,22 @@ def suppress_segments(
     topk: int,
     voting: float,
     voting_weight: VotingWeight,
+    kind: Kind = "segments",
+    window: float = 1.0,
     engine: Engine = "numba",
     threads: int = 0,
     device: str = "cuda",
 ) -> Kept:
-    """Suppress overlapping segments, each video by itself; `tad.nms.reference` states the rules.
+    """Suppress overlapping segments of each video separately; `tad.nms.reference` defines the rules.
+
+    With kind `moments`, segments are points in time, which suppress others within `window`; `tad.nms.moments` defines
+    these rules, and its loops run on the CPU for every engine but the reference: there are few moments in a video.
 
     Args:
-        segments: (N, 2) start ≤ end in any one unit (the pipeline: snippets); converted to float32.
+        segments: (N, 2) start ≤ end, in any unit (the workflow uses snippets); converted to float32.
         scores: (N,) ≥ 0. labels: (N,) class ids ≥ 0.
-        offsets: (V + 1,) rows of video v are `offsets[v]:offsets[v + 1]`; without it all rows are one video.
-        method … voting_weight: the fields of `tad.specs.NmsSpec` (`**spec.model_dump()` passes them all).
+        offsets: (V + 1,) rows of video v are `offsets[v]:offsets[v + 1]`; by default all rows are of one video.
+        method … voting_weight: the fields of `tad.settings.stages.NmsSpec` (`**spec.model_dump()` passes them all).
         engine: numba (CPU), triton (CUDA), or the reference that defines both (slow); all return the same bits.
         threads: of numba, over the videos; 0: `numba.config.NUMBA_NUM_THREADS`.
         device: of triton, "cuda" or "cuda:<index>".
@@ -108,7 +122,9 @@ def suppress_segments(
         "method": method, "sigma": sigma, "tiou": tiou, "min_score": min_score, "per_class": per_class, "topk": topk,
         "voting": voting, "voting_weight": voting_weight,
     }  # fmt: skip
-    _check_settings(settings)
+    _check_settings(settings | {"kind": kind, "window": window})
+    if kind == "moments":
+        return _moments(segments, scores, labels, offsets, engine=engine, window=window, **settings)
     if engine == "reference":
         return _by_reference(segments, scores, labels, offsets, **settings)
     if engine == "triton":
@@ -118,8 +134,41 @@ def suppress_segments(
     return _by_numba(segments, scores, labels, offsets, threads=threads, **settings)
 
 
+def nms(
+    segments: Floats,
+    scores: Floats,
+    labels: Indices | None = None,
+    *,
+    offsets: Indices | None = None,
+    method: Method = "gaussian",
+    sigma: float = 0.5,
+    tiou: float = 0.1,
+    min_score: float = 0.001,
+    per_class: bool = True,
+    topk: int = 2000,
+    voting: float = 0.0,
+    voting_weight: VotingWeight = "score",
+    kind: Kind = "segments",
+    window: float = 1.0,
+    engine: Engine = "numba",
+    threads: int = 0,
+    device: str = "cuda",
+) -> Kept:
+    """Suppress overlapping segments with the defaults of `tad.settings.sections.NmsSpec`; see `suppress_segments`.
+
+    Float32 arrays in C order are not copied. Without `labels` all segments have one class.
+    """
+    if labels is None:
+        labels = np.zeros(len(scores), np.int64)
+    return suppress_segments(
+        segments, scores, labels, offsets=offsets, method=method, sigma=sigma, tiou=tiou, min_score=min_score,
+        per_class=per_class, topk=topk, voting=voting, voting_weight=voting_weight, kind=kind, window=window,
+        engine=engine, threads=threads, device=device,
+    )  # fmt: skip
+
+
 def compile_loops() -> None:
-    """Have the compiled loops on disk (ten seconds of CPU time, once), so that no first suppression waits for them."""
+    """Compile the loops and cache them on disk (ten seconds of CPU time, once) to speed up the first suppression."""
     one = np.ones(1, np.float32)
     suppress_segments(
         np.ones((1, 2), np.float32), one, np.zeros(1, int), method="gaussian", sigma=0.5, tiou=0.5, min_score=0.0,
@@ -147,8 +196,31 @@ def _by_reference(segments: Floats, scores: Floats, labels: Indices, offsets: In
     )
 
 
+def _moments(
+    segments: Floats, scores: Floats, labels: Indices, offsets: Indices, *, engine: Engine, **settings: Any
+) -> Kept:
+    from tad.nms import moments
+
+    long = np.flatnonzero(segments[:, 0] != segments[:, 1])
+    if len(long):
+        raise TadError(
+            f"suppression: kind moments: candidate {long[0]}, {segments[long[0]].tolist()}, has a length; use kind"
+            " segments, or a detector of moments (spot_moments)"
+        )
+    rule = {name: settings[name] for name in ("method", "window", "min_score", "per_class", "topk")}
+    one_video = moments.reference if engine == "reference" else moments.fast
+    index, kept_scores, ends = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)], [0]
+    for a, b in pairwise(offsets):
+        rows, values = one_video(segments[a:b, 0], scores[a:b], labels[a:b], **rule)
+        index.append(rows + a)
+        kept_scores.append(values)
+        ends.append(ends[-1] + len(rows))
+    rows = np.concatenate(index)
+    return Kept(rows, segments[rows], np.concatenate(kept_scores), labels[rows], np.array(ends, np.int64))
+
+
 def _chunks(offsets: Indices, parts: int) -> list[tuple[int, int]]:
-    """Neighbouring videos in at most `parts` chunks of about as many candidates → (first video, last + 1)."""
+    """Split the videos into at most `parts` chunks of about equal numbers of candidates → (first video, last + 1)."""
     wanted = np.linspace(0, offsets[-1], parts + 1)
     edges = np.unique([0, *np.searchsorted(offsets, wanted[1:-1]), len(offsets) - 1])
     return list(pairwise(edges.tolist()))
@@ -189,3 +261,13 @@ def _by_numba(
     borders, values = (np.concatenate([part[column] for part in parts]) for column in (1, 2))
     counts = np.concatenate([np.diff(part[3]) for part in parts])
     return Kept(index, borders, values, labels[index], np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+
+
+class _Callable(ModuleType):
+    """Class of this package's module, so that `tad.nms(…)` works although `tad.nms` is a package."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Kept:
+        return nms(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -1,11 +1,11 @@
-"""Overlap and exponential of `tad.nms.reference` for compiled loops, and the numbers that stand for the methods."""
+"""Overlap and exponential of `tad.nms.reference` for compiled loops, and the numeric codes of the methods."""
 
 import math
 from typing import Any
 
 import numpy as np
 
-from tad.compiled import compiled
+from tad.core.compiled import compiled
 from tad.nms.reference import LENGTH_EPSILON, LN2_HIGH, LN2_LOW, LOG2_E, SMALLEST_EXPONENT, TAYLOR
 
 HARD, GAUSSIAN, LINEAR, VANILLA, NONE, MATRIX_GAUSSIAN, MATRIX_LINEAR = range(7)
@@ -21,7 +21,7 @@ _POWERS = 2.0 ** np.arange(-_LOWEST_POWER, 1)
 
 @compiled
 def exponential(x: Any) -> Any:
-    """exp(x), x ≤ 0 in float64: the operations of `tad.nms.reference.exponential` in the same order."""
+    """Compute exp(x), x ≤ 0, in float64 by the operations of `tad.nms.reference.exponential` in the same order."""
     if x == 0.0:
         return 1.0
     x = max(x, SMALLEST_EXPONENT)
@@ -36,6 +36,6 @@ def exponential(x: Any) -> Any:
 
 @compiled
 def overlap_of(start: Any, end: Any, other_start: Any, other_end: Any) -> Any:
-    """Overlap of two segments that intersect, float32."""
+    """Compute the overlap of two intersecting segments in float32."""
     inter = min(end, other_end) - max(start, other_start)
     return inter / (((end - start) + LENGTH_EPSILON) + ((other_end - other_start) + LENGTH_EPSILON) - inter)

@@ -1,6 +1,6 @@
-"""Suppression of a whole data set on a CUDA device: tensors in, tensors out, and nothing on the way waits for the host.
+"""Suppression of a whole data set on a CUDA device, on tensors and without synchronisation with the host.
 
-The only module of `tad.nms` that knows torch; `tad.nms` imports it when the engine `triton` is asked for.
+This is the only module of `tad.nms` that imports torch; `tad.nms` imports it for the engine `triton`.
 """
 
 # V videos, N candidates of all videos, G groups (video, class), M kept, R rows of room for them
@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tad.device import resolve
-from tad.errors import TadError
+from tad.core.device import resolve
+from tad.core.errors import TadError
 from tad.nms.types import Floats, Indices, Kept
 
 try:
@@ -22,23 +22,23 @@ try:
     from tad.nms import triton_kernels as kernels
 except ImportError:
     raise TadError(
-        "suppression on CUDA needs triton, which CUDA builds of torch bring along; install the CUDA build, "
+        "suppression on CUDA needs triton, which comes with CUDA builds of torch; install the CUDA build, "
         "or use the device cpu"
     ) from None
 
 PICK_BLOCK, DECAY_BLOCK, DECAY_ROWS, VOTE_BLOCK, MOST_VOTE_PARTS = 1024, 128, 16, 128, 32
-EXACT = {"enable_fp_fusion": False, "num_warps": 4}  # no multiply-add in one rounding: the reference has none
+EXACT = {"enable_fp_fusion": False, "num_warps": 4}  # no fused multiply-add, because the reference has none
 LARGEST_KEY = torch.iinfo(torch.int64).max
 LARGEST_FLOAT_BITS = 0x7FFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
 class KeptTensors:
-    """`tad.nms.Kept` on the device, where the number of kept rows M is known: R ≥ M rows, offsets[-1] says M.
+    """`tad.nms.Kept` on the device, in buffers of R ≥ M rows; the number of kept rows M is offsets[-1].
 
     Attributes:
         index: (R,) int64. segments: (R, 2) float32. scores: (R,) float32. offsets: (V + 1,) int64.
-            R is the lesser of N and V · topk; rows from M on hold nothing.
+            R is the smaller of N and V · topk; rows from M on are unused.
     """
 
     index: Tensor
@@ -49,7 +49,7 @@ class KeptTensors:
 
 @dataclass(frozen=True, slots=True)
 class _Groups:
-    """Candidates in the order of groups: the row of each, and where group g begins (first[g], up to first[G])."""
+    """Candidates sorted by group: the row of each, and the offset of each group (first[g], up to first[G])."""
 
     order_N: Tensor
     rank_N: Tensor
@@ -63,7 +63,7 @@ class _Groups:
 def _group(
     scores_N: Tensor, labels_N: Tensor, offsets: Tensor, video_N: Tensor, *, classes: int, sort: bool
 ) -> _Groups:
-    """Groups of equal (video, label), within one by input index, or with `sort` by falling score before that."""
+    """Group candidates by (video, label), sorted by input index or, with `sort`, by descending score, then index."""
     total, device = len(scores_N), scores_N.device
     rows_N = torch.arange(total, device=device)
     order_N = rows_N
@@ -75,7 +75,7 @@ def _group(
         order_N = order_N[by_key_N]
     if classes == 1:
         return _Groups(order_N, video_N, offsets)
-    room = min(total, (len(offsets) - 1) * classes)  # groups that can be there; those that are not stay empty
+    room = min(total, (len(offsets) - 1) * classes)  # all possible groups; some may be empty
     begins_N = torch.ones(total, dtype=torch.bool, device=device)
     begins_N[1:] = key_N[1:] != key_N[:-1]
     rank_N = begins_N.cumsum(0) - 1
@@ -88,7 +88,7 @@ def _candidates_left(
     segments_N2: Tensor, scores_N: Tensor, groups: _Groups, *, method: str, sigma: float, tiou: float, least: float,
     topk: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """What is kept of every group by itself: rows (N,), scores (N,), and which of the N places hold one."""
+    """Suppress every group separately → rows (N,), scores (N,), and a mask of the N places that are used."""
     start_N, end_N = (segments_N2[groups.order_N, side].contiguous() for side in (0, 1))
     work_N = scores_N[groups.order_N] + 0.0  # a copy, without negative zeros
     if method == "none":
@@ -114,9 +114,9 @@ def _candidates_left(
 def _best(
     index_N: Tensor, value_N: Tensor, held_N: Tensor, video_N: Tensor, offsets: Tensor, *, topk: int, ordered: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The topk of each video by score, then input index → index (R,), scores (R,), offsets (V + 1,)."""
+    """Select the topk of each video by score, then input index → index (R,), scores (R,), offsets (V + 1,)."""
     total, videos = len(index_N), len(offsets) - 1
-    if not ordered:  # scores are ≥ 0, where the bits of floats are ordered like the floats
+    if not ordered:  # scores are ≥ 0, so the bits of the floats as integers have the same order
         bits_N = LARGEST_FLOAT_BITS - value_N.view(torch.int32).to(torch.int64)
         key_N = torch.where(held_N, (bits_N << 32) | index_N, LARGEST_KEY)
         by_key_N = torch.sort(key_N).indices
@@ -139,16 +139,16 @@ def suppress_tensors(
     segments_N2: Tensor, scores_N: Tensor, labels_N: Tensor, offsets: Tensor, *, classes: int, method: str,
     sigma: float, tiou: float, min_score: float, per_class: bool, topk: int, voting: float, voting_weight: str,
 ) -> KeptTensors:  # fmt: skip
-    """Suppression of all videos on the device of the tensors, in the bits of `tad.nms.reference`.
+    """Suppress all videos on the device of the tensors, bit-identical to `tad.nms.reference`.
 
     Args:
         segments_N2: (N, 2) float32, start ≤ end. scores_N: (N,) float32, ≥ 0. labels_N: (N,) integers in
-            0 … classes - 1. offsets: (V + 1,) int64, rows of video v are `offsets[v]:offsets[v + 1]`. All finite; that
-            is not checked here, since a check would have to wait for the device.
-        method … voting_weight: the fields of `tad.specs.NmsSpec`.
+            0 … classes - 1. offsets: (V + 1,) int64, rows of video v are `offsets[v]:offsets[v + 1]`. All values
+            must be finite; this is not checked here, because a check would synchronise with the device.
+        method … voting_weight: the fields of `tad.settings.stages.NmsSpec`.
 
     Returns:
-        Tensors on the same device. Nothing here waits for it: `offsets[-1]` tells how many rows hold something.
+        Tensors on the same device, without synchronisation; `offsets[-1]` is the number of used rows.
     """
     total, videos = len(scores_N), len(offsets) - 1
     offsets, labels_N = offsets.to(torch.int64), labels_N.to(torch.int64)
@@ -165,7 +165,7 @@ def suppress_tensors(
     index_N, value_N, held_N = _candidates_left(
         segments_N2, scores_N, groups, method=method, sigma=sigma, tiou=tiou, least=least, topk=topk
     )
-    ordered = classes == 1 and not matrix and method != "none"  # picks come by score, then index
+    ordered = classes == 1 and not matrix and method != "none"  # picks are sorted by score, then index
     index, scores, kept_offsets = _best(index_N, value_N, held_N, video_N, offsets, topk=topk, ordered=ordered)
     segments = segments_N2[index]
     if voting > 0:
@@ -181,10 +181,10 @@ def suppress_tensors(
 def suppress_arrays(
     segments: Floats, scores: Floats, labels: Indices, offsets: Indices, *, device: str, **settings: Any
 ) -> Kept:
-    """Arrays to the device, `suppress_tensors`, and what is kept back to arrays.
+    """Copy arrays to the device, call `suppress_tensors`, and copy the result back.
 
     Raises:
-        TadError: a device that is not there, or the CPU (where only Triton's interpreter runs the kernels).
+        TadError: a device that does not exist, or the CPU (which needs Triton's interpreter).
     """
     target = resolve(device)
     if target.type == "cpu" and not triton.knobs.runtime.interpret:

@@ -1,4 +1,4 @@
-"""Detections times the scores of their video's classes: the last step where a detector only proposes."""
+"""Combine detections with video-level class scores: the last step for class-agnostic detectors."""
 
 # V videos, M kept segments, K classes
 
@@ -14,7 +14,7 @@ Rows = NDArray[np.int64]
 
 
 def combined(scores: Array, class_scores: Array, *, combine: str) -> Array:
-    """`product`, or `sqrt`: its square root (the geometric mean)."""
+    """Combine two scores by their `product`, or by its square root (`sqrt`), the geometric mean."""
     product = scores * class_scores
     return np.sqrt(product) if combine == "sqrt" else product
 
@@ -22,7 +22,7 @@ def combined(scores: Array, class_scores: Array, *, combine: str) -> Array:
 def _one_video(
     scores_M: Array, labels_M: Rows, class_K: Array, rule: tuple[str, int, str, int]
 ) -> tuple[Rows, Rows, Array]:
-    """Rows, labels and scores of one video after fusion, by descending score, then row."""
+    """Fuse one video → rows, labels and scores, by descending score, then row."""
     labels, topk, combine, most = rule
     if labels == "keep":
         rows, label = np.arange(len(scores_M)), labels_M
@@ -45,17 +45,17 @@ def fuse(
     combine: str,
     detections: int,
 ) -> Kept:
-    """Suppressed segments with the scores of classes of their videos.
+    """Combine suppressed segments with the class scores of their videos.
 
     Args:
-        class_scores: (K,) per video, ≥ 0; `labels` of the result are its rows.
-        labels: `replace`: each of the best `detections` segments of a video is repeated for each of its video's best
-            `topk` classes, whatever its label was (ActionFormer on ActivityNet: 200 segments, 2 classes).
-            `keep`: each keeps its label, whose class score it is combined with.
+        class_scores: (K,) per video, ≥ 0; the labels of the result are indices into it.
+        labels: `replace`: repeat each of the best `detections` segments of a video for each of the best `topk` classes
+            of the video, ignoring its label (ActionFormer on ActivityNet: 200 segments, 2 classes). `keep`: keep the
+            label of each segment and combine its score with the score of that class.
         combine: `sqrt` or `product` of the two scores.
 
     Returns:
-        Segments by descending score; `index` may name a candidate several times.
+        Segments by descending score; `index` may contain a candidate several times.
     """
     rule = (labels, topk, combine, detections)
     index, label, scores, ends = [], [], [], [0]

@@ -1,9 +1,9 @@
-"""Suppression of many videos in one call: the picks of `tad.nms.reference`, found through a lazy heap.
+"""Compiled suppression of many videos in one call, with the picks of `tad.nms.reference` and a lazy heap.
 
-Scores only ever fall, so a heap of outdated scores is a heap of upper bounds. The top is brought up to date against the
-picks of its class that it has not met; if its score fell it sinks, otherwise it is the next pick. All classes of a
-video share one heap, and the topk-th pick ends the work: candidates that never reach the top are never compared.
-The weights are multiplied in the order of picking in float32, so the scores have the bits of the reference.
+Scores can only fall, so outdated scores in the heap are upper bounds. The top candidate is updated with the picks of
+its class since its last update; if its score has fallen it sinks, else it is the next pick. All classes of a video
+share one heap, and the work ends at the topk-th pick, so candidates that never reach the top are never compared.
+The weights are multiplied in the order of picking in float32, so the scores are bit-identical to the reference.
 """
 
 # V videos, N segments (of all videos), K classes, M kept
@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from tad.compiled import compiled
+from tad.core.compiled import compiled
 from tad.nms.arithmetic import GAUSSIAN, HARD, LINEAR, MATRIX_GAUSSIAN, NONE, ONE, ZERO, exponential, overlap_of
 from tad.nms.matrix import suppress_matrix
 
-INDICES = 0xFFFFFFFF  # the lower half of a heap item: INDICES - index, so that of equal scores the lowest index leads
+INDICES = 0xFFFFFFFF  # the lower half of a heap item is INDICES - index, so that ties go to the lowest index
 
 
 @compiled
@@ -24,7 +24,7 @@ def _sink(heap: Any, size: Any, at: Any) -> None:
     item = heap[at]
     child = 2 * at + 1
     while child + 1 < size:
-        child += np.int64(heap[child + 1] > heap[child])  # added, not branched on: no processor guesses it
+        child += np.int64(heap[child + 1] > heap[child])  # branch-free, because the outcome is unpredictable
         if heap[child] <= item:
             break
         heap[at] = heap[child]
@@ -38,7 +38,7 @@ def _sink(heap: Any, size: Any, at: Any) -> None:
 
 @compiled
 def _refresh(score: Any, segment: Any, picks: Any, rule: Any) -> Any:
-    """The score after these picks of its class; negative once the segment is removed."""
+    """Update a score with further picks of its class; negative if the segment is removed."""
     method, sigma, tiou, least = rule
     start, end = segment
     for j in range(len(picks)):
@@ -58,13 +58,13 @@ def _refresh(score: Any, segment: Any, picks: Any, rule: Any) -> Any:
 
 @compiled
 def _item(bits: Any, i: Any) -> Any:
-    """One number by which the heap is ordered: the score, whose bits as an integer rise with it, then low indices."""
+    """Return the heap key: the bits of the score, whose integer order is that of the scores, then low indices first."""
     return (np.int64(bits[i]) << 32) | (INDICES - i)
 
 
 @compiled
 def _enter(bits: Any, scores: Any, labels: Any, size_of: Any, rule: Any, heap: Any) -> Any:
-    """Fill the heap with the candidates that can be kept; the best of a class may score below min_score → heap size."""
+    """Fill the heap with candidates that may be kept (the best of a class may be below min_score) → heap size."""
     method, _, _, least = rule
     best = np.full(len(size_of), -1, np.int64)
     size = 0
@@ -87,7 +87,7 @@ def _enter(bits: Any, scores: Any, labels: Any, size_of: Any, rule: Any, heap: A
 def _suppress_video(
     segments: Any, scores: Any, labels: Any, classes: Any, rule: Any, topk: Any, out_index: Any, out_scores: Any
 ) -> Any:
-    """Picks of one video, best first, into the two outputs → their number."""
+    """Write the picks of one video, best first, to the two outputs → their number."""
     total = len(scores)
     key = scores + ZERO  # a copy, without negative zeros
     bits = key.view(np.int32)
@@ -131,7 +131,7 @@ def _suppress_video(
 
 @compiled
 def _vote(segments: Any, scores: Any, labels: Any, kept: Any, voting: Any, times_tiou: Any, out: Any) -> None:
-    """Borders of the kept segments as the weighted mean of those that overlap them."""
+    """Replace the boundaries of kept segments by the weighted mean over the segments that overlap them."""
     for row in range(len(kept)):
         own = kept[row]
         start, end = segments[own, 0], segments[own, 1]
@@ -159,9 +159,9 @@ def _vote(segments: Any, scores: Any, labels: Any, kept: Any, voting: Any, times
 def suppress_ragged(
     segments: Any, scores: Any, labels: Any, offsets: Any, classes: Any, rule: Any, topk: Any, vote: Any
 ) -> Any:
-    """All videos → index (M,), segments (M, 2), scores (M,), offsets (V + 1,).
+    """Suppress all videos → index (M,), segments (M, 2), scores (M,), offsets (V + 1,).
 
-    `rule` is (method, sigma, tiou, min_score) and `vote` (least tIoU, whether to weigh by it); numbers are float32.
+    `rule` is (method, sigma, tiou, min_score) and `vote` (minimum tIoU, whether it is a weight); numbers are float32.
     """
     videos = len(offsets) - 1
     room = 0

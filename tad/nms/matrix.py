@@ -1,4 +1,4 @@
-"""Matrix suppression of one video without its matrix: rows of overlaps are used as they are computed."""
+"""Matrix NMS of one video without storing the matrix: rows of overlaps are used as they are computed."""
 
 # N segments, K classes
 
@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from tad.compiled import compiled
+from tad.core.compiled import compiled
 from tad.nms.arithmetic import MATRIX_LINEAR, ONE, ZERO, exponential, overlap_of
 
 
 @compiled
 def _decay(segments: Any, scores: Any, rule: Any) -> None:
-    """Multiply the falling scores of one class by their weights, in place."""
+    """Multiply the scores of one class, sorted in descending order, by their weights, in place."""
     method, sigma, _, _ = rule
     compensation = np.zeros(len(scores), np.float32)
     for j in range(len(scores)):
@@ -39,7 +39,7 @@ def _decay(segments: Any, scores: Any, rule: Any) -> None:
 def suppress_matrix(
     segments: Any, scores: Any, labels: Any, classes: Any, rule: Any, topk: Any, out_index: Any, out_scores: Any
 ) -> Any:
-    """The best of one video after matrix decay, into the two outputs → their number."""
+    """Write the best candidates of one video after matrix decay to the two outputs → their number."""
     total = len(scores)
     first = np.zeros(classes + 1, np.int64)
     for i in range(total):
@@ -47,7 +47,7 @@ def suppress_matrix(
     for c in range(classes):
         first[c + 1] += first[c]
     room = first[:-1].copy()
-    rows = np.empty(total, np.int64)  # by class, then falling score, then index
+    rows = np.empty(total, np.int64)  # by class, then descending score, then index
     for i in np.argsort(-scores, kind="mergesort"):
         rows[room[labels[i]]] = i
         room[labels[i]] += 1

@@ -1,4 +1,4 @@
-"""The definition of suppression in plain float32 steps: one pick at a time, every other segment looked at after it.
+"""Reference implementation of suppression in plain float32 steps: one pick at a time, then all other segments.
 
 All other engines must return the same indices. The rules (ActionFormer, Bodla et al. 2017 "Soft-NMS"):
 
@@ -7,19 +7,19 @@ All other engines must return the same indices. The rules (ActionFormer, Bodla e
 - Then every other remaining score is multiplied by a weight: gaussian exp(-overlap² / sigma); linear 1 - overlap where
   overlap ≥ tiou; vanilla 0 where overlap ≥ tiou. The exponential is spelled out in float64 (`exponential`) and rounded
   to float32: its bits follow from IEEE arithmetic alone, not from the library of a CPU or a GPU.
-- A score below min_score after that is removed. The pick itself is never tested, so a class with candidates keeps at
-  least one. A vanilla weight of 0 removes the segment also where min_score is 0.
-- hard: scores ≤ min_score are removed first (none are where min_score is 0), picks keep their scores, segments with
+- Then segments with a score below min_score are removed. The pick itself is never tested, so a class with candidates
+  keeps at least one. A vanilla weight of 0 removes the segment even if min_score is 0.
+- hard: scores ≤ min_score are removed first (none if min_score is 0), picks keep their scores, and segments with
   overlap ≥ tiou are removed.
-- matrix_gaussian, matrix_linear (Wang et al. 2020, SOLOv2, in one dimension): nothing is picked. In the order of score,
-  then input index, candidate i has compensation c_i, its largest overlap with an earlier one (0 for the first). The
-  score of j is multiplied once, by the least of 1 and, over the earlier i whose overlap o with j exceeds c_i,
-  exp(-(o² - c_i²) / sigma), or (1 - o) / (1 - c_i). Where o ≤ c_i the published quotient is at least 1, so that leaving
-  it out changes nothing. Then scores below min_score are removed, without exception.
+- matrix_gaussian, matrix_linear (Wang et al. 2020, SOLOv2, in one dimension): there are no picks. In order of score,
+  then input index, candidate i has the compensation c_i, its largest overlap with an earlier candidate (0 for the
+  first). The score of j is multiplied once, by the minimum of 1 and, over the earlier i whose overlap o with j exceeds
+  c_i, exp(-(o² - c_i²) / sigma) or (1 - o) / (1 - c_i). For o ≤ c_i the published quotient is at least 1, so omitting
+  it changes nothing. Then all scores below min_score are removed.
 - none: only min_score and topk.
-- Voting: a kept segment becomes the weighted mean of all input segments (of its class, when per class) whose tIoU with
-  it, here without the 1e-6, is at least `voting`; weight is the input score, or score · tIoU. Sums in float64.
-- The result is ordered by score, then input index, and cut to topk.
+- Voting: a kept segment becomes the weighted mean of all input segments (of its class, with per_class) whose tIoU with
+  it, here without the 1e-6, is at least `voting`; the weight is the input score, or score · tIoU. Sums are in float64.
+- The result is sorted by score, then input index, and cut to topk.
 """
 
 # N segments, M kept segments
@@ -41,7 +41,7 @@ Exponents = NDArray[np.float64]
 
 
 def exponential(x: Exponents) -> Exponents:
-    """exp(x) for x ≤ 0 to 1e-14, as 2^k · exp(r) with |r| ≤ ln 2 / 2, by additions and products in this order."""
+    """Compute exp(x) for x ≤ 0 to 1e-14, as 2^k · exp(r) with |r| ≤ ln 2 / 2, by sums and products in this order."""
     x = np.maximum(x, SMALLEST_EXPONENT)
     k = np.floor(x * LOG2_E + 0.5)
     r = (x - k * LN2_HIGH) - k * LN2_LOW
@@ -53,7 +53,7 @@ def exponential(x: Exponents) -> Exponents:
 
 
 def overlaps(segment: Floats, others: Floats, *, epsilon: np.float32 = LENGTH_EPSILON) -> Floats:
-    """Overlap of one segment (2,) with others (N, 2) → (N,) float32; 0 where they do not intersect."""
+    """Compute the overlap of one segment (2,) with others (N, 2) → (N,) float32; 0 if they do not intersect."""
     start, end = np.maximum(segment[0], others[:, 0]), np.minimum(segment[1], others[:, 1])
     inter = np.maximum(end - start, np.float32(0))
     union = ((segment[1] - segment[0]) + epsilon) + ((others[:, 1] - others[:, 0]) + epsilon) - inter
@@ -61,7 +61,7 @@ def overlaps(segment: Floats, others: Floats, *, epsilon: np.float32 = LENGTH_EP
 
 
 def weights(overlap: Floats, *, method: str, sigma: float, tiou: float) -> Floats:
-    """What a pick multiplies the scores of others by, (N,) float32."""
+    """Return the weights (N,) float32 by which a pick multiplies the scores of other segments."""
     if method == "gaussian":
         exponent = -(overlap * overlap) / np.float32(sigma)
         return exponential(exponent.astype(np.float64)).astype(np.float32)
@@ -73,7 +73,7 @@ def weights(overlap: Floats, *, method: str, sigma: float, tiou: float) -> Float
 def pick(
     segments: Floats, scores: Floats, *, method: str, sigma: float, tiou: float, min_score: float
 ) -> tuple[Indices, Floats]:
-    """Picks among segments (N, 2) of one class, in the order of picking → indices (M,), scores (M,)."""
+    """Pick segments (N, 2) of one class → indices (M,) and scores (M,), in the order of picking."""
     least = np.float32(min_score)
     current = scores.copy()
     rest = np.arange(len(scores))
@@ -101,7 +101,7 @@ def pick(
 def matrix_decay(
     segments: Floats, scores: Floats, *, method: str, sigma: float, min_score: float
 ) -> tuple[Indices, Floats]:
-    """Matrix suppression of segments (N, 2) of one class → indices (M,), scores (M,), by decayed score, then index."""
+    """Apply matrix NMS to segments (N, 2) of one class → indices (M,), scores (M,), by decayed score, then index."""
     order = np.lexsort((np.arange(len(scores)), -scores))
     compensation = np.zeros(len(order), np.float32)
     decayed = scores[order]
@@ -113,7 +113,7 @@ def matrix_decay(
         o, c = overlap[met], compensation[:j][met]
         if method == "matrix_linear":
             weight = ((one - o) / (one - c)).min(initial=1)
-        else:  # the least weight is that of the largest exponent
+        else:  # the smallest weight has the largest exponent
             exponent = -((o - c) * (o + c)).max(initial=0) / np.float32(sigma)
             weight = np.float32(exponential(np.array(exponent, np.float64)))
         decayed[j] *= np.float32(weight)
@@ -124,7 +124,7 @@ def matrix_decay(
 
 
 def vote(segment: Floats, voters: Floats, scores: Floats, *, voting: float, voting_weight: str) -> Floats:
-    """The weighted mean (2,) of the voters (N, 2) with tIoU >= `voting` to `segment`; itself if none has weight."""
+    """Return the weighted mean (2,) of the voters (N, 2) with tIoU >= `voting`, or `segment` if none has weight."""
     share = overlaps(segment, voters, epsilon=np.float32(0))
     total = start = end = 0.0
     for k in np.flatnonzero(share >= np.float32(voting)):
@@ -149,11 +149,11 @@ def suppress_video(
     voting: float,
     voting_weight: str,
 ) -> tuple[Indices, Floats, Floats]:
-    """Suppression of one video.
+    """Suppress the candidates of one video.
 
     Args:
         segments: (N, 2) float32, any unit. scores: (N,) float32. labels: (N,) integers.
-        The settings are those of `tad.specs.NmsSpec`.
+        The settings are those of `tad.settings.stages.NmsSpec`.
 
     Returns:
         Input indices (M,), segments (M, 2) after voting, scores (M,) after decay; M ≤ topk.

@@ -1,12 +1,12 @@
-"""Suppression on CUDA: one program per (video, class) group, every step in the arithmetic of `tad.nms.reference`.
+"""Triton kernels of suppression: one program per (video, class) group, with the arithmetic of `tad.nms.reference`.
 
 The launches in `tad.nms.cuda` forbid fused multiply-add (`enable_fp_fusion=False`) and divide with `div_rn`, so that
-every result has the bits of the reference. Groups may have any size: a program walks over its group in blocks and
-keeps the scores in device memory. The interpreter of Triton runs the same code on a CPU.
+every result is bit-identical to the reference. Groups may have any size: a program processes its group in blocks and
+keeps the scores in device memory. Triton's interpreter runs the same code on a CPU.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-# (the compiler of Triton reads annotations, and knows no others than constexpr)
+# (Triton's compiler reads annotations and accepts only constexpr)
 
 # G groups, N candidates of all groups in the order of groups and, within one, of input index
 
@@ -29,7 +29,7 @@ C0, C1, C2, C3, C4, C5, C6, C7, C8, C9, C10, C11 = (tl.constexpr(value) for valu
 
 @triton.jit
 def exponential(x):
-    """exp(x), x ≤ 0 in float32, rounded from float64: `tad.nms.reference.exponential`."""
+    """Compute exp(x), x ≤ 0, in float32, rounded from float64, as `tad.nms.reference.exponential`."""
     x = tl.maximum(x.to(tl.float64), SMALLEST)
     k = tl.floor(x * LOG2_E + 0.5)
     r = (x - k * LN2_HIGH) - k * LN2_LOW
@@ -43,7 +43,7 @@ def exponential(x):
 
 @triton.jit
 def overlap_of(start, end, other_start, other_end, epsilon):
-    """Overlap, float32; 0 where the segments do not intersect."""
+    """Compute the overlap in float32; 0 if the segments do not intersect."""
     inter = tl.minimum(end, other_end) - tl.maximum(start, other_start)
     union = ((end - start) + epsilon) + ((other_end - other_start) + epsilon) - inter
     return tl.where(inter > 0, tl.div_rn(inter, tl.where(inter > 0, union, 1.0)), 0.0)
@@ -51,7 +51,7 @@ def overlap_of(start, end, other_start, other_end, epsilon):
 
 @triton.jit
 def _lessened(score, overlap, sigma, tiou, least, METHOD: tl.constexpr):
-    """Scores after a pick with this overlap; `REMOVED` where the segment goes (those that went before stay away)."""
+    """Update scores after a pick with this overlap; `REMOVED` marks segments removed now or earlier."""
     now = score
     if METHOD == GAUSSIAN:
         now = score * exponential(tl.div_rn(-(overlap * overlap), sigma + tl.zeros_like(overlap)))
@@ -69,7 +69,7 @@ def pick_groups(
     start_ptr, end_ptr, score_ptr, first_ptr, pick_ptr, value_ptr, count_ptr,
     topk, sigma, tiou, least, METHOD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The picks of one group in their order.
+    """Compute the picks of one group, in order.
 
     Group g has rows first[g] … first[g + 1] of start, end and score (N,), float32; score is overwritten.
     Row first[g] + m of pick (N,) int32 and value (N,) float32 becomes the m-th pick's place in the group and its
@@ -91,7 +91,7 @@ def pick_groups(
             place = block + lanes
             inside = place < total
             score = tl.load(score_ptr + first + place, mask=inside, other=REMOVED)
-            if at < 0:  # nothing is picked yet; only hard suppression removes by score beforehand
+            if at < 0:  # nothing is picked yet; only hard NMS removes by score beforehand
                 if METHOD == HARD:
                     score = tl.where((least > 0) & (score <= least), REMOVED, score)
             else:
@@ -101,7 +101,7 @@ def pick_groups(
                 score = _lessened(score, overlap, sigma, tiou, least, METHOD)
                 score = tl.where(place == at, REMOVED, score)
             tl.store(score_ptr + first + place, score, mask=inside)
-            better = score > best  # strictly: among equal scores of a lane the lowest place stays
+            better = score > best  # strict comparison: among equal scores of a lane the lowest place wins
             best = tl.where(better, score, best)
             best_at = tl.where(better, place, best_at)
         tl.debug_barrier()
@@ -123,7 +123,7 @@ def decay_groups(
     start_ptr, end_ptr, score_ptr, first_ptr, compensation_ptr, value_ptr,
     sigma, METHOD: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Matrix suppression of one group, whose rows are ordered by falling score, then input index.
+    """Apply matrix NMS to one group, whose rows are sorted by descending score, then input index.
 
     start, end, score (N,) float32 are read; compensation and value (N,), the decayed scores, are written.
     """
@@ -132,7 +132,7 @@ def decay_groups(
     total = (tl.load(first_ptr + g + 1) - first).to(tl.int32)
     start_ptr, end_ptr, compensation_ptr = start_ptr + first, end_ptr + first, compensation_ptr + first
     lanes, rows = tl.arange(0, BLOCK), tl.arange(0, ROWS)
-    for second in tl.static_range(2):  # compensations of all rows, then what they do to the scores
+    for second in tl.static_range(2):  # first the compensations of all rows, then the scores
         for block in range(0, total, BLOCK):
             place = block + lanes
             inside = place < total
@@ -174,10 +174,10 @@ def vote_videos(
     start_ptr, end_ptr, score_ptr, label_ptr, offset_ptr, index_ptr, kept_ptr,
     out_ptr, voting, TIMES_TIOU: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Borders of the kept segments of one video, by all of its candidates of their class in input order.
+    """Vote on the boundaries of the kept segments of one video, by all of its candidates in input order.
 
-    Candidates (N,) of video v are rows offset[v] … offset[v + 1]; rows kept[v] … kept[v + 1] of index (M,) name those
-    that were kept, and of out (M, 2) receive their borders. The second program index shares out the kept rows.
+    Candidates (N,) of video v are rows offset[v] … offset[v + 1]. Rows kept[v] … kept[v + 1] of index (M,) are the kept
+    candidates, and the same rows of out (M, 2) receive their boundaries. The second program index splits the kept rows.
     """
     video, part, parts = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     first_kept = tl.load(kept_ptr + video)

@@ -8,17 +8,18 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.integer[Any]]
-Method = Literal["hard", "gaussian", "linear", "vanilla", "matrix_gaussian", "matrix_linear", "none"]
+Method = Literal["hard", "gaussian", "linear", "vanilla", "matrix_gaussian", "matrix_linear", "none", "soft"]
+Kind = Literal["segments", "moments"]
 VotingWeight = Literal["score", "score*tiou"]
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What suppression keeps of V videos: rows `offsets[v]:offsets[v + 1]` are video v's, by descending score.
+    """The result of suppression of V videos; video v has rows `offsets[v]:offsets[v + 1]`, by descending score.
 
     Attributes:
-        index: (M,) int64, rows of the input arrays.
-        segments: (M, 2) float32, the input's unit, after voting.
+        index: (M,) int64, indices into the input arrays.
+        segments: (M, 2) float32, after voting, in the unit of the input.
         scores: (M,) float32, after decay.
         labels: (M,) as given.
         offsets: (V + 1,) int64.

@@ -1,1 +1,1 @@
-"""The stages: input paths and one spec in, one artefact out."""
+"""The stages: each takes input paths and settings, and writes one artefact."""

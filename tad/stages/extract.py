@@ -1,12 +1,12 @@
-"""Videos of one manifest shard → their features: one pass over each video, clips through a backbone, rows in HDF5.
+"""Stage extract: computes the features of one manifest shard, with one pass over each video.
 
 Inputs: a manifest shard (probe), the folder of videos, weights (published or from pretrain).
 Output: `results/features/<dataset>/<features>/<k>-of-<n>.h5`.
-Settings: `tad.specs.ExtractSpec`.
+Settings: `tad.settings.stages.ExtractSpec`.
 
-What a video's rows are depends on the video, the recipe, the weights and the code alone, and rows are stored in the
-order of ids. So a run that was killed, or that only adds a video, ends in the same bytes as one that did everything at
-once; finished videos are kept in a folder of their own and taken from there.
+The rows of a video depend only on the video, the recipe, the weights and the code, and videos are stored in the order
+of their ids. So an interrupted run, or one that only adds a video, produces the same bytes as a single run. Finished
+videos are cached in a separate folder and reused.
 """
 
 # T snippets, C channels
@@ -16,61 +16,77 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
 
-from tad import plugins
+from tad.annotations.missing import missing_videos
+from tad.backbones._contract import BackboneBase
 from tad.backbones._weights import load_weights, weights_identity
-from tad.cache import FeatureReader, ShardWriter, key_of
-from tad.device import leased, name_of, reproducible
-from tad.errors import TadError
+from tad.core.device import leased, name_of, reproducible, threads_of_network
+from tad.core.errors import TadError
+from tad.core.files import digest, publish, read_json
+from tad.core.formats import OlderFormatError, replaceable
+from tad.core.grid import Grid
+from tad.core.notices import TRANSIENT
+from tad.core.progress import track
+from tad.core.storage import forecast, storing
 from tad.extraction.batches import Stream
 from tad.extraction.engines import prepare, version
 from tad.extraction.pipeline import encode, reading
-from tad.files import digest, read_json
-from tad.grid import Grid
-from tad.progress import track
-from tad.provenance import expect, stamp
-from tad.specs import ExtractSpec
+from tad.features.growing import rows_of_start
+from tad.features.store import FeatureReader, ShardWriter, key_of
+from tad.provenance.stamps import expect, stamp
+from tad.settings import plugins
+from tad.settings.stages import ExtractSpec
 from tad.video.feed import Ended
+from tad.video.health import warn_flawed
 from tad.video.ring import Job
-from tad.weight_store import expect_published
+from tad.video.sampling import offset
+from tad.weights.store import expect_published
 
 log = logging.getLogger(__name__)
-NAME_BYTES = 180  # of a video's part, without the endings that it has and gets while it is written
-NOT_IN_ROWS = {"dataset", "on_damaged", "stall_seconds", "reader_mb"}  # settings that decide which videos there are
+NAME_BYTES = 180  # maximum length of a part's file name, without its suffixes (also those of a partial file)
+HEADER_BYTES = 2048  # of a video: its attributes
+NOT_IN_ROWS = {"dataset", "on_damaged", "stall_seconds", "reader_mb"}  # settings that do not change a video's rows
 
 Entry = dict[str, Any]
-Backbone = Callable[..., Any]
+Factory = Callable[..., BackboneBase]
 
 
 def _row_key(entry: Entry, recipe: str) -> str:
-    """What a video's rows depend on."""
+    """Return the digest of everything that a video's rows depend on."""
     return digest({"recipe": recipe, "video": entry["sha256"], "reader": entry["reader"]}, 32)
 
 
-def _timing(entry: Entry, stream: Stream, spec: ExtractSpec, backbone: Backbone) -> tuple[Grid, dict[str, Any]]:
-    """The grid of a video's rows and the facts stored with them."""
+def _row_key_of(entry: Entry, recipe: str, sha256: str) -> str:
+    """Return the `_row_key` of another content of the same video."""
+    return _row_key({**entry, "sha256": sha256}, recipe)
+
+
+def _timing(entry: Entry, stream: Stream, spec: ExtractSpec, backbone: BackboneBase) -> tuple[Grid, dict[str, Any]]:
+    """Return the time grid of a video's rows and the attributes stored with them."""
     rate, clip = spec.clip.rate or float(entry["rate"]), spec.clip
     frames, rows = stream.buffer.frames, stream.rows.count
-    # the one clip of a video shorter than a clip is placed at the middle of the frames that there are; two-stream clips
-    # hold one frame more than each stream sees, and the published time mapping is that of the streams
-    length = min(getattr(backbone, "stream_length", clip.length), frames)
+    # a video shorter than a clip has one clip, whose time is the middle of its actual frames; two-stream clips hold one
+    # frame more than each stream sees, and the published time mapping uses the streams' length
+    length = min(backbone.stream_length or clip.length, frames)
     grid = Grid.of_clips(
-        clip_length=length, stride=clip.stride, rate=rate, length=rows, duration=float(entry["duration"])
-    )
+        clip_length=length, stride=clip.stride, rate=rate, length=rows, duration=float(entry["duration"]),
+        offset=offset(policy=clip.policy, start=float(entry["start"])),
+    )  # fmt: skip
     facts = {"rate": rate, "clip_length": clip.length, "stride": clip.stride, "frames": frames}
     return grid, {**facts, "padded": frames < clip.length, "sha256": entry["sha256"], "reader": entry["reader"]}
 
 
 def _usable(manifest: Path, spec: ExtractSpec) -> tuple[dict[str, Entry], dict[str, str]]:
-    """Videos to extract, and excluded ones with their cause."""
+    """Return the videos to extract, and the excluded ones with their cause."""
     expect(manifest, stage="probe", dataset=spec.dataset)
     videos: dict[str, Entry] = read_json(manifest)["videos"]
-    excluded = {video_id: str(entry["cause"]) for video_id, entry in videos.items() if entry["status"] != "ok"}
+    excluded = {video_id: str(entry["cause"]) for video_id, entry in videos.items() if not entry["usable"]}
     if excluded and spec.on_damaged == "error":
         video_id, cause = min(excluded.items())
         raise TadError(
@@ -78,19 +94,29 @@ def _usable(manifest: Path, spec: ExtractSpec) -> tuple[dict[str, Entry], dict[s
             "repair them or set on_damaged: exclude"
         )
     usable = {video_id: entry for video_id, entry in sorted(videos.items()) if video_id not in excluded}
+    warn_flawed(usable)
     if spec.clip.policy == "native":
         varying = [video_id for video_id, entry in usable.items() if entry["vfr"]]
         if varying:
             log.warning(
-                "%d videos have a varying frame rate, so native clips drift against time (first: %s); "
+                "%d videos have a variable frame rate, so the times of native clips drift (first: %s); "
                 "consider clip.policy: resample",
                 len(varying), varying[0],
             )  # fmt: skip
     return usable, excluded
 
 
+def _refuse_missing(annotations: Path, spec: ExtractSpec) -> None:
+    if missing := missing_videos(annotations, dataset=spec.dataset):
+        video_id, cause = min(missing.items())
+        raise TadError(
+            f"{annotations}: {len(missing)} videos without a file, first '{video_id}': {cause}; add the files or set"
+            " on_damaged: exclude"
+        )
+
+
 def _stored(path: Path, key: str, video_id: str) -> bool:
-    """True if `path` holds rows of this video made in this way, whole."""
+    """Return whether `path` holds the complete rows of this video with this key."""
     try:
         with FeatureReader(path) as reader:
             if video_id not in reader.video_ids or reader.attrs(video_id).get("row_key") != key:
@@ -98,64 +124,116 @@ def _stored(path: Path, key: str, video_id: str) -> bool:
             reader.stored(video_id)
             return True
     except (TadError, OSError, KeyError) as error:
-        log.warning("%s: kept rows of %s are not usable (%s)", path, video_id, error)
+        if not replaceable(error):
+            raise
+        log.warning("%s: cached rows of %s are not usable (%s)", path, video_id, error, extra=TRANSIENT)
         return False
 
 
-def _part(kept: Path, video_id: str) -> Path:
-    """The file of one finished video. File systems end names at 255 bytes, and an id in another script takes nine a
-    letter here: a long one is cut, and its digest tells it from others."""
+def _part(cache: Path, video_id: str) -> Path:
+    """Return the cache file of a finished video.
+
+    File names are limited to 255 bytes, and a letter of a non-Latin script takes nine bytes here. So a long id is
+    truncated and a digest is added.
+    """
     name = key_of(video_id)
     if len(name) > NAME_BYTES:
         name = f"{name[: NAME_BYTES - 33]}-{digest(video_id, 32)}"
-    return kept / f"{name}.part.h5"
+    return cache / f"{name}.part.h5"
 
 
-def _sources(usable: dict[str, Entry], keys: dict[str, str], kept: Path) -> dict[str, Path]:
-    """Video → the kept file from which its rows can be taken."""
-    whole = kept / "shard.h5"
-    found: dict[str, Path] = {}
+def _older(path: Path) -> bool:
+    """Return whether a cache file has an older format, which is reported once and not for each of its videos."""
+    try:
+        with FeatureReader(path):
+            return False
+    except OlderFormatError as error:
+        log.warning("%s: cached rows are not usable (%s)", path, error, extra=TRANSIENT)
+        return True
+    except (TadError, OSError):  # `_stored` reports it
+        return False
+
+
+def _sources(usable: dict[str, Entry], keys: dict[str, str], cache: Path) -> dict[str, Path]:
+    """Return the cache file of each video whose rows can be reused."""
+    whole = cache / "shard.h5"
+    shards = [whole] if whole.is_file() and not _older(whole) else []
+    sources: dict[str, Path] = {}
     for video_id in usable:
-        for path in (_part(kept, video_id), whole):
+        for path in (_part(cache, video_id), *shards):
             if path.is_file() and _stored(path, keys[video_id], video_id):
-                found[video_id] = path
+                sources[video_id] = path
                 break
-    return found
+    return sources
+
+
+def _grown(usable: dict[str, Entry], folder: Path, cache: Path, recipe: str) -> dict[str, np.ndarray]:
+    """Return the cached rows of the first clips of videos that have grown at their end since."""
+    known: dict[str, np.ndarray] = {}
+    for video_id, entry in usable.items():
+        key = partial(_row_key_of, entry, recipe)
+        places = (_part(cache, video_id), cache / "shard.h5")
+        rows_TC = rows_of_start(video_id, Path(folder) / entry["path"], places, size=entry["bytes"], key=key)
+        known |= {} if rows_TC is None else {video_id: rows_TC}
+    return known
 
 
 def _jobs(usable: dict[str, Entry], todo: list[str], folder: Path, spec: ExtractSpec) -> list[Job]:
-    """Videos to read, longest first so that no long one is left at the end."""
+    """Return the reading jobs, longest video first, so that no long one remains at the end."""
     jobs = []
     for video_id in sorted(todo, key=lambda v: (-usable[v]["frames"], v)):
         entry = usable[video_id]
         path = Path(folder) / entry["path"]
         size = path.stat().st_size if path.is_file() else -1
         if size != entry["bytes"]:
-            found = "no such file" if size < 0 else f"{size} bytes where its manifest says {entry['bytes']}"
-            raise TadError(f"{path}: {found}; run probe again")
+            problem = "no such file" if size < 0 else f"has {size} bytes, but {entry['bytes']} in its manifest"
+            raise TadError(f"{path}: {problem}; run probe again")
         jobs.append(
             Job(
                 video_id, path, entry["reader"], policy=spec.clip.policy, rate=spec.clip.rate,
                 native_rate=float(entry["rate"]), frames=int(entry["frames"]),
-                frame_bytes=3 * int(entry["width"]) * int(entry["height"]),
+                frame_bytes=3 * int(entry["width"]) * int(entry["height"]), start=float(entry["start"]),
             )
         )  # fmt: skip
     return jobs
 
 
-def _built(spec: ExtractSpec, weights: Path | None, backbone: Backbone | None, device: torch.device) -> nn.Module:
-    factory = backbone or plugins.load("backbones", spec.backbone.name)
-    torch.manual_seed(0)  # inside `reproducible`, which puts the generator back
-    model: nn.Module = factory(**spec.backbone.settings)
+def _built(spec: ExtractSpec, weights: Path | None, backbone: Factory | None, device: torch.device) -> BackboneBase:
+    torch.manual_seed(0)  # inside `reproducible`, which restores the generator
+    own = spec.backbone
+    model: BackboneBase = backbone(**own.settings) if backbone else plugins.build("backbones", own.name, own.settings)
     if weights is None:
-        log.warning("backbone %s: no weights given, its parameters are random", spec.backbone.name)
+        log.warning("backbone %s: no weights given; using random weights", spec.backbone.name)
     else:
         load_weights(weights, model, spec.backbone)
     return prepare(model.to(device).eval(), spec.network, name=spec.backbone.name, device=device)
 
 
+def encoder_of(spec: ExtractSpec, weights: Path, device: torch.device) -> BackboneBase:
+    """Return the encoder of a feature set as this stage uses it, in evaluation mode, for `tad stream`.
+
+    Raises:
+        TadError: the weights are not those that were published, do not fit, or the engine cannot run on this machine.
+    """
+    expect_published(weights, spec.backbone)
+    with reproducible(device):
+        return _built(spec, weights, None, device)
+
+
+def _bytes_needed(usable: dict[str, Entry], jobs: list[Job], spec: ExtractSpec, dim: int) -> int:
+    """Estimate the space for the rows of the videos to extract, and for the shard with the rows of all videos."""
+
+    def size(video_id: str) -> int:
+        entry = usable[video_id]
+        frames = int(entry["frames"]) * (spec.clip.rate or float(entry["rate"])) / float(entry["rate"])
+        rows = max((frames - spec.clip.length) // spec.clip.stride + 1, 1)
+        return int(rows * dim * np.dtype(spec.dtype).itemsize) + HEADER_BYTES
+
+    return sum(size(job.video_id) for job in jobs) + sum(size(video_id) for video_id in usable)
+
+
 def _assemble(out: Path, stamped: dict[str, Any], sources: dict[str, Path], excluded: dict[str, str]) -> None:
-    """Write the shard from kept rows, in the order of ids."""
+    """Write the shard from cached rows, in the order of ids."""
     with ShardWriter(out, stamped) as shard:
         shard.attribute("excluded", excluded)
         for video_id, path in sorted(sources.items()):
@@ -164,27 +242,86 @@ def _assemble(out: Path, stamped: dict[str, Any], sources: dict[str, Path], excl
                 shard.add(video_id, reader.stored(video_id), grid=reader.grid(video_id), attrs=facts)
 
 
-def _keep(out: Path, kept: Path) -> None:
-    """Leave the shard in `kept` too (a hard link where possible), then drop the parts that it holds."""
-    fresh = kept / f"shard.h5.partial-{os.getpid()}"
-    try:
+def _keep(out: Path, cache: Path) -> None:
+    """Cache the shard in `cache` (as a hard link if possible), then remove the parts that it contains."""
+    with publish(cache / "shard.h5", size=out.stat().st_size) as fresh:
         try:
             os.link(out, fresh)
         except OSError:  # another file system, or one without hard links
             shutil.copyfile(out, fresh)
-        os.replace(fresh, kept / "shard.h5")
-    finally:
-        fresh.unlink(missing_ok=True)
-    for part in kept.glob("*.part.h5*"):
+    for part in cache.glob("*.part.h5"):
         with suppress(FileNotFoundError):
             part.unlink()
 
 
-def _given_up(ended: Ended, spec: ExtractSpec) -> str:
-    """The cause of a video that could not be read after all, if the settings let the run go on without it."""
+def _failure_cause(ended: Ended, spec: ExtractSpec) -> str:
+    """Return the cause of a video that could not be read.
+
+    Raises:
+        TadError: on_damaged is error, so the run must not continue without the video.
+    """
     if spec.on_damaged == "error":
         raise TadError(f"'{ended.video_id}': {ended.cause}; repair it or set on_damaged: exclude")
     return ended.cause
+
+
+def _extract_parts(
+    jobs: list[Job],
+    usable: dict[str, Any],
+    keys: dict[str, str],
+    stamped: dict[str, Any],
+    build: Callable[[torch.device], BackboneBase],
+    spec: ExtractSpec,
+    cache: Path,
+    *,
+    device: str,
+    workers: int,
+    known: dict[str, np.ndarray] | None,
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """Extract the features of videos, each into a file of the cache.
+
+    Args:
+        usable: manifest entries by video id.
+        keys: keys of the cached rows by video id.
+        stamped: stamp of the shard.
+        build: builds the backbone on a device.
+        known: rows of the first clips of files that grow; None: files do not grow.
+
+    Returns:
+        The files by video id, and the videos that could not be read with the cause.
+
+    Raises:
+        TadError: see `extract`.
+    """
+    sources: dict[str, Path] = {}
+    excluded: dict[str, str] = {}
+    with (
+        leased(device) as target,
+        reproducible(target),
+        closing(reading(jobs, spec, workers)) as feed,
+        threads_of_network(target, spec.network.threads),
+    ):
+        feed.start()  # decoding starts while the network is built
+        model = build(target)
+        environment = {"device": name_of(target), "engine": version(spec.network)}
+        with closing(
+            encode(jobs, feed, model, spec, target, known or {})
+        ) as done:  # ended before the feed that it reads
+            for item in track(done, f"extract {spec.dataset}", len(jobs)):
+                if isinstance(item, Ended):
+                    excluded[item.video_id] = _failure_cause(item, spec)
+                    continue
+                grid, facts = _timing(usable[item.video_id], item, spec, model)
+                part = _part(cache, item.video_id)
+                with ShardWriter(part, stamped) as writer:
+                    facts |= environment | {"row_key": keys[item.video_id]}
+                    facts |= {} if known is None else {"bytes": usable[item.video_id]["bytes"]}
+                    writer.add(item.video_id, item.rows.features(), grid=grid, attrs=facts)
+                sources[item.video_id] = part
+        del item  # frees its rows
+        for line in feed.lost:
+            log.warning("%s", line)
+    return sources, excluded
 
 
 def extract(
@@ -194,26 +331,37 @@ def extract(
     out: Path,
     *,
     spec: ExtractSpec,
-    kept: Path,
+    cache: Path,
     device: str = "auto",
     workers: int = 0,
-    backbone: Backbone | None = None,
+    annotations: Path | None = None,
+    backbone: Factory | None = None,
+    growing: bool = False,
 ) -> Path:
     """Write the features of the videos of a manifest shard.
 
     Args:
-        videos: folder below which the manifest's paths lie.
-        weights: file of the backbone's weights, or folder of several; None leaves them random (for tests).
-        kept: folder for finished videos, outside the workflow's care; emptied of parts when the shard is published,
-            and from then on holding the shard itself, so that a later run recomputes only what has changed.
-        device: see `tad.device.leased`.
-        workers: reading processes; 0: one per thread of this process, at most 8.
-        backbone: stands in for the plug-in that the spec names.
+        manifest: manifest shard made by probe.
+        videos: folder that the manifest's paths are relative to.
+        weights: file of the backbone's weights, or folder of several; None: random weights (for tests).
+        out: the shard to write.
+        spec: settings.
+        cache: folder for finished videos, not managed by the workflow. When the shard is published, it replaces
+            the cached videos, so that a later run recomputes only what has changed.
+        device: see `tad.core.device.leased`.
+        workers: number of reading processes; 0: one per thread of this process, at most 8.
+        annotations: table made by check; with on_damaged: error, videos without a file are refused before anything is
+            extracted. Otherwise merge lists them, and this stage does not depend on it.
+        backbone: replaces the plug-in named in the settings (for tests).
+        growing: files may grow at their ends: rows of the part that was seen before are reused, and those of this part
+            are cached for the next call. The rows are equal.
 
     Raises:
-        TadError: foreign manifest, a file that changed since, damaged videos with on_damaged error, NaN features, an
-            engine that cannot run here.
+        TadError: the manifest belongs to another dataset; a file has changed since; videos are damaged and on_damaged
+            or missing and on_damaged is error; features are NaN; or the engine cannot run on this machine.
     """
+    if annotations is not None and spec.on_damaged == "error":
+        _refuse_missing(annotations, spec)
     usable, excluded = _usable(manifest, spec)
     inputs = {"manifest": str(expect(manifest, stage="probe")["identity"])}
     if weights is not None:
@@ -225,27 +373,26 @@ def extract(
          "weights": inputs.get("weights", "")}, 32
     )  # fmt: skip
     keys = {video_id: _row_key(entry, recipe) for video_id, entry in usable.items()}
-    kept.mkdir(parents=True, exist_ok=True)
-    sources = _sources(usable, keys, kept)
+    with storing(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+    sources = _sources(usable, keys, cache)
+    fresh = {video_id: entry for video_id, entry in usable.items() if video_id not in sources}
+    known = _grown(fresh, videos, cache, recipe) if growing else None
     jobs = _jobs(usable, [video_id for video_id in usable if video_id not in sources], videos, spec)
-    log.info("%d videos to extract, %d kept, %d excluded", len(jobs), len(sources), len(excluded))
+    log.info("%d videos to extract, %d cached, %d excluded", len(jobs), len(sources), len(excluded))
     if jobs:
-        with leased(device) as target, reproducible(target), closing(reading(jobs, spec, workers)) as feed:
-            feed.start()  # they decode while the network is built
+
+        def build(target: torch.device) -> BackboneBase:
             model = _built(spec, weights, backbone, target)
-            made_on = {"device": name_of(target), "engine": version(spec.network)}
-            done = encode(jobs, feed, model, spec, target)
-            for item in track(done, f"extract {spec.dataset}", len(jobs)):
-                if isinstance(item, Ended):
-                    excluded[item.video_id] = _given_up(item, spec)
-                    continue
-                grid, facts = _timing(usable[item.video_id], item, spec, model)
-                part = _part(kept, item.video_id)
-                with ShardWriter(part, stamped) as writer:
-                    facts |= made_on | {"row_key": keys[item.video_id]}
-                    writer.add(item.video_id, item.rows.features(), grid=grid, attrs=facts)
-                sources[item.video_id] = part
-            del item  # with its rows
+            needed = _bytes_needed(usable, jobs, spec, model.dim)
+            forecast(out, needed, what=f"extract of {len(jobs)} videos", least=0.9 * needed)
+            return model
+
+        made, failed = _extract_parts(
+            jobs, usable, keys, stamped, build, spec, cache, device=device, workers=workers, known=known
+        )
+        sources |= made
+        excluded |= failed
     _assemble(out, stamped, sources, excluded)
-    _keep(out, kept)
+    _keep(out, cache)
     return Path(out)

@@ -1,10 +1,11 @@
-"""Clips of the train split's videos → a clip encoder that tells actions from one another and from background (TSP).
+"""Stage pretrain: trains a clip encoder on the train split to classify actions and background (TSP).
 
-Inputs: annotations (annotate), manifest shards (probe), the folder of videos, optionally weights to start from.
-Output: backbone.safetensors, the encoder's weights with the stamp in the header; the heads are not kept.
+Inputs: annotations (annotate), manifest shards (probe), the folder of videos, optionally initial weights.
+Output: backbone.safetensors: the encoder's weights with the stamp in the header; the heads are discarded.
 Settings: `PretrainSpec`.
 """
 
+import json
 import logging
 import shutil
 import time
@@ -15,29 +16,34 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from tad import plugins
+from tad.backbones._contract import BackboneBase
 from tad.backbones._weights import load_weights, weights_identity
-from tad.device import leased, name_of, reproducible
-from tad.errors import TadError
-from tad.files import canonical, digest, publish, read_json, sha256, write_json
-from tad.provenance import expect, stamp
-from tad.specs import Plugin, PretrainSpec
-from tad.training import checkpoint, tsp, tsp_clips
-from tad.training.label_draw import draw_labelled
-from tad.training.tsp_store import frames_of
-from tad.weight_store import expect_published
+from tad.core import formats
+from tad.core.device import leased, name_of, reproducible
+from tad.core.errors import TadError
+from tad.core.files import canonical, digest, publish, read_json, sha256, write_json
+from tad.core.notices import TRANSIENT
+from tad.core.storage import storing
+from tad.provenance.conditions import uses
+from tad.provenance.stamps import expect, stamp
+from tad.settings import plugins
+from tad.settings.stage_table import TABLES
+from tad.settings.stages import Plugin, PretrainSpec
+from tad.training.io import tensors as checkpoint
+from tad.training.tsp import clips as tsp_clips
+from tad.training.tsp import trainer as tsp
+from tad.training.tsp.frames import frames_of
+from tad.weights.store import expect_published
 
 log = logging.getLogger(__name__)
-TRAINABLE = ("frame_size", "crop_size", "shrink", "encode", "stem")
 
 
 def _train_videos(
     annotations: Mapping[str, Any], manifests: list[Path], spec: PretrainSpec
 ) -> dict[str, tuple[Any, Any]]:
-    """Video id → (annotation entry, manifest entry), for usable videos of the train split whose labels may be seen."""
+    """Return (annotation entry, manifest entry) of the usable, labelled train videos by id."""
     probed: dict[str, Any] = {}
     for path in manifests:
         probed |= read_json(path)["videos"]
@@ -45,116 +51,139 @@ def _train_videos(
     usable = {
         video: (annotations["videos"][video], probed[video])
         for video in sorted(wanted)
-        if video in probed and probed[video]["status"] == "ok"
+        if video in probed and probed[video]["usable"]
     }
     if len(usable) < len(wanted):
-        left = sorted(set(wanted) - set(usable))
-        log.warning("%d train videos are missing or damaged and left out: %s", len(left), ", ".join(left[:5]))
-    if spec.share == 1:
-        return usable
-    first = {video: next((i[2] for i in annotated["instances"]), "") for video, (annotated, _) in usable.items()}
-    labelled = draw_labelled(first, share=spec.share, seed=spec.share_seed)
-    log.info("%d of %d train videos (%g of each class)", len(labelled), len(usable), spec.share)
-    return {video: both for video, both in usable.items() if video in labelled}
+        skipped = sorted(set(wanted) - set(usable))
+        log.warning("%d train videos are missing or damaged and skipped: %s", len(skipped), ", ".join(skipped[:5]))
+    if uses("share", spec):
+        from tad.annotations.label_draw import draw_labelled
+
+        first = {video: next((i[2] for i in annotated["instances"]), "") for video, (annotated, _) in usable.items()}
+        labelled = draw_labelled(first, share=spec.share, seed=spec.share_seed)
+        log.info("using %d of %d train videos (share %g of each class)", len(labelled), len(usable), spec.share)
+        return {video: both for video, both in usable.items() if video in labelled}
+    return usable
 
 
-def _save(backbone: nn.Module, path: Path, stamped: Mapping[str, Any]) -> None:
+def _save(backbone: BackboneBase, path: Path, stamped: Mapping[str, Any]) -> None:
     tensors = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
-    with publish(path) as partial:
-        save_file(tensors, partial, metadata={"tad_stamp": canonical(stamped)})
+    checkpoint.write_tensors(path, tensors, {"tad_stamp": canonical(stamped)})
 
 
 def _split(table: tsp_clips.SegmentTable, videos: int, spec: PretrainSpec) -> list[tsp_clips.SegmentTable]:
-    """Segments of the videos to train on, and of those that are held out (none without `hold_out`)."""
-    aside = max(1, round(spec.hold_out * videos)) if spec.hold_out else 0
+    """Split the segments by video into training and validation segments (none of these if `hold_out` is 0)."""
+    held_out = max(1, round(spec.hold_out * videos)) if spec.hold_out else 0
     order = np.random.default_rng([spec.seed, videos]).permutation(videos).tolist()
-    tables = [table.of_videos(order[aside:]), table.of_videos(order[:aside])]
+    tables = [table.of_videos(order[held_out:]), table.of_videos(order[:held_out])]
     if not (tables[0].labels_S != tsp_clips.BACKGROUND).any():
         raise TadError(
-            "pretrain: no clip of an action can be cut from the train videos; shorten clip.length, or set "
+            "pretrain: all actions in the train videos are shorter than a clip; shorten clip.length, or set "
             "pretrain.short_segments: extend"
         )
     return tables
 
 
-def _checked_backbone(spec: PretrainSpec, weights: Path | None) -> Any:
-    backbone = plugins.load("backbones", spec.backbone.name)(**spec.backbone.settings)
-    missing = [name for name in TRAINABLE if not hasattr(backbone, name)]
-    if missing:
+def _checked_backbone(spec: PretrainSpec, weights: Path | None) -> BackboneBase:
+    backbone: BackboneBase = plugins.build("backbones", spec.backbone.name, spec.backbone.settings)
+    if not backbone.trainable:
         raise TadError(
-            f"backbone {spec.backbone.name}: cannot be trained here (it has no {', '.join(missing)}); "
-            "give its published weights in config.yaml instead"
+            f"backbone {spec.backbone.name}: cannot be trained here; set its published weights in config.yaml instead"
         )
     return load_weights(weights, backbone, spec.backbone) if weights else backbone
 
 
 @dataclass
-class _Course:
-    """How far a training is, as it is kept beside its weights: what is over, the best epoch, and the epoch at work."""
+class _Progress:
+    """Progress of a training, saved beside its weights: finished epochs, the best epoch, and the current epoch.
+
+    Attributes:
+        path: state file.
+        identity: digest of everything that the training depends on.
+        epochs: loss and accuracies of the finished epochs.
+        best: facts of the best epoch so far.
+        done: progress within the current epoch, if it was interrupted.
+        saved: time of the last saved state.
+    """
 
     path: Path
-    made: str
+    identity: str
     epochs: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=dict)
     done: tsp.Done | None = None
     saved: float = field(default_factory=time.monotonic)
 
     def read(self) -> dict[str, Tensor]:
-        """Go on from where a training that read the same was ended; its tensors, none where there is no such."""
+        """Load the state of an interrupted training with the same identity; return its tensors, empty if none."""
         if not self.path.is_file():
             return {}
         try:
             tensors, metadata = checkpoint.read_tensors(self.path)
-            course = checkpoint.read_json_field(self.path, metadata, "course", dict)
+            state = checkpoint.read_json_field(self.path, metadata, "course", dict)
+            formats.check(metadata, self.path, kind="encoder-state")
         except TadError as error:
-            log.warning("%s; starting anew", error)
+            if not formats.replaceable(error):
+                raise
+            log.warning("%s; training restarts from the first epoch", error, extra=TRANSIENT)
             return {}
-        if course["made"] != self.made:
+        if state["made"] != self.identity:
             return {}
-        self.epochs, self.best = course["epochs"], course["best"]
-        self.done = tsp.Done(*course["done"]) if course["done"] else None
+        self.epochs, self.best = state["epochs"], state["best"]
+        if state["done"]:
+            steps_done, loss, generator = state["done"]
+            self.done = tsp.Done(steps_done, loss, json.loads(generator))
         steps = f" and {self.done.steps} steps" if self.done else ""
-        log.info("going on after %d epochs%s", len(self.epochs), steps)
+        log.info("resuming after %d epochs%s", len(self.epochs), steps)
         return tensors
 
     def write(self, trainer: tsp.Trainer, done: tsp.Done | None) -> None:
-        """Keep the state of this moment."""
-        course = {"made": self.made, "epochs": self.epochs, "best": self.best, "done": done}
-        checkpoint.write_tensors(self.path, trainer.state(), {"course": course})
+        """Save the current state."""
+        # the generator's state has integers of 128 bits, more than files of others may hold: it is stored as text
+        stopped = (*done[:-1], json.dumps(done.rng)) if done else None
+        state = {"made": self.identity, "epochs": self.epochs, "best": self.best, "done": stopped}
+        checkpoint.write_tensors(self.path, trainer.state(), {"course": state, **formats.mark("encoder-state")})
         self.done, self.saved = None, time.monotonic()
 
 
 def _fit(
-    trainer: tsp.Trainer, tables: list[tsp_clips.SegmentTable], course: _Course, stamped: dict[str, Any], every: float
+    trainer: tsp.Trainer,
+    tables: list[tsp_clips.SegmentTable],
+    progress: _Progress,
+    stamped: dict[str, Any],
+    every: float,
 ) -> None:
-    """Train all epochs that are left; the best one's weights lie beside `course.path` at the end: of those held out,
-    else the last one's."""
-    spec, kept = trainer.spec.model_dump(mode="json"), course.path.parent
+    """Train the remaining epochs; write the weights of the best epoch beside `progress.path`.
+
+    The best epoch is the one with the highest validation accuracy, or the last one if no videos are held out.
+    """
+    spec, folder = trainer.spec.model_dump(mode="json"), progress.path.parent
 
     def save(done: tsp.Done) -> None:
-        if time.monotonic() - course.saved >= every:
-            course.write(trainer, done)
+        if time.monotonic() - progress.saved >= every:
+            progress.write(trainer, done)
 
-    for epoch in range(len(course.epochs), trainer.spec.epochs):
-        loss = trainer.epoch(epoch, tables[0], course.done, save)
+    for epoch in range(len(progress.epochs), trainer.spec.epochs):
+        loss = trainer.epoch(epoch, tables[0], progress.done, save)
         if not np.isfinite(loss):
-            stays = f"the weights of epoch {course.best['epoch']} stay in {kept}" if course.best else "no epoch ended"
-            raise TadError(f"pretrain: loss {loss} in epoch {epoch + 1}: lower lr_backbone or lr_heads; {stays}")
+            best = progress.best
+            left = f"the weights of epoch {best['epoch']} are in {folder}" if best else "no epoch was finished"
+            raise TadError(f"pretrain: loss {loss} in epoch {epoch + 1}: lower lr_backbone or lr_heads; {left}")
         score = trainer.score(tables[1])
         facts = {"epoch": epoch + 1, "loss": round(loss, 6), "action": score.action, "region": score.region}
-        course.epochs.append(facts)
-        log.info("epoch %d: loss %.4f%s", epoch + 1, loss, _held_out(score))
-        if not course.best or not len(tables[1]) or score.mean > course.best["mean"]:
-            course.best = {**facts, "mean": score.mean}
-            _save(trainer.backbone, kept / "backbone.safetensors", stamp("pretrain", spec, **stamped, **course.best))
-        write_json(kept / "epochs.json", course.epochs)
-        course.write(trainer, None)
+        progress.epochs.append(facts)
+        log.info("epoch %d: loss %.4f%s", epoch + 1, loss, _validation_text(score))
+        if not progress.best or not len(tables[1]) or score.mean > progress.best["mean"]:
+            progress.best = {**facts, "mean": score.mean}
+            header = stamp("pretrain", spec, **stamped, **progress.best)
+            _save(trainer.backbone, folder / "backbone.safetensors", header)
+        write_json(folder / "epochs.json", {**formats.mark("encoder-epochs"), "epochs": progress.epochs})
+        progress.write(trainer, None)
 
 
-def _held_out(score: tsp.Score) -> str:
-    parts = [("action", score.action), ("region", score.region)]
-    told = [f"{name} {share:.3f}" for name, share in parts if share is not None]
-    return f"; held out: {', '.join(told)}" if told else ""
+def _validation_text(score: tsp.Score) -> str:
+    accuracies = [("action", score.action), ("region", score.region)]
+    texts = [f"{name} {share:.3f}" for name, share in accuracies if share is not None]
+    return f"; validation accuracy: {', '.join(texts)}" if texts else ""
 
 
 def pretrain(
@@ -164,32 +193,33 @@ def pretrain(
     out: Path,
     *,
     spec: PretrainSpec,
-    kept: Path,
+    cache: Path,
     device: str = "auto",
     weights: Path | None = None,
-    most_kept: int | None = None,
+    max_cached: int | None = None,
     every_seconds: float = 600.0,
 ) -> Path:
     """Train a clip encoder on the train split and write its weights to `out` (.safetensors).
 
-    A training that was ended goes on from its last state, and ends in the bytes that it would have had at once.
+    An interrupted training resumes from its last state and gives bit-equal weights.
 
     Args:
-        annotations: what `annotate` wrote.
-        manifests: all shards that `probe` wrote.
-        videos_folder: where the manifest's paths start.
-        spec: the settings.
-        kept: folder of the best weights so far, of `epochs.json` and of the state; they stay when the training fails.
-        device: see `tad.device.leased`.
-        weights: encoder to start from; from scratch without.
-        most_kept: bytes of decoded frames that may be kept on disk while training, beyond which clips are decoded on
-            demand; None: half of what is free.
-        every_seconds: time between states within an epoch; there is one at the end of each.
+        annotations: table made by annotate.
+        manifests: all manifest shards made by probe.
+        videos_folder: folder that the manifest's paths are relative to.
+        out: the weights to write.
+        spec: settings.
+        cache: folder for the best weights so far, `epochs.json` and the state; they remain if the training fails.
+        device: see `tad.core.device.leased`.
+        weights: initial weights; None: random weights.
+        max_cached: maximum bytes of decoded frames on disk during training; above it, clips are decoded on demand;
+            None: half of the free space.
+        every_seconds: time between saved states within an epoch; one is always saved at the end of an epoch.
 
     Raises:
-        TadError: no usable clip, a backbone that cannot be trained, or a loss that is not finite.
+        TadError: there is no usable clip, the backbone cannot be trained, or the loss is not finite.
     """
-    dataset = expect(annotations, stage="annotate")["spec"]["dataset"]
+    dataset = expect(annotations, stage=TABLES)["spec"]["dataset"]
     for path in manifests:
         expect(path, stage="probe", dataset=dataset)
     table_file = read_json(annotations)
@@ -198,37 +228,51 @@ def pretrain(
     if weights is not None:
         expect_published(weights, spec.backbone)
     inputs = _contents(videos, labels, weights, spec.backbone)
-    made = stamp("pretrain", spec.model_dump(mode="json"), inputs)["identity"]
-    if _finished(kept, made):
-        log.info("nothing that training reads has changed: the kept weights are published again")
+    identity = stamp("pretrain", spec.model_dump(mode="json"), inputs)["identity"]
+    if _finished(cache, identity):
+        log.info("inputs, settings and code are unchanged: weights republished from %s", cache)
     else:
-        (kept / "finished.json").unlink(missing_ok=True)
-        kept.mkdir(parents=True, exist_ok=True)
-        with leased(device) as target, reproducible(target):
-            torch.manual_seed(spec.seed)  # inside `reproducible`, which puts the generator back
+        (cache / "finished.json").unlink(missing_ok=True)
+        with storing(cache):
+            cache.mkdir(parents=True, exist_ok=True)
+        with leased(device, threads=spec.threads) as target, reproducible(target):
+            torch.manual_seed(spec.seed)  # inside `reproducible`, which restores the generator
             backbone = _checked_backbone(spec, weights)
-            frames = frames_of(videos, videos_folder, backbone=backbone, clip=spec.clip, scratch=kept, most=most_kept)
+            frames = frames_of(videos, videos_folder, backbone=backbone, clip=spec.clip, scratch=cache, most=max_cached)
             tables = _split(_segments(videos, frames, labels, spec), len(videos), spec)
-            course = _Course(kept / "state.safetensors", digest([made, name_of(target)], 32))
-            state = course.read()
-            trainer = tsp.Trainer(
-                backbone, frames, num_classes=len(labels), spec=spec, device=target, global_VC=state.get("global")
-            )
-            if state:
-                trainer.load_state(state)
+            progress = _Progress(cache / "state.safetensors", digest([identity, name_of(target)], 32))
+            trainer = _trainer(backbone, frames, labels, spec, target, progress.read())
             stamped = {"inputs": inputs, "labels": labels, "device": name_of(target)}
-            _fit(trainer, tables, course, stamped, every_seconds)
-        course.path.unlink(missing_ok=True)
-        write_json(kept / "finished.json", {"identity": made, "sha256": sha256(kept / "backbone.safetensors")})
-    with publish(out) as partial:
-        shutil.copyfile(kept / "backbone.safetensors", partial)
+            _fit(trainer, tables, progress, stamped, every_seconds)
+        progress.path.unlink(missing_ok=True)
+        receipt = {"identity": identity, "sha256": sha256(cache / "backbone.safetensors")}
+        write_json(cache / "finished.json", {**formats.mark("encoder-receipt"), **receipt})
+    with publish(out, size=(cache / "backbone.safetensors").stat().st_size) as partial:
+        shutil.copyfile(cache / "backbone.safetensors", partial)
     return out
+
+
+def _trainer(
+    backbone: BackboneBase,
+    frames: tsp_clips.Clips,
+    labels: list[str],
+    spec: PretrainSpec,
+    device: torch.device,
+    state: dict[str, Tensor],
+) -> tsp.Trainer:
+    """Create the trainer, and load the state of an interrupted training unless it is empty."""
+    trainer = tsp.Trainer(
+        backbone, frames, num_classes=len(labels), spec=spec, device=device, global_VC=state.get("global")
+    )
+    if state:
+        trainer.load_state(state)
+    return trainer
 
 
 def _contents(
     videos: Mapping[str, tuple[Any, Any]], labels: list[str], weights: Path | None, backbone: Plugin
 ) -> dict[str, str]:
-    """Content of all that training reads; a test video that comes or goes changes nothing here."""
+    """Return digests of everything that training reads; test videos are not included."""
     read = {
         video: [entry["sha256"], entry["reader"], annotated["instances"], annotated.get("ambiguous", [])]
         for video, (annotated, entry) in videos.items()
@@ -236,18 +280,19 @@ def _contents(
     return {"train": digest([labels, read], 16)} | ({"weights": weights_identity(weights, backbone)} if weights else {})
 
 
-def _finished(kept: Path, identity: str) -> bool:
-    """Whether `kept` holds the whole result of a training that read the same."""
-    receipt, weights = kept / "finished.json", kept / "backbone.safetensors"
+def _finished(cache: Path, identity: str) -> bool:
+    """Return whether `cache` holds the complete result of a training with this identity."""
+    receipt, weights = cache / "finished.json", cache / "backbone.safetensors"
     if not (receipt.is_file() and weights.is_file()):
         return False
-    return bool(read_json(receipt) == {"identity": identity, "sha256": sha256(weights)})
+    content = formats.unmarked(read_json(receipt), receipt, kind="encoder-receipt")
+    return content == {"identity": identity, "sha256": sha256(weights)}
 
 
 def _segments(
     videos: Mapping[str, tuple[Any, Any]], frames: tsp_clips.Clips, labels: list[str], spec: PretrainSpec
 ) -> tsp_clips.SegmentTable:
-    """The segments of all videos, on the durations that were decoded."""
+    """Return the segments of all videos, with their decoded durations."""
     table = tsp_clips.segment_table(
         [annotated for annotated, _ in videos.values()],
         [count / rate for count, rate in zip(frames.count, frames.rates, strict=True)],
@@ -255,6 +300,7 @@ def _segments(
         clip_seconds=[spec.clip.length / rate for rate in frames.rates],
         short=spec.short_segments,
         shortest_gap=spec.shortest_gap,
+        moments=all(start == end for annotated, _ in videos.values() for start, end, _ in annotated["instances"]),
     )
-    log.info("%d videos with %d segments; %d others are too short", len(videos), len(table), table.dropped)
+    log.info("%d videos with %d segments; %d more segments are too short", len(videos), len(table), table.dropped)
     return table

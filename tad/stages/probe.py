@@ -1,42 +1,58 @@
-"""Videos of one shard → manifest: what each file holds by decoding, which reader is right for it, what is damaged.
+"""Stage probe: decodes the videos of one shard and records their properties, damage and suitable reader in a manifest.
 
-Inputs: the folder with the videos (and, if given, the ids that the annotations expect).
+Input: the folder of the videos. Annotations are not an input, so editing them does not decode anything again.
 Output: `results/videos/<dataset>/<k>-of-<n>.json`.
-Settings: `tad.specs.ProbeSpec`.
+Settings: `tad.settings.stages.ProbeSpec`.
 """
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tad.errors import TadError
-from tad.files import digest, read_json, sha256, write_json
-from tad.progress import track
-from tad.provenance import stamp
-from tad.specs import ProbeSpec
+from tad.core.errors import TadError
+from tad.core.files import digest, read_json, sha256, write_json
+from tad.core.formats import replaceable
+from tad.core.notices import TRANSIENT
+from tad.core.progress import track
+from tad.core.storage import forecast
+from tad.provenance.stamps import stamp
+from tad.settings.stages import ProbeSpec
 from tad.video.listing import list_videos, shard_of
 from tad.video.probing import Decoder, damaged, examine
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_SAVES = 30.0
+ENTRY_BYTES = 1000  # of a video in the manifest
 
 Entries = dict[str, dict[str, Any]]
 
 
-def _known(kept: Path | None, made: dict[str, Any]) -> Entries:
-    """Entries of an earlier run with the same settings and code, by the sha256 of the file."""
-    if kept is None or not kept.is_file():
+def _known(cache: Path | None, stamped_now: dict[str, Any]) -> Entries:
+    """Return the entries of an earlier manifest with the same settings and code, by the sha256 of the video file."""
+    if cache is None or not cache.is_file():
         return {}
     try:
-        before = read_json(kept)
-        if any(before["stamp"][key] != made[key] for key in ("stage", "spec", "code")):
+        before = read_json(cache)
+        stamps = [{**stamped, "spec": _decoded_with(stamped["spec"])} for stamped in (before["stamp"], stamped_now)]
+        if any(stamps[0][key] != stamps[1][key] for key in ("stage", "spec", "code")):
             return {}
         return {entry["sha256"]: entry for entry in before["videos"].values() if entry["sha256"]}
     except (TadError, KeyError, TypeError) as error:
-        log.warning("%s: not usable (%s); every video is decoded again", kept, error)
+        if not replaceable(error):
+            raise
+        log.warning("%s: not usable (%s); every video is decoded again", cache, error, extra=TRANSIENT)
         return {}
+
+
+def _decoded_with(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that affect the decoding of a video."""
+    return {name: value for name, value in spec.items() if name != "on_flawed"}
+
+
+def _usable(facts: dict[str, Any], spec: ProbeSpec) -> bool:
+    return bool(facts["status"] == "ok" or (facts["status"] == "flawed" and spec.on_flawed == "keep"))
 
 
 def _stamp(spec: ProbeSpec, entries: Entries) -> dict[str, Any]:
@@ -50,50 +66,60 @@ def probe(
     *,
     spec: ProbeSpec,
     shard: tuple[int, int] = (0, 1),
-    expected: Iterable[str] = (),
-    kept: Path | None = None,
+    cache: Path | None = None,
 ) -> Path:
-    """Write the manifest of the videos of shard `k` of `n` below the folder `videos`.
+    """Write the manifest of the videos of one shard.
 
     Args:
-        expected: ids that must have an entry; those without a file are listed as damaged, "missing".
-        kept: an earlier manifest of this shard, outside the workflow's care: a video whose sha256 is in it is not
-            decoded again. Rewritten at the end, and now and then on the way, so that killed work is not lost.
+        videos: folder of the videos.
+        out: the manifest to write.
+        spec: settings.
+        shard: index k of the shard and number n of shards.
+        cache: file with an earlier manifest of this shard, not managed by the workflow: videos whose sha256 is in
+            it are not decoded again. It is updated regularly, so that an interrupted run can resume.
 
     Raises:
-        TadError: no folder, unsafe or doubled ids.
+        TadError: the folder does not exist, or ids are unsafe or not unique.
     """
     k, n = shard
-    found = {video_id: path for video_id, path in list_videos(videos).items() if shard_of(video_id, n) == k}
-    missing = {video_id: "" for video_id in expected if shard_of(video_id, n) == k and video_id not in found}
-    known = _known(kept, _stamp(spec, {}))
+    files = {video_id: path for video_id, path in list_videos(videos).items() if shard_of(video_id, n) == k}
+    forecast(out, ENTRY_BYTES * len(files) * (1 if cache is None else 2), what=f"probe of {len(files)} videos")
+    known = _known(cache, _stamp(spec, {}))
     entries: Entries = {}
     decoded, saved = 0, time.monotonic()
     with Decoder(stall_seconds=spec.stall_seconds, max_pixels=spec.max_pixels) as decoder:
-        for video_id, path in track(sorted((found | missing).items()), f"probe {spec.dataset}"):
-            file = Path(videos) / path
-            if not path or not file.is_file():
-                log.debug("%s: no file for this video in %s", video_id, videos)
-                entries[video_id] = {"path": path, "sha256": "", "bytes": 0, **damaged("missing")}
+        for video_id, path in track(sorted(files.items()), f"probe {spec.dataset}"):
+            if not (Path(videos) / path).is_file():  # a dangling link, or removed since it was listed
+                entries[video_id] = {"path": path, "sha256": "", "bytes": 0, **damaged("missing"), "usable": False}
+                log.warning("%s: missing", path)
                 continue
-            content = sha256(file)
-            facts = known.get(content)
-            if facts is None:
-                facts, decoded = examine(file, decoder, spec=spec), decoded + 1
-            entries[video_id] = {**facts, "path": path, "sha256": content, "bytes": file.stat().st_size}
-            if facts["status"] != "ok":
-                log.warning("%s: damaged: %s", path, facts["cause"])
-            if kept is not None and time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
-                write_json(kept, _document(spec, entries))
+            entries[video_id], is_new = _entry(Path(videos), path, known, decoder, spec)
+            decoded += is_new
+            if cache is not None and time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                write_json(cache, _document(spec, entries))
                 saved = time.monotonic()
-    if missing:
-        log.warning("%d expected videos have no file in %s (first: %s)", len(missing), videos, min(missing))
-    log.info("decoded %d, kept %d", decoded, len(entries) - decoded - sum(not e["sha256"] for e in entries.values()))
+    cached = len(entries) - decoded - sum(not e["sha256"] for e in entries.values())
+    log.info("%d videos decoded, %d cached", decoded, cached)
     document = _document(spec, entries)
     write_json(out, document)
-    if kept is not None:
-        write_json(kept, document)
+    if cache is not None:
+        write_json(cache, document)
     return Path(out)
+
+
+def _entry(
+    videos: Path, path: str, known: Mapping[str, dict[str, Any]], decoder: Decoder, spec: ProbeSpec
+) -> tuple[dict[str, Any], bool]:
+    """Return the entry of an existing file, and whether it had to be decoded; log a warning if it is not sound."""
+    content = sha256(videos / path)
+    cached = known.get(content)
+    facts = examine(videos / path, decoder, spec=spec) if cached is None else cached
+    if facts["status"] != "ok":
+        excluded = " (excluded)" if facts["status"] == "flawed" and spec.on_flawed == "exclude" else ""
+        log.warning("%s: %s%s: %s", path, facts["status"], excluded, facts["cause"])
+    size = (videos / path).stat().st_size
+    of_file = {"path": path, "sha256": content, "bytes": size, "usable": _usable(facts, spec)}
+    return facts | of_file, cached is None
 
 
 def _document(spec: ProbeSpec, entries: Entries) -> dict[str, Any]:

@@ -1,15 +1,16 @@
-"""Scores of runs → one table: Markdown, CSV or an HTML page.
+"""Render the scores of runs as one table: Markdown, CSV or an HTML page.
 
-Runs that were scored on the same split under the same protocol share a block; others cannot be compared.
+Runs scored on the same split under the same protocol share a block; scores of different blocks are not comparable.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from tad.config import Config
-from tad.errors import TadError
-from tad.files import publish
-from tad.plugins import nearest
+from tad.core.errors import TadError
+from tad.core.files import publish
+from tad.settings.config import Config
+from tad.settings.paths import path_of
+from tad.settings.plugins import nearest
 from tad.table.page import page
 from tad.table.scores import blocks, read_score
 from tad.table.text import comma_separated, markdown
@@ -19,31 +20,30 @@ SUFFIXES = {".md": "markdown", ".csv": "csv", ".html": "html", ".htm": "html"}
 
 
 def _scores(runs: Sequence[str], config: Path) -> list[Path]:
-    """The map.json files of runs; a run may be a name in the configuration or the file itself."""
+    """Return the map.json files of runs; a run is given by its name in the configuration or by the file itself."""
     named = [run for run in runs if not run.endswith(".json")]
     if runs and not named:
         return [Path(run) for run in runs]
     settings = Config.read(config)
     for run in named:
         settings.run(run)
-    there = [Path(run) if run.endswith(".json") else settings.root / f"results/{run}/map.json" for run in runs]
+    there = [Path(run) if run.endswith(".json") else path_of("evaluate", root=settings.root, run=run) for run in runs]
     if runs:
         return there
-    found = [settings.root / f"results/{run}/map.json" for run in settings.file.runs]
-    found = [path for path in found if path.is_file()]
-    if not found:
+    paths = [path_of("evaluate", root=settings.root, run=run) for run in settings.file.runs]
+    paths = [path for path in paths if path.is_file()]
+    if not paths:
         first = next(iter(settings.file.runs), "<run>")
-        raise TadError(
-            f"{config}: no run has a score yet; make one with: snakemake --cores all results/{first}/map.json"
-        )
-    return found
+        target = path_of("evaluate", run=first)
+        raise TadError(f"{config}: no run has a score yet; make one with: snakemake --cores all {target}")
+    return paths
 
 
 def format_of(name: str, out: Path | None) -> str:
-    """The format asked for, else that of the file's suffix, else Markdown.
+    """Return the requested format, or the one of the file's suffix, or Markdown.
 
     Raises:
-        TadError: no such format.
+        TadError: the format is unknown.
     """
     chosen = name or (SUFFIXES.get(out.suffix.lower(), "markdown") if out is not None else "markdown")
     if chosen not in FORMATS:
@@ -52,10 +52,10 @@ def format_of(name: str, out: Path | None) -> str:
 
 
 def render(scores: Sequence[Path], *, format: str = "markdown") -> str:
-    """The table of these map.json files as text.
+    """Render the table of the given map.json files as text.
 
     Raises:
-        TadError: a file that is no map.json, a run that is there twice, an unknown format.
+        TadError: a file is not a map.json, a run occurs twice, or the format is unknown.
     """
     return FORMATS[format_of(format, None)](blocks(read_score(path) for path in scores))
 
@@ -63,16 +63,16 @@ def render(scores: Sequence[Path], *, format: str = "markdown") -> str:
 def table(
     runs: Sequence[str] = (), *, config: Path = Path("config.yaml"), format: str = "", out: Path | None = None
 ) -> str:
-    """The table of runs, written to `out` if that is given.
+    """Render the table of runs and, if `out` is given, write it to that file.
 
     Args:
-        runs: names in the configuration, or map.json files; none: all runs of the configuration that have a score.
-        config: the configuration; not read where all runs are files.
-        format: `markdown`, `csv` or `html`; by default what the suffix of `out` says, else Markdown.
-        out: the file to write.
+        runs: names in the configuration, or map.json files; if empty, all runs of the configuration that have a score.
+        config: the configuration; not read if all runs are given as files.
+        format: `markdown`, `csv` or `html`; by default the format of the suffix of `out`, or Markdown.
+        out: the output file.
 
     Raises:
-        TadError: an unknown run or format, no score, a file that is no map.json, a run that is there twice.
+        TadError: a run or the format is unknown, there is no score, a file is not a map.json, or a run occurs twice.
     """
     text = render(_scores(runs, config), format=format_of(format, out))
     if out is not None:

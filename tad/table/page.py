@@ -1,9 +1,10 @@
-"""Blocks of scores → one HTML page that needs no other file: tables, and each average as a mark on its interval."""
+"""Render blocks of scores as one self-contained HTML page: tables with each average drawn on its interval."""
 
 from collections.abc import Sequence
-from html import escape
+from html import escape as escape_html
 
 from tad import __version__
+from tad.core.printable import printable
 from tad.table.scores import NONE, Block, Score
 from tad.table.text import percent, spread
 
@@ -54,8 +55,13 @@ videos. Peeked: the epoch was chosen on the split that is scored. Made by tad {v
 WIDTH, HEIGHT, EDGE = 190, 22, 12
 
 
+def escape(text: str) -> str:
+    """Return text as content of a page: no elements, and nothing that reorders or hides the text around it."""
+    return escape_html(printable(text))
+
+
 def _axis(block: Block) -> tuple[float, float]:
-    """Ends of the scale in fractions: round tenths around all averages and intervals."""
+    """Return the ends of the scale as fractions: all averages, intervals and deviations, rounded outwards to tenths."""
     values = [s.average_mAP for s in block.scores]
     for score in block.scores:
         values += score.interval.average_mAP if score.interval else ()
@@ -78,25 +84,25 @@ def _scale(axis: tuple[float, float]) -> str:
 
 
 def _mark(score: Score, axis: tuple[float, float]) -> str:
-    """The interval as a band, the deviation over seeds as a line, the average as a dot."""
+    """Draw the interval as a band, the standard deviation over seeds as a line and the average as a dot."""
     middle, parts = HEIGHT / 2, [f'<line class="axis" x1="{EDGE}" x2="{WIDTH - EDGE}" y1="11" y2="11"/>']
-    said = f"average {percent(score.average_mAP)}"
+    title = f"average {percent(score.average_mAP)}"
     if score.interval:
         low, high = score.interval.average_mAP
         x, end = _place(low, axis), _place(high, axis)
         parts.append(f'<rect class="band" x="{x:.1f}" y="5" width="{end - x:.1f}" height="12" rx="3"/>')
-        said += f", {100 * score.interval.level:g} % interval {percent(low)} to {percent(high)}"
+        title += f", {100 * score.interval.level:g} % interval {percent(low)} to {percent(high)}"
     if score.std:
         reach = score.std.average_mAP
         x, end = _place(score.average_mAP - reach, axis), _place(score.average_mAP + reach, axis)
         parts.append(f'<line class="seed" x1="{x:.1f}" x2="{end:.1f}" y1="{middle:g}" y2="{middle:g}"/>')
-        said += f", deviation over seeds {percent(reach)}"
+        title += f", deviation over seeds {percent(reach)}"
     parts.append(f'<circle class="dot" cx="{_place(score.average_mAP, axis):.1f}" cy="{middle:g}" r="4"/>')
-    return f'<svg width="{WIDTH}" height="{HEIGHT}" role="img"><title>{said}</title>{"".join(parts)}</svg>'
+    return f'<svg width="{WIDTH}" height="{HEIGHT}" role="img"><title>{title}</title>{"".join(parts)}</svg>'
 
 
 def _number(value: float, deviation: float | None, column: list[float], *, extra: str = "") -> str:
-    """A cell; the nearer to the best of its column, the stronger its colour."""
+    """Render a table cell; the closer the value is to the best of its column, the stronger the cell's colour."""
     share = max(0.0, 1 - 8 * (max(column) - value)) if len(column) > 1 else 0.0
     spread_ = f' <span class="deviation">{spread(deviation).strip()}</span>' if deviation is not None else ""
     colour = f' style="background: rgba(var(--tint), {0.16 * share:.2f})"' if share else ""
@@ -130,7 +136,7 @@ def _row(score: Score, block: Block, axis: tuple[float, float]) -> str:
 def _section(block: Block) -> str:
     axis = _axis(block)
     numbers = [*(f"mAP@{t}" for t in block.shown), "average mAP"]
-    head = ["<th>run</th>", "<th>detector</th>", *(f'<th class="number">{name}</th>' for name in numbers)]
+    head = ["<th>run</th>", "<th>detector</th>", *(f'<th class="number">{escape(name)}</th>' for name in numbers)]
     head += [f"<th>{_scale(axis)}</th>", f"<th>{escape(block.level)}</th>"]
     head += [f"<th>{escape(name)}</th>" for name in block.differing]
     rows = "\n".join(_row(score, block, axis) for score in block.scores)
@@ -142,7 +148,7 @@ def _section(block: Block) -> str:
 
 
 def page(blocks: Sequence[Block]) -> str:
-    """The whole page."""
+    """Render the whole page."""
     count = sum(len(block.scores) for block in blocks)
     runs = f"{count} run{'s' * (count > 1)}"
     return PAGE.format(runs=runs, style=STYLE, sections="\n".join(map(_section, blocks)), version=escape(__version__))

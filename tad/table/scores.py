@@ -1,5 +1,6 @@
-"""map.json → the facts that a table shows, and the scores that may stand side by side."""
+"""Read map.json files and group comparable scores into the blocks of a table."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,19 +8,20 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from tad.errors import TadError
-from tad.files import read_json
-from tad.specs import explain
+from tad.core.errors import TadError
+from tad.core.files import read_json
+from tad.settings.stages import explain
 
-FEW = 6  # of longer lists of thresholds only these are shown, as papers do
-SHOWN = ("0.5", "0.75", "0.95")
-PEEKED = "peeked"  # an epoch rule that says so has seen the split that is scored
+FEW = 6  # a longer list of thresholds is reduced to SHOWN, as is usual in papers
+SHOWN = ("0.5", "0.75", "0.95", "1s", "5s", "60s")
+PEEKED = "peeked"  # part of an epoch rule that chose the epoch on the scored split
 NONE = "–"
+THRESHOLD = re.compile(r"[01](\.\d{1,9})?|\d{1,6}(\.\d{1,9})?[fs]")  # tIoU, or a tolerance in frames or seconds
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Facts(BaseModel):
-    """A part of map.json; keys that no table shows are passed over."""
+    """A part of map.json; keys that no table shows are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
@@ -40,27 +42,27 @@ class Interval(_Facts):
 
 
 class Conventions(_Facts):
-    """The protocol's name, and whether the videos are the ones that it stands for."""
+    """The protocol's name, and whether exactly the videos of the protocol were scored."""
 
     name: str
     complete: bool
 
 
 class Videos(_Facts):
-    """Of the scored split."""
+    """Numbers of videos in the scored split."""
 
     evaluated: int = Field(ge=0)
     in_split: int = Field(ge=0)
 
 
 class Missing(_Facts):
-    """Videos without detections, with their causes."""
+    """Videos without detections, each with its cause."""
 
     videos: dict[str, str] = {}
 
 
 class Score(_Facts):
-    """A run's map.json. Scores are fractions; `std` is there with several seeds."""
+    """The contents of a run's map.json. Scores are fractions; `std` exists only for several seeds."""
 
     run: str
     dataset: str
@@ -85,6 +87,8 @@ class Score(_Facts):
 
     @model_validator(mode="after")
     def _same_thresholds(self) -> "Score":
+        if wrong := next((t for t in self.mAP if not THRESHOLD.fullmatch(t)), None):
+            raise ValueError(f"mAP: {wrong!r:.40} is not a tIoU threshold or a tolerance")
         others = [part.mAP for part in (self.std, self.interval) if part is not None and part.mAP]
         if any(set(other) != set(self.mAP) for other in others):
             raise ValueError("mAP, std and interval are not of the same tIoU thresholds")
@@ -92,22 +96,22 @@ class Score(_Facts):
 
     @property
     def tious(self) -> tuple[str, ...]:
-        """The thresholds."""
+        """The thresholds: tIoU, or tolerances of moments such as 2f and 0.5s."""
         return tuple(self.mAP)
 
     @property
     def peeked(self) -> bool:
-        """Whether the epoch was chosen on the split that is scored."""
+        """Whether the epoch was chosen on the scored split."""
         return PEEKED in self.epoch_rule
 
     @property
     def block(self) -> tuple[Any, ...]:
-        """What must be equal for two scores to be compared."""
+        """The key of the block: two scores are comparable if their keys are equal."""
         return (self.dataset, self.split, self.protocol.name, self.protocol.complete, self.tious, self.instances,
                 self.classes)  # fmt: skip
 
     def facts(self) -> dict[str, str]:
-        """What else belongs to a score, in words."""
+        """Return further facts about the score, as texts by name."""
         shown = {
             "features": self.features,
             "seeds": _numbers(self.seeds) if self.seeds else str(self.seed),
@@ -121,7 +125,7 @@ class Score(_Facts):
 
 
 def external(value: Any) -> str:
-    """What map.json says of scores from elsewhere, in a word or two."""
+    """Describe the use of external class scores, as stated in map.json, in a few words."""
     if isinstance(value, dict) and value.get("used", True):
         shown = {"source": "{}", "topk": "top {}", "combine": "{}"}
         return ", ".join(shown[key].format(value[key]) for key in shown if key in value) or "with"
@@ -133,17 +137,17 @@ def external(value: Any) -> str:
 
 
 def _numbers(values: Sequence[int]) -> str:
-    """`0 to 4` for neighbours, else all of them."""
+    """Format consecutive integers as `0 to 4`, others as a list."""
     if len(values) > 2 and list(values) == list(range(values[0], values[-1] + 1)):
         return f"{values[0]} to {values[-1]}"
     return ", ".join(map(str, values))
 
 
 def read_score(path: Path) -> Score:
-    """A map.json.
+    """Read a map.json.
 
     Raises:
-        TadError: absent, broken, or another kind of file.
+        TadError: the file is missing, damaged or not a map.json.
     """
     value = read_json(path)
     try:
@@ -154,52 +158,53 @@ def read_score(path: Path) -> Score:
 
 @dataclass(frozen=True)
 class Block:
-    """Scores of the same split under the same protocol; `title` says which, `common` what else they share."""
+    """Scores of the same split under the same protocol; `title` names both, `common` has the other shared facts."""
 
     scores: tuple[Score, ...]
 
     @property
     def shown(self) -> list[str]:
-        """The thresholds that have a column where space is short."""
+        """The thresholds that get a column in Markdown and HTML, where space is limited."""
         tious = self.scores[0].tious
         return [t for t in tious if t in SHOWN] if len(tious) > FEW and set(SHOWN) & set(tious) else list(tious)
 
     @property
     def title(self) -> str:
-        """Dataset, split and protocol."""
+        """The dataset, split and protocol, as a heading."""
         first = self.scores[0]
         name = first.protocol.name + ("" if first.protocol.complete else " (other videos)")
         return f"{first.dataset}, split {first.split}, protocol {name}"
 
     @property
     def extent(self) -> str:
-        """Instances, classes and thresholds."""
+        """The numbers of instances and classes, and the range of thresholds."""
         first = self.scores[0]
         classes = f"{first.classes} classes" if isinstance(first.classes, int) else "proposals of one class"
         tious = first.tious
-        return f"{first.instances} instances, {classes}, tIoU " + (
+        what = "within" if tious[0][-1] in "fs" else "tIoU"
+        return f"{first.instances} instances, {classes}, {what} " + (
             f"{tious[0]} to {tious[-1]}" if len(tious) > 1 else tious[0]
         )
 
     @property
     def common(self) -> dict[str, str]:
-        """Facts that all scores share."""
+        """The facts that all scores of the block share."""
         every = [score.facts() for score in self.scores]
         return {name: text for name, text in every[0].items() if all(facts[name] == text for facts in every)}
 
     @property
     def differing(self) -> list[str]:
-        """Names of the facts that are a column, because they differ."""
+        """The names of the facts that differ between scores; each gets a column."""
         return [name for name in self.scores[0].facts() if name not in self.common]
 
     @property
     def level(self) -> str:
-        """The level of the intervals, where there are any."""
+        """The column title of the intervals, with their level if there are any."""
         levels = {f"{100 * s.interval.level:g} %" for s in self.scores if s.interval is not None}
         return " and ".join(sorted(levels)) + " interval" if levels else "interval"
 
     def caption(self) -> str:
-        """What all scores share, in words; facts that say nothing unusual are left out."""
+        """Return the shared facts as one line of text; facts with their usual value are omitted."""
         usual = {"missing": "0", "excluded": "0"}
         worded = {"features": "features {}", "epoch": "{}", "videos": "{} videos", "missing": "{} videos missing",
                   "excluded": "{} videos excluded", "external scores": "{} external scores",
@@ -211,10 +216,10 @@ class Block:
 
 
 def blocks(scores: Iterable[Score]) -> list[Block]:
-    """Scores that may stand side by side, in the order of dataset, protocol and run.
+    """Group comparable scores into blocks, ordered by dataset, split, protocol and run.
 
     Raises:
-        TadError: two scores of one run in one block.
+        TadError: a block would contain two scores of the same run.
     """
     groups: dict[tuple[Any, ...], list[Score]] = {}
     for score in sorted(scores, key=lambda s: (s.dataset, s.split, s.protocol.name, s.run)):

@@ -1,1 +1,1 @@
-"""Video files → frames and clips."""
+"""Reading of video files: frames and clips."""

@@ -1,4 +1,4 @@
-"""Frames in order → clips: which frames make clip i, in integers, and the buffer that feeds them from one pass."""
+"""Clip sampling: the frame indices of each clip, resampling to another rate, and a buffer for single-pass reading."""
 
 import math
 from collections import deque
@@ -7,18 +7,18 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
-# Shares of a native frame. Below a half and below one, because a tie must not be decided by the rounding of times:
-# containers store milliseconds, decord single precision.
+# Fractions of a native frame. They lie below 1/2 and below 1 so that the rounding of times does not decide ties:
+# containers store milliseconds, and decord uses single precision.
 TOLERANCE, LAST = 0.49, 0.9
-# Output slots: how far below a half still counts as one. Times are exact numbers in double precision; the finest time
-# base in use leaves 5e-6 between a tie and its neighbour.
+# In output slots: values this far below a half are rounded up as well. Times are exact numbers in double precision; the
+# finest time base in use leaves 5e-6 between a tie and its neighbour.
 TIE = 1e-7
 
 
 def count_clips(frames: int, *, length: int, stride: int, tail: str = "drop") -> int:
-    """Number of clips of a video: whole ones only, but at least one (padded) where there is a frame at all.
+    """Return the number of clips of a video: complete clips only, but at least one (padded) if there is any frame.
 
-    With tail `align`, frames that the last of these does not reach get one clip more.
+    With tail `align`, one more clip covers the frames after the last complete clip.
     """
     if frames < length:
         return min(frames, 1)
@@ -27,8 +27,10 @@ def count_clips(frames: int, *, length: int, stride: int, tail: str = "drop") ->
 
 
 def clip_frames(clip: int, *, frames: int, length: int, stride: int, tail: str = "drop") -> list[int]:
-    """The frames of clip `clip`: [clip·stride, clip·stride + length); beyond the end the last frame is repeated. The
-    clip that tail `align` adds holds the last `length` frames."""
+    """Return the frame indices of clip `clip`: [clip·stride, clip·stride + length).
+
+    Beyond the end the last frame is repeated. The clip that tail `align` adds holds the last `length` frames.
+    """
     assert 0 <= clip < count_clips(frames, length=length, stride=stride, tail=tail)
     first = clip * stride
     if tail == "align":
@@ -37,15 +39,15 @@ def clip_frames(clip: int, *, frames: int, length: int, stride: int, tail: str =
 
 
 def resample(frames: Iterable[tuple[float, Item]], *, rate: float, native_rate: float) -> Iterator[Item]:
-    """The frames displayed at k / rate seconds, k = 0, 1, ..., each the last one whose time is at most half a native
-    frame later; a frame may come twice or never.
+    """Resample frames to a constant rate.
 
-    At a constant rate and an integer ratio this is slicing (30 → 15 gives 0, 2, 4, ...). The last frame is displayed
-    for one native frame.
+    Output k is the frame displayed k / rate seconds after the first frame: the last one whose time is at most half a
+    native frame later. A frame may be repeated or skipped. At a constant rate and an integer ratio this is slicing
+    (30 → 15 gives 0, 2, 4, ...). The last frame is displayed for the duration of one native frame.
 
     Args:
-        frames: (time in seconds, frame), times not falling.
-        rate: frames per second wanted.
+        frames: (time in seconds, frame) with non-decreasing times.
+        rate: output frames per second.
         native_rate: mean frames per second of the video; sets the tolerance.
     """
     late = TOLERANCE / native_rate
@@ -62,47 +64,54 @@ def resample(frames: Iterable[tuple[float, Item]], *, rate: float, native_rate: 
 
 
 def resample_indices(times: Sequence[float], *, rate: float, native_rate: float) -> list[int]:
-    """`resample` for frames with these times (seconds): the indices it would yield."""
+    """Return the indices of the frames that `resample` yields for these times in seconds."""
     return list(resample(zip(times, range(len(times)), strict=True), rate=rate, native_rate=native_rate))
 
 
 def ffmpeg_slot(seconds: float, rate: float) -> int:
-    """The output frame that ffmpeg's `fps` filter gives a time to: the nearest, halves away from zero."""
+    """Return the output frame to which ffmpeg's `fps` filter assigns a time: the nearest, halves away from zero."""
     return int(math.copysign(math.floor(abs(seconds) * rate + 0.5 + TIE), seconds))
 
 
 def ffmpeg_cfr(frames: Iterable[tuple[float, float, Item]], *, rate: float) -> Iterator[Item]:
-    """The frames that ffmpeg's `fps` filter (`round=near`) picks, frame for frame: `-filter:v fps=15` and the like.
+    """Select the same frames as ffmpeg's `fps` filter with `round=near`, for example `-filter:v fps=15`.
 
-    Every time is rounded to the nearest output slot; slots begin with the first frame's and end where the last frame's
-    display does, and each holds the last frame rounded to it or before it. Unlike `resample`, a frame may so be shown
-    up to half an output frame early, and the first slot need not be 0. Pipelines that made their features from files
-    which ffmpeg had brought to a constant rate (TSP, video_features) saw these frames, but after a lossy encoding,
-    which is not imitated: their pixels differ a little. Where ffmpeg gives nothing at all (a video shorter than half
-    an output frame), its frame is given once. Versions of ffmpeg disagree about how long the last frame of an mp4 with
-    a varying rate is shown, so the end may differ by that much.
+    Every time is rounded to the nearest output slot. Slots run from 0 to the end of the last frame's display, and each
+    holds the last frame rounded to it or to an earlier slot. If the video starts later than the audio, the slots before
+    the first frame repeat the content of its slot, as in a file written by ffmpeg. Unlike with `resample`, a frame may
+    be shown up to half an output frame early.
+
+    Pipelines that extract features from files converted to a constant rate by ffmpeg (TSP, video_features) use these
+    frames after a lossy encoding. The encoding is not reproduced, so pixels differ slightly. A video shorter than half
+    an output frame, for which ffmpeg writes nothing, yields its frame once. Versions of ffmpeg disagree about the
+    duration of the last frame of a variable-rate mp4, so the end may differ by that much.
 
     Args:
-        frames: (time, duration, frame) in seconds from the start of the file; only the last duration matters.
-        rate: frames per second wanted.
+        frames: (time, duration, frame) in seconds on the file's time line; only the last duration matters.
+        rate: output frames per second.
     """
     following: int | None = None
     shown: list[Item] = []
-    end, given = 0, False
+    end, given, before = 0, False, 0
     for time, duration, frame in frames:
         slot = ffmpeg_slot(time, rate)
-        following = slot if following is None else following
+        if following is None:
+            following, before = slot, max(slot, 0)
+        if following < slot:
+            yield from shown * before
+            before = 0
         while shown and following < slot:
             yield shown[0]
             following, given = following + 1, True
         shown, end = [frame], ffmpeg_slot(time + duration, rate)
+    yield from shown * before
     while following is not None and (following < end or not given):
         yield shown[0]
         following, given = following + 1, True
 
 
 class ClipBuffer(Generic[Item]):
-    """Ring buffer between a sequential reader and a backbone: holds the last `length` frames, each stored once."""
+    """Ring buffer between a sequential reader and a backbone that stores each of the last `length` frames once."""
 
     def __init__(self, *, length: int, stride: int, tail: str = "drop") -> None:
         self.length, self.stride, self.tail = length, stride, tail
@@ -111,7 +120,7 @@ class ClipBuffer(Generic[Item]):
         self._ring: deque[Item] = deque(maxlen=length)
 
     def push(self, frame: Item) -> list[Item] | None:
-        """Take the next frame; returns the frames of the clip that it completes, if any."""
+        """Add the next frame; return the frames of the clip that it completes, or None."""
         self._ring.append(frame)
         self.frames += 1
         if self.frames != self.clips * self.stride + self.length:
@@ -120,8 +129,11 @@ class ClipBuffer(Generic[Item]):
         return list(self._ring)
 
     def finish(self) -> list[Item] | None:
-        """After the last frame: the one padded clip of a video shorter than a clip; with tail `align` the last frames,
-        if no clip ended with them; else nothing."""
+        """Return the final clip after the last frame, or None.
+
+        This is the padded clip of a video shorter than a clip, or with tail `align` the last frames if no clip ended
+        with them.
+        """
         if count_clips(self.frames, length=self.length, stride=self.stride, tail=self.tail) == self.clips:
             return None
         self.clips += 1

@@ -1,7 +1,6 @@
-"""Bytes of a container → what its structure promises: its length (a shorter file is truncated) and its edit list.
+"""Parser of mp4 boxes (ISO/IEC 14496-12) that detects edit lists.
 
-Read by hand because decoders keep silent about both: a cut AVI or Matroska file just ends, and an edit list is applied
-by some readers and ignored by others. ISO/IEC 14496-12 (boxes), Matroska/EBML (RFC 8794, RFC 9559), RIFF/OpenDML.
+It is needed because some readers apply an edit list, others ignore it, and neither reports which.
 """
 
 import struct
@@ -10,14 +9,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 CONTAINERS = {b"moov", b"trak", b"edts", b"mdia", b"minf", b"stbl"}
-BOXES = CONTAINERS | {b"ftyp", b"mdat", b"free", b"skip", b"wide", b"pnot", b"moof", b"styp", b"sidx"}
-EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
-SLACK = 64  # bytes: padding that some writers announce and never write
+TOP_BOXES = CONTAINERS | {b"ftyp", b"mdat", b"free", b"skip", b"wide", b"pnot", b"moof", b"styp", b"sidx"}
 MOOV_LIMIT = 1 << 28
 
 
 def _boxes(data: bytes, first: int, last: int) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, first and last payload byte of each box in data[first:last]."""
+    """Yield the kind and the first and last payload byte of each box in data[first:last]."""
     while first + 8 <= last:
         size, kind = struct.unpack_from(">I4s", data, first)
         head = 8
@@ -30,8 +27,8 @@ def _boxes(data: bytes, first: int, last: int) -> Iterator[tuple[bytes, int, int
         first = end
 
 
-def _top_boxes(handle: BinaryIO, length: int) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, offset and end (possibly beyond the file) of each top-level box."""
+def top_boxes(handle: BinaryIO, length: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield the kind, offset and end (possibly beyond the file) of each top-level box."""
     offset = 0
     while offset + 8 <= length:
         handle.seek(offset)
@@ -41,42 +38,10 @@ def _top_boxes(handle: BinaryIO, length: int) -> Iterator[tuple[bytes, int, int]
             size = struct.unpack_from(">Q", head, 8)[0]
         elif size == 0:
             size = length - offset
-        if size < 8 or (offset == 0 and kind not in BOXES):
+        if size < 8 or (offset == 0 and kind not in TOP_BOXES):
             return
         yield kind, offset, offset + size
         offset += size
-
-
-def _vint(data: bytes, at: int) -> tuple[int, int]:
-    """An EBML size and the position behind it; -1 for `unknown` (live streams) and for what is none."""
-    if at >= len(data) or data[at] == 0:
-        return -1, at + 1
-    width = 9 - data[at].bit_length()
-    value = int.from_bytes(data[at : at + width], "big") & ((1 << 7 * width) - 1)
-    return (-1 if value == (1 << 7 * width) - 1 or at + width > len(data) else value), at + width
-
-
-def promised_bytes(path: Path) -> int:
-    """The length that the container's structure asks for; 0 where it does not say (or is none that we read)."""
-    length = Path(path).stat().st_size
-    with open(path, "rb") as handle:
-        head = handle.read(256)
-        if head[:4] == b"RIFF" and len(head) >= 12:
-            size = 8 + int(struct.unpack_from("<I", head, 4)[0])
-            return size if size < (1 << 30) else 0  # larger: OpenDML writers disagree about the field
-        if head[:4] == EBML:
-            size, at = _vint(head, 4)
-            at += max(size, 0)
-            if size < 0 or head[at : at + 4] != SEGMENT:
-                return 0
-            size, at = _vint(head, at + 4)
-            return at + size if size >= 0 else 0
-        return max((end for _, _, end in _top_boxes(handle, length)), default=0)
-
-
-def truncated(path: Path) -> bool:
-    """True if the file ends before its structure does."""
-    return promised_bytes(path) > Path(path).stat().st_size + SLACK
 
 
 def _find(data: bytes, where: tuple[int, int], *names: bytes) -> tuple[int, int] | None:
@@ -89,7 +54,7 @@ def _find(data: bytes, where: tuple[int, int], *names: bytes) -> tuple[int, int]
 
 
 def _edits(data: bytes, elst: tuple[int, int]) -> list[tuple[int, int]]:
-    """(duration in movie time units, start in media time units) of each entry that shows something."""
+    """Return (duration in movie time units, start in media time units) of each non-empty entry."""
     version, count = data[elst[0]], struct.unpack_from(">I", data, elst[0] + 4)[0]
     form = ">QqI" if version == 1 else ">IiI"
     room = (elst[1] - elst[0] - 8) // struct.calcsize(form)
@@ -98,7 +63,7 @@ def _edits(data: bytes, elst: tuple[int, int]) -> list[tuple[int, int]]:
 
 
 def _timescale(data: bytes, header: tuple[int, int] | None) -> tuple[int, int]:
-    """(units per second, duration in units) of an mvhd or mdhd box."""
+    """Return (units per second, duration in units) of an mvhd or mdhd box."""
     if header is None:
         return 1, 0
     if data[header[0]] == 1:
@@ -109,13 +74,13 @@ def _timescale(data: bytes, header: tuple[int, int] | None) -> tuple[int, int]:
 
 
 def has_edit_list(path: Path) -> bool:
-    """True if an mp4's video track carries an edit list that cuts something away.
+    """Return whether the video track of an mp4 has an edit list that removes samples.
 
-    The usual single entry that only makes up for the delay of B-frames (its start is the first frame's composition
-    offset, its length the whole track) is none.
+    The usual single entry that only compensates the delay of B-frames does not count: its start is the composition
+    offset of the first frame, and its length is that of the whole track.
     """
     with open(path, "rb") as handle:
-        moov = next(((a, b) for kind, a, b in _top_boxes(handle, Path(path).stat().st_size) if kind == b"moov"), None)
+        moov = next(((a, b) for kind, a, b in top_boxes(handle, Path(path).stat().st_size) if kind == b"moov"), None)
         if moov is None or moov[1] - moov[0] > MOOV_LIMIT:
             return False
         handle.seek(moov[0])
@@ -127,12 +92,12 @@ def has_edit_list(path: Path) -> bool:
             for kind, a, b in _boxes(data, *whole[1:])
             if kind == b"trak"
         )
-    except (struct.error, IndexError):  # boxes shorter than their kind asks: the decoder will say what is wrong
+    except (struct.error, IndexError):  # boxes shorter than their kind requires: the decoder will report the error
         return False
 
 
 def _cuts(data: bytes, trak: tuple[int, int], movie_scale: int) -> bool:
-    """True if this is a video track whose edit list cuts."""
+    """Return whether this is a video track whose edit list removes samples."""
     handler, elst = _find(data, trak, b"mdia", b"hdlr"), _find(data, trak, b"edts", b"elst")
     if elst is None or handler is None or data[handler[0] + 8 : handler[0] + 12] != b"vide":
         return False

@@ -1,7 +1,7 @@
-"""Videos → chunks of their frames, decoded by processes of their own, several videos at a time.
+"""Parallel decoding of videos in worker processes.
 
-Each process reads one video after another into its ring and waits when that is full, so memory stays bounded whatever
-is slower. One that stands still, crashes or takes too much memory costs its video and nothing else.
+Each worker decodes one video after another into its ring buffer and waits while the buffer is full, so memory is
+bounded. If a worker stalls, crashes or exceeds its memory limit, only its current video is lost.
 """
 
 # N frames, H rows, W columns
@@ -17,19 +17,22 @@ from typing import Any
 
 import numpy as np
 
-from tad.errors import TadError
+from tad.core.errors import TadError
+from tad.core.processes import spawning
 from tad.video.ring import FRAMES_READ, MEMORY_STATUS, STARTED, WAITS, Job, Ring, serve
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
-START_SECONDS = 120.0  # until a new process has imported what it needs, on a machine with other work
+START_SECONDS = 120.0  # time for a new process to finish its imports on a busy machine
 END_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Consecutive frames (N, H, W, 3) uint8 of a video, after resampling; theirs is the ring's memory, which is used
-    again once the next item of the feed is asked for."""
+    """Consecutive frames (N, H, W, 3) uint8 of a video after resampling.
+
+    They are a view of the ring's memory, which is reused when the next item of the feed is requested.
+    """
 
     video_id: str
     frames: np.ndarray
@@ -37,7 +40,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """No more frames of a video will come: all were there, or `cause` says what happened."""
+    """End of a video; `cause` is the reason if its frames are incomplete, and empty otherwise."""
 
     video_id: str
     cause: str = ""
@@ -45,38 +48,39 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a reading process may do: seconds without a further frame, bytes of memory for itself."""
+    """Limits of a worker: seconds without a new frame, and bytes of its own memory."""
 
     stall_seconds: float = 60.0
     memory: int = 3 << 29
 
 
 class _Worker:
-    """One reading process and the job it is at."""
+    """A decoding process and its current job."""
 
     def __init__(self, context: Any, limits: Limits, largest_frame: int) -> None:
         self.limits = limits
         self.ring = Ring(context, largest_frame=largest_frame)
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, self.ring, limits.memory), daemon=True)
-        self.process.start()
+        with spawning():
+            self.process.start()
         theirs.close()
         self.job: Job | None = None
         self.rank = 0
         self._quiet, self._seen, self._before = -START_SECONDS, (0, 0), 0
 
     def give(self, job: Job, rank: int) -> None:
-        """Have it read a video; the rank is the job's place in the order."""
+        """Assign a job; its rank is its position in the order of jobs."""
         self.job, self.rank, self._before = job, rank, self.ring.progress[FRAMES_READ]
         self.connection.send(job)
 
     @property
     def frames(self) -> int:
-        """Frames of its present video decoded so far."""
+        """Number of frames of the current video decoded so far."""
         return int(self.ring.progress[FRAMES_READ] - self._before)
 
-    def stands_still(self, seconds: float) -> bool:
-        """Whether it has decoded nothing for too long, after another `seconds` in which somebody looked."""
+    def is_stalled(self, seconds: float) -> bool:
+        """Add `seconds` of observed time, and return whether the worker has stalled."""
         seen = (self.ring.progress[STARTED], self.ring.progress[FRAMES_READ])
         if self.ring.progress[WAITS] or seen != self._seen:
             self._quiet, self._seen = 0.0, seen
@@ -85,7 +89,7 @@ class _Worker:
         return self._quiet > self.limits.stall_seconds
 
     def end(self) -> int | None:
-        """End the process; its exit status if it had ended by itself."""
+        """End the process; return its exit status if it had already ended, else None."""
         self.connection.close()
         self.process.join(timeout=END_SECONDS)
         status: int | None = self.process.exitcode
@@ -95,15 +99,15 @@ class _Worker:
         return status
 
     def kill(self) -> None:
-        """End the process at once."""
+        """Kill the process."""
         self.process.kill()
         self.end()
 
     def cause_of_death(self) -> str:
-        """Why it is gone.
+        """Return why the process ended.
 
         Raises:
-            TadError: it ended with an error of its own, which the next video would meet too.
+            TadError: it failed in a way that would affect the next video as well.
         """
         assert self.job is not None
         status, reader = self.end(), self.job.reader
@@ -117,13 +121,18 @@ class _Worker:
 
 
 class Feed:
-    """Iterate to get the frames of all jobs: in order within a video, then its `Ended`; videos mixed.
+    """Iterator over the frames of all jobs.
 
-    Jobs start in the order given, and what is there of an earlier one comes before what is there of a later one: where
-    the consumer is the slower side, it is at one video at a time, and a kill loses that one.
+    The chunks of a video arrive in order, followed by its `Ended`; those of different videos are interleaved. Jobs
+    start in the given order, and available chunks of an earlier job come first. If the consumer is slower than the
+    decoding, it therefore processes one video at a time, and an interruption loses only that video.
+
+    Attributes:
+        lost: a line for each video whose process crashed or stood still. They are warnings only when the other videos
+            are done: if everything is killed, the processes that decode may be the first to end.
 
     Raises:
-        TadError: (while iterating) a file that is not what its manifest says.
+        TadError: (while iterating) a file does not match its manifest.
     """
 
     def __init__(self, jobs: Sequence[Job], *, workers: int, limits: Limits | None = None) -> None:
@@ -134,30 +143,32 @@ class Feed:
         self._context = multiprocessing.get_context("spawn")
         self._workers: list[_Worker] = []
         self._stopped = False
+        self.lost: list[str] = []
 
     def _busy(self) -> dict[Any, _Worker]:
         return {worker.connection: worker for worker in self._workers if worker.job is not None}
 
     def _next(self, worker: _Worker | None = None) -> None:
-        """Give the next job to a worker, a new one if none is given."""
+        """Assign the next job to a worker, or to a new one if none is given."""
         if not self._waiting:
             return
         rank, job = self._waiting.pop()
         if worker is not None:
             try:
                 return worker.give(job, rank)
-            except (BrokenPipeError, ConnectionResetError):  # it ended between two videos: no fault of this one
+            except (BrokenPipeError, ConnectionResetError):  # ended between two videos: this one is not the cause
                 self._workers.remove(worker)
                 worker.end()
         self._workers.append(_Worker(self._context, self._limits, self._largest))
         self._workers[-1].give(job, rank)
 
     def _lost(self, worker: _Worker, cause: str) -> Ended:
-        """A worker is gone: another takes its place, its video is given up."""
+        """Replace a worker that has ended, and give up its video."""
         assert worker.job is not None
         self._workers.remove(worker)
         self._next()
-        log.warning("%s: %s; the video is left out", worker.job.path, cause)
+        self.lost.append(f"{worker.job.path}: {cause}; the video is left out")
+        log.info("%s", self.lost[-1])
         return Ended(worker.job.video_id, cause)
 
     def _receive(self, worker: _Worker) -> Iterator[Chunk | Ended]:
@@ -179,17 +190,17 @@ class Feed:
             yield self._lost(worker, worker.cause_of_death())
 
     def start(self) -> None:
-        """Start the reading processes, which decode until their rings are full; iterating does it otherwise."""
+        """Start the workers, which decode until their rings are full; otherwise iterating starts them."""
         while len(self._workers) < self._count and self._waiting:
             self._next()
 
     def stop(self) -> None:
-        """Have the iteration end soon, from whatever thread."""
+        """Request the end of the iteration; may be called from any thread."""
         self._stopped = True
 
     def close(self) -> None:
-        """End the reading processes."""
-        for worker in self._workers:  # all are told before the first is waited for
+        """Stop the workers."""
+        for worker in self._workers:  # signal all of them before waiting for the first
             worker.connection.close()
         for worker in self._workers:
             worker.end()
@@ -204,10 +215,10 @@ class Feed:
                 if ready:
                     yield from self._receive(min((busy[c] for c in ready), key=lambda worker: worker.rank))
                 now = time.monotonic()
-                # no more than a poll's time counts: this process may have been suspended together with the readers
+                # count at most one poll interval: this process may have been suspended together with its workers
                 elapsed, looked = min(now - looked, POLL_SECONDS), now
                 for worker in self._busy().values():
-                    if worker.stands_still(elapsed):
+                    if worker.is_stalled(elapsed):
                         seconds, frames = self._limits.stall_seconds, worker.frames
                         worker.kill()
                         reader = worker.job.reader if worker.job else ""

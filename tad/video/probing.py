@@ -1,7 +1,7 @@
-"""A video file → what is true about it, found by decoding it in a process of its own: with PyAV, whose frames count as
-the truth, and with the reader that was asked for, if it is another.
+"""Probing of video files by decoding them completely in a separate process.
 
-A decoder that crashes or stands still takes its process down, not the stage.
+Each file is decoded with PyAV, whose frames are the reference, and with the requested reader if that is another one. A
+decoder that crashes or stalls ends only its process, not the stage.
 """
 
 import logging
@@ -16,35 +16,44 @@ from typing import Any, Self
 
 import numpy as np
 
-from tad.errors import TadError
-from tad.specs import ProbeSpec
-from tad.video.containers import has_edit_list, truncated
-from tad.video.reader import PyavReader, VideoError, open_video
+from tad.core.errors import TadError
+from tad.core.notices import TRANSIENT
+from tad.core.processes import QuietStart, end_with_parent_process, spawning
+from tad.settings.stages import ProbeSpec
+from tad.video.containers import has_edit_list
+from tad.video.health import contradictions, judge, lost_unseen, missing_samples
+from tad.video.reader import PyavReader, Tally, VideoError, open_video
+from tad.video.wholeness import ENDS, lost_samples
 
 log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 0.2
-POINTS = 8  # a frame is remembered by POINTS × POINTS pixels
-SAME_LEVELS = 12.0  # mean difference of those, in grey levels, up to which two frames count as the same
+POINTS = 8  # a frame's signature consists of POINTS × POINTS pixels
+SAME_LEVELS = 12.0  # largest mean difference of these, in grey levels, between identical frames
+COLOUR_LEVELS = 3  # largest difference of any of these, in grey levels, between identical colours
+SAME_RATE, HALF_FRAME = 1e-3, 0.5  # tolerated relative error of the header's rate, and its drift in frames at the end
 JITTER, LONG_GAP, LONG_SHARE = 0.05, 1.5, 0.01
-# decord decodes ahead without bound while the backbone works: a video must fit into this much memory, whole
+# decord decodes ahead without bound while the backbone works, so the whole video must fit into this much memory
 AHEAD_BYTES = 1 << 30
 START_SECONDS = 120.0
+FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")  # signals that no crash of a decoder sends
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """One reader's pass over a file."""
+    """Result of one reader's pass over a file."""
 
     times: np.ndarray  # (N,) float64 seconds from the first frame
     marks: np.ndarray  # (N, POINTS·POINTS·3) uint8
     shape: tuple[int, ...]  # (H, W, 3) of an upright frame
-    facts: dict[str, Any]  # PyAV only: width, height, rotation, codec, ...
-    cause: str  # why it stopped early; empty if it did not
+    facts: dict[str, Any]  # PyAV only: the header, the orientation and the result of `promised`
+    cause: str  # why the pass stopped early; empty if it is complete
+    tally: Tally | None = None  # PyAV only
+    start: float = 0.0  # time of the first frame in seconds on the file's time line; PyAV only
 
     @property
     def frames(self) -> int:
-        """Number of frames decoded."""
+        """Number of decoded frames."""
         return len(self.times)
 
 
@@ -55,43 +64,48 @@ def _mark(image: np.ndarray) -> np.ndarray:
 
 
 def scan(path: Path, reader: str, *, max_pixels: int, beat: Any = lambda frames: None) -> Scan:
-    """Decode the whole file once with `reader`; a failure on the way ends the scan and is its `cause`.
+    """Decode the whole file once; a failure ends the scan and becomes its `cause`.
 
     Args:
-        max_pixels: a header that promises larger frames is refused before decoding (PyAV looks first).
-        beat: called with the number of frames so far, after each.
+        path: the video file.
+        reader: name of the reader.
+        max_pixels: files whose header states larger frames are rejected before decoding (PyAV only, which runs first).
+        beat: called after each frame with the number of frames so far.
     """
     times: list[float] = []
     marks: list[np.ndarray] = []
     shape: tuple[int, ...] = ()
     facts: dict[str, Any] = {}
-    cause = ""
+    cause, start, tally = "", 0.0, None
     try:
         with open_video(path, reader=reader) as video:
             if isinstance(video, PyavReader):
                 header = video.header
-                facts = {name: getattr(header, name) for name in header.__slots__}
+                facts = {"header": header, "promised": (0, 0)}
                 if header.width * header.height > max_pixels:
                     raise VideoError(
-                        path, f"header promises {header.width}x{header.height} pixels, more than {max_pixels}"
+                        path, f"header states {header.width}x{header.height} pixels, more than {max_pixels}"
                     )
             for frame in video:
-                shape = shape or frame.image.shape
+                shape, start = shape or frame.image.shape, frame.start
                 if frame.image.ndim != 3 or frame.image.shape[2] != 3 or not np.isfinite(frame.time):
                     raise VideoError(path, f"frame {frame.number} comes as {frame.image.shape} at {frame.time} s")
                 times.append(frame.time)
                 marks.append(_mark(frame.image))
                 beat(len(times))
             if isinstance(video, PyavReader):
-                facts["rotation"] = video.rotation
+                facts |= {"orientation": video.orientation, "promised": video.promised(path.stat().st_size)}
+                tally = video.tally
     except VideoError as error:
         cause = error.cause
     empty = np.zeros((0, POINTS * POINTS * 3), np.uint8)
-    return Scan(np.array(times, np.float64), np.stack(marks) if marks else empty, shape, facts, cause)
+    marked = np.stack(marks) if marks else empty
+    return Scan(np.array(times, np.float64), marked, shape, facts, cause, tally, start)
 
 
-def _serve(connection: Connection) -> None:
-    """The decoding process: scans what it is asked to, says that it is alive, ends with its parent."""
+def _serve(connection: Connection, quiet: QuietStart) -> None:
+    """Run the decoding process: scan requested files, report progress, and exit with the parent process."""
+    end_with_parent_process()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends this process
     said = [time.monotonic()]
 
@@ -101,17 +115,18 @@ def _serve(connection: Connection) -> None:
             said[0] = now
             connection.send(frames)
 
-    connection.send(0)
     try:
+        connection.send(0)
+        quiet.started()
         while True:
             path, reader, max_pixels = connection.recv()
             connection.send(scan(path, reader, max_pixels=max_pixels, beat=beat))
-    except (EOFError, BrokenPipeError):
+    except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 
 
 class Decoder:
-    """A process that scans files; replaced when a decoder crashes or stands still in it."""
+    """A process that scans files and is replaced if a decoder crashes or stalls in it."""
 
     def __init__(self, *, stall_seconds: float, max_pixels: int) -> None:
         self.stall_seconds, self.max_pixels = stall_seconds, max_pixels
@@ -128,17 +143,25 @@ class Decoder:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        self._process.start()
+        quiet = QuietStart()
+        self._process = context.Process(target=_serve, args=(theirs, quiet), daemon=True)
+        with spawning(), quiet.starting():
+            self._process.start()
         theirs.close()
         if not self._connection.poll(START_SECONDS):
             raise TadError(
                 f"the decoding process did not start within {START_SECONDS:.0f} s; is the machine overloaded?"
             )
-        self._connection.recv()
+        try:
+            self._connection.recv()
+        except (EOFError, ConnectionResetError):
+            raise TadError(
+                f"the decoding process ended while it started ({self._stop()}); is there too little memory (ulimit -v)?"
+                " give it more and run the same command again"
+            ) from None
 
     def _stop(self) -> str:
-        """End the process; says how it had ended by itself, if it had."""
+        """End the process; return its signal or exit status."""
         if self._process is None:
             return ""
         self._connection.close()
@@ -153,42 +176,66 @@ class Decoder:
         return f"exit status {code}"
 
     def scan(self, path: Path, reader: str) -> Scan:
-        """`scan` in the process; a crash or a stall is the scan's `cause`, with nothing saved."""
+        """Run `scan` in the process; after a crash or a stall the result holds only the `cause` and a frame count.
+
+        A signal that decoders do not send themselves ends the process when something kills this whole stage (the
+        process may get it first) or memory is short. The video is decoded once more before it counts as the cause.
+        """
+        result, signalled = self._attempt(path, reader)
+        if signalled:
+            log.warning(
+                "the decoding process was killed (%s); %s is decoded again", result.cause, path.name, extra=TRANSIENT
+            )
+            result, _ = self._attempt(path, reader)
+        return result
+
+    def _attempt(self, path: Path, reader: str) -> tuple[Scan, bool]:
+        """Return the result of one pass, and whether the process was ended by a signal from outside."""
         if self._process is None:
             self._start()
         request = (path, reader, self.max_pixels)
         try:
             self._connection.send(request)
         except (BrokenPipeError, ConnectionResetError):
-            # it ended while it waited (the system short of memory, say): no fault of this video's
-            log.warning("the decoding process had ended (%s); %s gets a new one", self._stop(), path.name)
+            # it ended while idle, for example for lack of memory: this video is not the cause
+            cause = self._stop()
+            log.warning("the decoding process had ended (%s); %s gets a new one", cause, path.name, extra=TRANSIENT)
             self._start()
             self._connection.send(request)
-        frames = 0
+        frames, end = 0, ""
         try:
             while self._connection.poll(self.stall_seconds):
                 message = self._connection.recv()
                 if isinstance(message, Scan):
-                    return message
+                    return message, False
                 frames = message
             cause = f"decoding with {reader} stood still for {self.stall_seconds:g} s after frame {frames}"
             self._process.kill()
             self._stop()
         except (EOFError, ConnectionResetError):
-            cause = f"{reader} crashed ({self._stop()}) after frame {frames}"
-        return Scan(np.zeros(frames), np.zeros((0, POINTS * POINTS * 3), np.uint8), (), {}, cause)
+            end = self._stop()
+            cause = f"{reader} crashed ({end}) after frame {frames}"
+        nothing = Scan(np.zeros(frames), np.zeros((0, POINTS * POINTS * 3), np.uint8), (), {}, cause)
+        return nothing, end in FROM_OUTSIDE
 
 
 def rate_of(times: np.ndarray, header_rate: float) -> float:
-    """Mean frames per second by presentation times; the header's value where it agrees (it has more digits)."""
+    """Return the mean frame rate of presentation times in frames per second.
+
+    The header's rate, which has more digits, is used if it places the last frame within half a frame of its time.
+    """
     if len(times) < 2 or times[-1] <= times[0]:
         return header_rate or 25.0
-    rate = float((len(times) - 1) / (times[-1] - times[0]))
-    return header_rate if abs(rate - header_rate) < 1e-3 * rate else rate
+    span = float(times[-1] - times[0])
+    rate = (len(times) - 1) / span
+    near = abs(rate - header_rate) < SAME_RATE * rate
+    if near and abs((len(times) - 1) / header_rate - span) * rate <= HALF_FRAME:
+        return header_rate
+    return rate
 
 
 def is_variable(times: np.ndarray) -> bool:
-    """True if the gaps between frames vary: std/mean > 5 %, or more than 1 % of them exceed 1.5 times the median."""
+    """Return whether the frame rate varies: std/mean of the gaps > 5 %, or over 1 % of them exceed 1.5 × the median."""
     gaps = np.diff(times)
     if len(gaps) < 2 or gaps.mean() <= 0:
         return False
@@ -196,7 +243,7 @@ def is_variable(times: np.ndarray) -> bool:
 
 
 def disagreement(truth: Scan, other: Scan, reader: str, *, rate: float) -> str:
-    """Why `reader`'s pass is wrong for the file, measured by PyAV's; empty if the two agree in frames and times."""
+    """Compare a reader's pass with PyAV's: return how it differs; empty if frames and times agree."""
     if other.cause:
         return other.cause if reader in other.cause else f"{reader}: {other.cause}"
     if other.frames != truth.frames:
@@ -206,14 +253,17 @@ def disagreement(truth: Scan, other: Scan, reader: str, *, rate: float) -> str:
     late = np.abs(other.times - truth.times).max(initial=0.0)
     if late > 0.1 / rate:
         return f"{reader}'s times are off by up to {late:.3g} s"
-    apart = np.abs(other.marks.astype(np.int16) - truth.marks).mean(axis=1)
-    if (apart > SAME_LEVELS).any():
-        return f"{reader} shows other frames ({int((apart > SAME_LEVELS).sum())} of {truth.frames} differ)"
+    apart = np.abs(other.marks.astype(np.int16) - truth.marks)
+    wrong = apart.mean(axis=1) > SAME_LEVELS
+    if wrong.any():
+        return f"{reader} shows other frames ({int(wrong.sum())} of {truth.frames} differ)"
+    if apart.max(initial=0) > COLOUR_LEVELS:
+        return f"{reader} gives other colours (by up to {int(apart.max())} levels)"
     return ""
 
 
 def _plain_cause(path: Path) -> str:
-    """What is wrong before any decoder looks; empty if nothing is."""
+    """Check a file without decoding it: return what is wrong; empty if nothing is."""
     if not path.is_file():
         return "missing"
     if path.stat().st_size == 0:
@@ -226,55 +276,89 @@ def _plain_cause(path: Path) -> str:
 
 
 def damaged(cause: str, *, salvaged: int = 0) -> dict[str, Any]:
-    """The part of a manifest entry that says why a video cannot be used."""
+    """Return the manifest entry of an unusable video, without path, hash and size."""
     return {
-        "frames": 0, "rate": 0.0, "duration": 0.0, "width": 0, "height": 0, "rotation": 0, "header_frames": 0,
-        "vfr": False, "edit_list": False, "codec": "", "pix_fmt": "", "audio": False,
-        "reader": "pyav", "reader_cause": "", "status": "damaged", "cause": cause, "salvaged_frames": salvaged,
+        "frames": 0, "rate": 0.0, "start": 0.0, "duration": 0.0, "width": 0, "height": 0, "rotation": 0,
+        "mirrored": False, "header_frames": 0, "vfr": False, "edit_list": False, "codec": "", "pix_fmt": "",
+        "audio": False, "stream": 0, "streams": 0, "times": "", "clock_restarts": 0, "reader": "pyav",
+        "reader_cause": "", "status": "damaged", "cause": cause, "notes": [], "salvaged_frames": salvaged,
+        "flagged_frames": 0, "lost_frames": 0, "lost_at_start": 0, "flawed_share": 1.0,
     }  # fmt: skip
 
 
 def examine(path: Path, decoder: Decoder, *, spec: ProbeSpec) -> dict[str, Any]:
-    """The manifest entry of one file, without path, hash and size: counted frames, times, and the reader to use.
+    """Probe a file: return its manifest entry, without path, hash and size.
 
-    A video is damaged if it is not one, ends before its container does, cannot be decoded to its end, or stalls.
+    `start` and `duration` are the start of the first frame's display and the end of the last one's, in seconds on the
+    file's time line, whose 0 is the start of its earliest stream. `status` is defined in `tad.video.health`; `notes`
+    lists unusual properties that are not damage.
     """
     cause = _plain_cause(path)
     if cause:
         return damaged(cause)
-    truth = decoder.scan(path, "pyav")
-    if truncated(path):
-        return damaged(f"truncated: {truth.frames} frames can be decoded", salvaged=truth.frames)
-    if truth.cause:
-        return damaged(truth.cause, salvaged=truth.frames)
-    if truth.frames == 0:
-        return damaged("no frame can be decoded")
-    facts = truth.facts
-    rate = rate_of(truth.times, facts["rate"])
-    edit_list = has_edit_list(path)
-    if facts["frames"] not in (0, truth.frames):
-        log.warning("%s: header promises %d frames, %d can be decoded", path.name, facts["frames"], truth.frames)
-    if facts["pixel_aspect"] != 1:
-        told = "%s: pixels are %.3f times as wide as high; they are used as they are, as published features were made"
-        log.warning(told, path.name, facts["pixel_aspect"])
+    truth, cut = decoder.scan(path, "pyav"), lost_samples(path)
+    if truth.cause or truth.tally is None:
+        opened = "cannot be opened" not in truth.cause
+        cause = truth.cause if opened or not cut else f"truncated: 0 frames can be decoded ({truth.cause})"
+        return damaged(cause, salvaged=truth.frames)
+    header, tally, edit_list = truth.facts["header"], truth.tally, has_edit_list(path)
+    missing = missing_samples(tally, truth.facts["promised"])
+    if cut:
+        unseen, wrong = lost_unseen(truth.times, header, tally)
+        missing, tally.flagged = max(missing, unseen), max(tally.flagged, wrong if cut != ENDS else 0)
+    health = judge(
+        truth.frames, tally, missing=missing, cut=cut,
+        problems=contradictions(truth.times, header, tally, edits=edit_list), most=spec.most_flawed,
+    )  # fmt: skip
+    if health.status == "damaged":
+        return damaged(health.cause, salvaged=truth.frames - tally.flagged) | health.entry()
+    rate = rate_of(truth.times, header.rate)
     reader, reader_cause = spec.reader, ""
     if reader != "pyav":
         reader_cause = _against(path, truth, decoder, reader, rate=rate)
         if reader_cause:
             reader, reader_cause = "pyav", f"edit list: {reader_cause}" if edit_list else reader_cause
             log.info("%s: read with PyAV (%s)", path.name, reader_cause)
+    orientation = truth.facts["orientation"]
     return {
-        "frames": truth.frames, "rate": rate, "duration": truth.frames / rate,
-        "width": facts["width"], "height": facts["height"], "rotation": facts["rotation"],
-        "header_frames": facts["frames"],
-        "vfr": is_variable(truth.times), "edit_list": edit_list, "codec": facts["codec"], "pix_fmt": facts["pix_fmt"],
-        "audio": facts["audio"], "reader": reader, "reader_cause": reader_cause,
-        "status": "ok", "cause": "", "salvaged_frames": truth.frames,
+        "frames": truth.frames, "rate": rate, "start": truth.start, "duration": tally.end,
+        "width": header.width, "height": header.height, "rotation": orientation.rotation,
+        "mirrored": orientation.mirrored, "header_frames": header.frames,
+        "vfr": is_variable(truth.times), "edit_list": edit_list, "codec": header.codec, "pix_fmt": header.pix_fmt,
+        "audio": header.audio, "stream": header.stream, "streams": header.streams, "times": tally.times,
+        "clock_restarts": tally.restarts, "reader": reader, "reader_cause": reader_cause, "notes": _notes(path, truth),
+        "salvaged_frames": truth.frames - tally.flagged, **health.entry(),
     }  # fmt: skip
 
 
+def _notes(path: Path, truth: Scan) -> list[str]:
+    """Return and log unusual properties of a file that are not damage."""
+    header, tally = truth.facts["header"], truth.tally
+    assert tally is not None
+    notes = []
+    if header.streams > 1:
+        size = f"{header.width}x{header.height}"
+        notes.append(f"holds {header.streams} video streams; stream {header.stream} ({size}) is read")
+    if tally.restarts:
+        notes.append(f"its clock restarts {tally.restarts} times; each part continues at the end of the previous one")
+    if tally.times == "rate":
+        notes.append("holds no times; they follow from the frame rate in its header")
+    if header.frames and header.frames - tally.second_fields != truth.frames:
+        notes.append(f"header states {header.frames} frames, {truth.frames} can be decoded")
+    if header.pixel_aspect != 1:
+        notes.append(
+            f"pixels are {header.pixel_aspect:.3f} times as wide as high; they are used as they are, as published "
+            "features were made"
+        )
+    if truth.facts["orientation"].odd:
+        notes.append(f"is to be shown turned by {truth.facts['orientation'].odd:.1f} degrees; it is left as it is")
+    for note in notes:
+        log.warning("%s: %s", path.name, note)
+    return notes
+
+
 def _against(path: Path, truth: Scan, decoder: Decoder, reader: str, *, rate: float) -> str:
-    """Why `reader` should not read this file; empty if it should."""
+    """Return why `reader` cannot be used for this file; empty if it can."""
     ahead = truth.frames * int(np.prod(truth.shape))
     if reader == "decord" and ahead > AHEAD_BYTES:
         return f"decord may decode {ahead / 2**30:.1f} GiB ahead"

@@ -1,7 +1,7 @@
-"""Frames of a video from the process that decodes them to the one that uses them, through memory that both see.
+"""Shared-memory ring buffer that transfers frames from a decoding process to the consumer.
 
-A frame is copied once, into the ring; the consumer looks at it there. The memory has no name: it goes with the last
-process that holds it, however that ends. Limits are kept here too: a reader that takes too much memory ends itself.
+A frame is copied once, into the ring, where the consumer reads it. The memory is anonymous, so it is freed with the
+last process that holds it, even after a crash. A decoding process that exceeds its memory limit ends itself.
 """
 
 # N frames, H rows, W columns
@@ -21,22 +21,22 @@ from typing import Any
 
 import numpy as np
 
-from tad.errors import TadError
-from tad.video.reader import Frame, Reader, VideoError, open_video
+from tad.core.errors import TadError
+from tad.video.reader import Frame, PyavReader, Reader, VideoError, open_video
 from tad.video.sampling import sampled
 
-SLOTS = 4  # one is read while another is filled; two more even out what takes turns
+SLOTS = 4  # one is read while another is filled; two more absorb variations in speed
 SLOT_BYTES = 1 << 23
-MOST_FRAMES = 64  # in one slot
-MEMORY_STATUS = 86  # exit status of a reader that grew beyond its limit
+MOST_FRAMES = 64  # per slot
+MEMORY_STATUS = 86  # exit status of a process that exceeded its memory limit
 WATCH_SECONDS = 0.1
-REFERENCE_FRAMES = 32  # decoded frames that a decoder may hold for itself, on top of the limit
-FRAMES_READ, WAITS, STARTED = 0, 1, 2  # what the reader tells in `Ring.progress`
+REFERENCE_FRAMES = 32  # frames that a decoder may hold as references in addition to the limit
+FRAMES_READ, WAITS, STARTED = 0, 1, 2  # indices of `Ring.progress`
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One video to read: with which reader, by which rate policy, and what `probe` found out about it."""
+    """A video to decode, with its reader, its rate policy and its properties found by `probe`."""
 
     video_id: str
     path: Path
@@ -46,10 +46,14 @@ class Job:
     native_rate: float
     frames: int
     frame_bytes: int
+    start: float = 0.0
 
 
 class Ring:
-    """Slots of shared memory, each for some frames of one size; made by the consumer, passed to a spawned reader."""
+    """Slots of shared memory, each for several frames of one size.
+
+    The consumer creates the ring and passes it to the spawned decoding process.
+    """
 
     def __init__(self, context: Any, *, largest_frame: int) -> None:
         self.slot_bytes = max(SLOT_BYTES, largest_frame)
@@ -57,15 +61,16 @@ class Ring:
         self.progress = context.RawArray(ctypes.c_int64, 3)
 
     def view(self, slot: int, shape: tuple[int, ...]) -> np.ndarray:
-        """The frames (N, H, W, 3) uint8 in a slot, not copied."""
+        """Return a view of the frames (N, H, W, 3) uint8 in a slot."""
         flat = np.frombuffer(self._memory, np.uint8, count=int(np.prod(shape)), offset=slot * self.slot_bytes)
         return flat.reshape(shape)
 
 
 class Sender:
-    """The reading process's side: takes jobs and free slots, sends (slot, shape) of filled ones, then None or a cause.
+    """Decoding process's end of the connection.
 
-    Messages to it are a `Job`, or the number of a slot that is free again.
+    It receives a `Job` or the number of a free slot. It sends (slot, shape) of each filled slot, and after a video None
+    or the cause of a failure.
     """
 
     def __init__(self, connection: Connection, ring: Ring) -> None:
@@ -73,14 +78,14 @@ class Sender:
         self._free: deque[int] = deque(range(SLOTS))
 
     def _receive(self) -> Any:
-        """The next message; meanwhile the consumer sees that it is the one who is waited for."""
+        """Receive a message; `WAITS` is set meanwhile, so that the consumer does not report a stall."""
         self.ring.progress[WAITS] = 1
         message = self.connection.recv()
         self.ring.progress[WAITS] = 0
         return message
 
     def next_job(self) -> Job:
-        """The next job, once there is one."""
+        """Wait for the next job."""
         while not isinstance(message := self._receive(), Job):
             self._free.append(message)
         return message
@@ -89,18 +94,18 @@ class Sender:
         """Decode a video into the ring.
 
         Raises:
-            TadError: see `read_frames`; frames that are not of the size in the manifest.
+            TadError: see `read_frames`; or frames are larger than the manifest states.
         """
         slot, filled, shape = -1, 0, (0, 0, 0)
         try:
             for image in read_frames(job, beat=self._beat):
                 if image.nbytes > self.ring.slot_bytes:
                     size = f"frames of {image.shape[1]}x{image.shape[0]}"
-                    raise TadError(f"{job.path}: {size} where its manifest says smaller ones; run probe again")
+                    raise TadError(f"{job.path}: {size}, larger than its manifest states; run probe again")
                 most = min(MOST_FRAMES, self.ring.slot_bytes // image.nbytes)
                 if slot < 0:
                     slot, filled, shape = self._free_slot(), 0, image.shape
-                # at once, while the frame is in the processor's cache and before the next needs memory of its own
+                # copy now, while the frame is in the CPU's cache and before the next one is allocated
                 self.ring.view(slot, (most, *shape))[filled] = image
                 filled += 1
                 if filled == most:
@@ -123,11 +128,11 @@ class Sender:
 
 
 def read_frames(job: Job, *, beat: Callable[[], None] = lambda: None) -> Iterator[np.ndarray]:
-    """The frames (H, W, 3) uint8 of a video, resampled; `beat` is called for each that is decoded.
+    """Yield the resampled frames (H, W, 3) uint8 of a video; `beat` is called for each decoded frame.
 
     Raises:
         VideoError: the file cannot be read to its end.
-        TadError: it has another number of frames than the manifest says.
+        TadError: the number of frames differs from the manifest.
     """
     decoded = 0
 
@@ -140,24 +145,28 @@ def read_frames(job: Job, *, beat: Callable[[], None] = lambda: None) -> Iterato
 
     with open_video(job.path, reader=job.reader) as video:
         yield from sampled(
-            counted(video), policy=job.policy, rate=job.rate, native_rate=job.native_rate, reader=job.reader
-        )
+            counted(video), policy=job.policy, rate=job.rate, native_rate=job.native_rate, start=job.start,
+            reader=job.reader,
+        )  # fmt: skip
+        failure = video.failing() if decoded != job.frames and isinstance(video, PyavReader) else ""
+    if failure:
+        raise VideoError(job.path, failure)
     if decoded != job.frames:
-        raise TadError(f"{job.path}: {decoded} frames where its manifest says {job.frames}; run probe again")
+        raise TadError(f"{job.path}: {decoded} frames, but its manifest states {job.frames}; run probe again")
 
 
 def own_bytes() -> int:
-    """Memory of this process that it shares with no other: what is resident without files and rings."""
+    """Return the private resident memory of this process in bytes, without mapped files and rings."""
     if sys.platform == "linux":
         fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
         return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE")
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: bytes, the most so far, rings included
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: the peak in bytes, rings included
 
 
 def _watch(limit: list[int], parent: int) -> None:
-    """End this process when it grows beyond `limit` bytes or its parent is gone, whatever the decoder does."""
+    """Exit this process if it exceeds `limit` bytes or its parent has ended, regardless of the decoder's state."""
     while True:
         if own_bytes() > limit[0]:
             os._exit(MEMORY_STATUS)
@@ -167,10 +176,12 @@ def _watch(limit: list[int], parent: int) -> None:
 
 
 def serve(connection: Connection, ring: Ring, memory: int) -> None:
-    """The reading process: one video after another, each once and in order; ends with its parent.
+    """Run the decoding process: decode one video after another, and exit with the parent process.
 
     Args:
-        memory: bytes that it may take for itself, besides some frames of the video.
+        connection: connection to the consumer.
+        ring: ring for the frames.
+        memory: limit of its own memory in bytes, in addition to some frames of the video.
     """
     ring.progress[STARTED] = 1
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends this process

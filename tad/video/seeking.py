@@ -1,9 +1,9 @@
-"""Some frames of a video by their times, without decoding it from its beginning: exactly those of one pass over it.
+"""Random access to clips of a video by seeking, with exactly the frames of a sequential pass.
 
-For training clips of collections too large to be kept decoded. A first pass over a video notes the times of the frames
-that its rate policy picks; later, clips are decoded from the key frame before them. Frames are known by their times, to
-the last bit; where a file cannot be entered in the middle (no times, or times that do not rise; a key frame that comes
-late), it is decoded from its beginning.
+It serves training on data sets that are too large to store decoded. A first pass over a video records the times of the
+frames that its rate policy selects; later, a clip is decoded from the preceding key frame. Frames are identified by
+their exact times. If seeking is impossible (no times, times that do not increase, or a key frame that comes too late),
+the file is decoded from its beginning.
 """
 
 # T frames, H rows, W columns
@@ -16,38 +16,40 @@ from typing import Any
 
 import numpy as np
 
-from tad.errors import TadError
+from tad.core.errors import TadError
 from tad.video.reader import Frame, Opening, PyavReader, open_video
 from tad.video.sampling import sampled
 
-NEAR = 64  # frames that are rather decoded on the way than jumped over
-EARLIER = (0.0, 1.0, 5.0)  # seconds before a clip where a key frame is looked for
+NEAR = 64  # gaps of at most this many frames are decoded instead of seeking
+EARLIER = (0.0, 1.0, 5.0)  # seconds before a clip at which a key frame is searched
 
 
 @dataclass(frozen=True)
 class Source:
-    """A video file, its reader, and which frames are picked; see `sampled`."""
+    """A video file with its reader and its rate policy; see `sampled`."""
 
     path: Path
     reader: str
     policy: str
     rate: float
     native_rate: float
+    start: float = 0.0
 
     def pick(self, frames: Iterable[Any]) -> Iterator[Any]:
-        """What the policy picks of frames, by their `image`."""
+        """Yield the `image` of each frame that the policy selects."""
         return sampled(
-            frames, policy=self.policy, rate=self.rate, native_rate=self.native_rate, reader=self.reader
+            frames, policy=self.policy, rate=self.rate, native_rate=self.native_rate, start=self.start,
+            reader=self.reader,
         )  # fmt: skip
 
     def images(self) -> Iterator[np.ndarray]:
-        """The picked images (H, W, 3) uint8 in one pass."""
+        """Yield the selected images (H, W, 3) uint8 in one pass."""
         with open_video(self.path, reader=self.reader) as video:
             yield from self.pick(video)
 
 
 class Noted:
-    """One pass over a video, and what is noted in it: the times of the picked frames, and how to enter the file."""
+    """A pass over a video that records the times of the selected frames and the data needed for seeking."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -56,7 +58,7 @@ class Noted:
         self._rising = True
 
     def images(self) -> Iterator[np.ndarray]:
-        """The picked images, in order; when they have ended, the notes are complete."""
+        """Yield the selected images in order; after the last one the record is complete."""
         with open_video(self.source.path, reader=self.source.reader) as video:
             for time, image in self.source.pick(self._watched(video)):
                 self.times.append(time)
@@ -72,7 +74,7 @@ class Noted:
 
 
 class Cursor:
-    """A place in one of many videos; asked for clips in order, it goes on from where it is. For one thread."""
+    """A read position in one of many videos, which continues decoding for consecutive clips; not thread-safe."""
 
     def __init__(self) -> None:
         self._noted: Noted | None = None
@@ -81,17 +83,17 @@ class Cursor:
         self._end = 0
 
     def clip(self, noted: Noted, start: int, length: int) -> list[np.ndarray]:
-        """The picked frames [start, start + length) of a video.
+        """Return the selected frames [start, start + length) of a video.
 
         Raises:
-            TadError: the file has changed since its times were noted.
+            TadError: the file has changed since its times were recorded.
         """
         wanted = noted.times[start : start + length]
         found: list[np.ndarray] = []
         if noted is self._noted and 0 <= start - self._end <= NEAR:
             found = self._collect(wanted)
         for seconds in EARLIER if noted.opening is not None else ():
-            if len(found) < len(wanted):  # indexes go by decoding times, so the key frame may be too late
+            if len(found) < len(wanted):  # indexes use decoding times, so the key frame may be too late
                 self._enter(noted, wanted[0] - seconds)
                 found = self._collect(wanted)
         self._end = start + length
@@ -109,13 +111,13 @@ class Cursor:
         self._frames = self._video.enter(seconds, noted.opening)
 
     def _collect(self, wanted: Sequence[float]) -> list[np.ndarray]:
-        """Frames with these times; fewer if one does not come."""
+        """Return the frames with these times, or fewer if one is missing."""
         found: list[np.ndarray] = []
         for frame in self._frames:
             while len(found) < len(wanted) and frame.time == wanted[len(found)]:
                 found.append(frame.image)
             if len(found) == len(wanted):
-                self._frames = chain([frame], self._frames)  # it may be the next clip's first too
+                self._frames = chain([frame], self._frames)  # it may also be the first frame of the next clip
                 break
             if frame.time > wanted[len(found)]:
                 break

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from tad import plugins
-from tad.training.checkpoint import write_tensors
+from tad.settings import plugins
+from tad.training.io.tensors import write_tensors
 
 torch.manual_seed(0)
-backbone = plugins.load("backbones", "r2plus1d_small")(**plugins.document("backbones", "r2plus1d_small")["settings"])
+backbone = plugins.build("backbones", "r2plus1d_small", plugins.defaults("backbones", "r2plus1d_small"))
 write_tensors(Path(sys.argv[1]), backbone.state_dict(), {})

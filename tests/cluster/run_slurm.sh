@@ -3,6 +3,7 @@
 #
 #   tests/cluster/run_slurm.sh [target ...]      default: the feature index of tests/cluster/config.yaml
 #
+# With TAD_CLUSTER_FAULTS=1 a running job is cancelled, and the node is drained and resumed, while the workflow runs.
 # Exit status 0: equal; 77: no Slurm here and no way to install it; anything else: the failing step's.
 # Needs root. Installs Debian's slurm-wlm and munge where they are absent, unless TAD_CLUSTER_INSTALL=0. Everything that
 # is started lives in one scratch folder (own configuration, ports and sockets) and is stopped at the end. Only a link
@@ -81,10 +82,40 @@ for _ in $(seq 100); do
 done
 sinfo -h -o '%P %T' | grep -q '^gpu idle' || { echo "the node did not become idle"; sinfo; exit 1; }
 
+# ── what happens on clusters ──
+until_running() { # prints the number of a running job
+    for _ in $(seq 600); do
+        job=$(squeue -h -t R -o %A | head -n 1)
+        [ -z "$job" ] || { echo "$job"; return; }
+        sleep 0.2
+    done
+    return 1
+}
+inject() {
+    job=$(until_running)
+    scancel "$job"
+    echo "cancelled: job $job" >> "$dir/faults"
+    job=$(until_running)
+    scontrol update "NodeName=$(hostname -s)" State=DRAIN Reason=test
+    echo "drained: while job $job ran" >> "$dir/faults"
+    sleep 10
+    scontrol update "NodeName=$(hostname -s)" State=RESUME
+    echo "resumed: after 10 s" >> "$dir/faults"
+}
+retries=0
+if [ "${TAD_CLUSTER_FAULTS:-0}" = 1 ]; then
+    retries=2
+    inject & faults=$!
+fi
+
 # ── the same targets twice ──
 start=$(date +%s)
 (cd "$dir/slurm" && timeout "${TAD_CLUSTER_SECONDS:-170}" "$python" -m snakemake -s "$root/Snakefile" --profile "$root/profiles/slurm" \
-    --slurm-init-seconds-before-status-checks 2 --latency-wait 10 --retries 0 "$@") > "$dir/slurm.out" 2>&1
+    --slurm-init-seconds-before-status-checks 2 --latency-wait 10 --retries "$retries" -- "$@") > "$dir/slurm.out" 2>&1
+if [ "$retries" -gt 0 ]; then
+    wait $faults || { echo "the faults could not be injected"; exit 1; }
+    cat "$dir/faults"
+fi
 echo "slurm: $(($(date +%s) - start)) s, jobs: $(grep -c 'has been submitted with SLURM jobid' "$dir/slurm.out")"
 start=$(date +%s)
 (cd "$dir/local" && "$python" -m snakemake -s "$root/Snakefile" --cores 8 --set-threads train=8 detect=8 pretrain=8 extract=8 -- \

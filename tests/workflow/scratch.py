@@ -1,4 +1,4 @@
-"""A checkout in a scratch folder, with four tiny videos and two tiny detectors: to run, edit, plan and kill."""
+"""A checkout in a scratch folder, with four tiny videos and two tiny detectors, to run, edit, plan and kill."""
 
 import json
 import os
@@ -8,12 +8,13 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import yaml
 
-from tad.why import parse_dry_run
+from tad.workflow.why import parse_dry_run
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("Snakefile", "rules", "envs", "profiles", "tad", "workflow_scripts")
@@ -39,21 +40,22 @@ CONFIG = {
         "thumos": {"dataset": "thumos14", "features": "clips", "detector": "mse"},
     },
 }  # fmt: skip
-THREADS = ("train=1", "detect=1")  # so that runs go side by side
+THREADS = ("train=1", "detect=1")  # so that runs are executed in parallel
+PATIENCE = 900  # seconds for one command: the cores may be shared, and a timeout proves nothing
 WEIGHTS = """
 import sys, torch
-from tad import plugins
-from tad.config import Config
-from tad.training.checkpoint import write_tensors
+from tad.settings import plugins
+from tad.settings.config import Config
+from tad.training.io.tensors import write_tensors
 from pathlib import Path
 torch.manual_seed(int(sys.argv[1]))
 settings = Config.read().resolve_features("clips", "small").sections["settings"]
-write_tensors(Path("weights.safetensors"), plugins.load("backbones", "r2plus1d_small")(**settings).state_dict(), {})
+write_tensors(Path("weights.safetensors"), plugins.build("backbones", "r2plus1d_small", settings).state_dict(), {})
 """
 
 
 def encode(path: Path, *, seed: int, frames: int = 150) -> Path:
-    """A tiny H.264 video of moving noise."""
+    """Encode a tiny H.264 video of moving noise."""
     import av
     import decord  # noqa: F401 - before av
 
@@ -70,48 +72,69 @@ def encode(path: Path, *, seed: int, frames: int = 150) -> Path:
     return path
 
 
+@cache
+def plan_server() -> subprocess.Popen[str]:
+    """Return the process that answers dry runs (see plan_server.py); it ends with this one."""
+    script = Path(__file__).with_name("plan_server.py")
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    return subprocess.Popen(
+        [sys.executable, str(script)], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
 @dataclass
 class Checkout:
-    """A checkout in a folder of its own. `edit` and `write` remember what was there; `restore` puts it back."""
+    """A checkout in a folder of its own. `edit` and `write` save the old content; `restore` writes it back."""
 
     folder: Path
     before: dict[Path, tuple[bytes | None, tuple[int, int]]] = field(default_factory=dict)
 
     def command(self, *arguments: str) -> list[str]:
-        """A Python module's command line."""
+        """Return the command line of a Python module."""
         return [sys.executable, "-m", *arguments]
 
     @property
     def environment(self) -> dict[str, str]:
-        """One thread each, and the package of this checkout."""
+        """Return an environment with one thread per process and the package of this checkout."""
         return os.environ | {"PYTHONPATH": str(self.folder), "OMP_NUM_THREADS": "1"}
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a Python module here."""
+        """Run a Python module in the checkout."""
         return subprocess.run(
             self.command(*arguments),
-            cwd=self.folder, env=self.environment, text=True, capture_output=True, check=False, timeout=300,
+            cwd=self.folder, env=self.environment, text=True, capture_output=True, check=False, timeout=PATIENCE,
         )  # fmt: skip
 
     def make(self, *targets: str) -> str:
-        """Run the workflow; what Snakemake said."""
+        """Run the workflow and return Snakemake's output."""
         done = self.run("snakemake", "--cores", "2", "--set-threads", *THREADS, "--nocolor", "--", *targets)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
         return done.stdout + done.stderr
 
+    def dry_run(self, *arguments: str) -> tuple[int, str]:
+        """Return the exit status and the output of Snakemake's dry run."""
+        server = plan_server()
+        assert server.stdin is not None
+        assert server.stdout is not None
+        question = [str(self.folder), self.environment, ["--dry-run", "--nocolor", *arguments]]
+        server.stdin.write(json.dumps(question) + "\n")
+        server.stdin.flush()
+        status, said = json.loads(server.stdout.readline())
+        return status, said
+
     def plan(self, *targets: str) -> set[str]:
-        """What a dry run would run: `rule`, `rule:run` or `rule:shard`."""
-        done = self.run("snakemake", "--dry-run", "--nocolor", *targets)
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
-        jobs = [job for job in parse_dry_run(done.stdout + done.stderr) if job.rule != "all"]
+        """Return what a dry run plans: `rule`, `rule:run` or `rule:shard`."""
+        status, said = self.dry_run(*targets)
+        assert status == 0, said[-8000:]
+        jobs = [job for job in parse_dry_run(said) if job.rule != "all"]
         return {":".join([j.rule, *filter(None, map(j.wildcards.get, ("run", "shard")))]) for j in jobs}  # type: ignore[list-item]
 
     def log(self, path: str) -> str:
-        """A log below results/."""
+        """Return a log below results/."""
         return (self.folder / "results" / path).read_text()
 
     def write(self, name: str, content: bytes | None) -> Path:
-        """Write (None: remove) a file, remembering what was there."""
+        """Write a file (None: remove it) and save its old content."""
         path = self.folder / name
         if path not in self.before:
             stat = path.stat() if path.exists() else None
@@ -125,7 +148,7 @@ class Checkout:
         return path
 
     def edit(self, name: str, pattern: str, replacement: str) -> None:
-        """Replace the one match of a regular expression."""
+        """Replace the only match of a regular expression."""
         text, count = re.subn(pattern, replacement, (self.folder / name).read_text(), count=1, flags=re.M)
         assert count == 1, f"{name} has no {pattern}"
         self.write(name, text.encode())
@@ -141,7 +164,7 @@ class Checkout:
         self.write("config.yaml", yaml.safe_dump(config).encode())
 
     def restore(self) -> None:
-        """Undo `write` and `edit`, dates included."""
+        """Undo `write` and `edit`, including modification times."""
         for path, (content, times) in self.before.items():
             if content is None:
                 path.unlink(missing_ok=True)
@@ -151,19 +174,19 @@ class Checkout:
         self.before.clear()
 
     def copy(self, folder: Path) -> "Checkout":
-        """The same with all results, records and dates, elsewhere."""
+        """Copy the checkout elsewhere, with all results, records and modification times."""
         shutil.copytree(self.folder, folder, symlinks=True, ignore=NO_BYTECODE)
         return Checkout(folder)
 
 
 def make_weights(checkout: Checkout, *, seed: int) -> None:
-    """Random weights of the backbone."""
+    """Write random weights of the backbone."""
     command = [sys.executable, "-c", WEIGHTS, str(seed)]
     subprocess.run(command, cwd=checkout.folder, env=checkout.environment, check=True)
 
 
 def copy_workflow(folder: Path) -> Checkout:
-    """A copy of the workflow without configuration and data."""
+    """Copy the workflow without configuration and data."""
     folder.mkdir()
     for part in PARTS:
         if (ROOT / part).is_dir():
@@ -174,7 +197,7 @@ def copy_workflow(folder: Path) -> Checkout:
 
 
 def make_checkout(folder: Path) -> Checkout:
-    """A copy of the workflow with data of its own; nothing has run."""
+    """Create a copy of the workflow with its own data; nothing has run yet."""
     checkout = copy_workflow(folder)
     database = {}
     for k in range(4):
@@ -182,7 +205,7 @@ def make_checkout(folder: Path) -> Checkout:
         truth = [{"label": "jump", "segment": [1, 2.5]}, {"label": "run", "segment": [3, 5]}]
         subset = "testing" if k == 3 else "training"
         database[f"v{k}"] = {"subset": subset, "duration": 6.0, "annotations": truth}
-    # longer than what Snakemake compares by content: the official files are, too
+    # longer than the files that Snakemake compares by content, like the official files
     text = json.dumps({"version": "1", "database": database}).ljust(1_100_000)
     (folder / "annotations.json").write_text(text)
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))

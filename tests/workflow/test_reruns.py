@@ -1,11 +1,15 @@
 """Edits → what runs again, and why: exactly what depends on the edit."""
 
+import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from scratch import Checkout, encode, make_weights
+
+from tad.settings.stage_table import STAGES
 
 PROBE, EXTRACT = ({f"{rule}:0{k}-of-02" for k in range(2)} for rule in ("probe", "extract"))
 
@@ -21,6 +25,7 @@ def from_train(*runs: str) -> set[str]:
 
 
 FROM_FEATURES = {"merge"} | from_train("a", "b")
+CHECK = {"check"}
 NOTHING: set[str] = set()
 
 
@@ -60,7 +65,7 @@ TABLE = [
     ("every video touched", touch("videos/*"), NOTHING),
     ("annotations and weights touched", touch("[aw]*.[js]*"), NOTHING),
     ("threads, memory and the like", edit("rules/detector.smk", "mem_mb=8000", "mem_mb=9000"), NOTHING),
-    ("command line interface", append("tad/cli.py", CODE), NOTHING),
+    ("command line interface", append("tad/commands/cli.py", CODE), NOTHING),
     ("nms.sigma of a run", configure("runs.a.nms", {"sigma": 0.3}), of_run("a", "suppress", "evaluate")),
     ("class scores for a run", configure("runs.a.external", {"source": "own", "topk": 1, "combine": "sqrt"}),
      of_run("a", "classify", "suppress", "evaluate")),
@@ -68,21 +73,28 @@ TABLE = [
     ("seed of a run", configure("runs.b.seed", 7), from_train("b")),
     ("detector's code", append("tad/detectors/mse.py", CODE), from_train("a")),
     ("code that detectors share", append("tad/layers/types.py", CODE), from_train("a", "b")),
-    ("default of a detector: nms", edit("tad/detectors/mse.yaml", r"^  sigma: .*", "  sigma: 0.45"),
+    ("default of a detector: nms", edit("tad/detectors/mse.yaml", r"^detect:", "nms: {sigma: 0.45}\n\ndetect:"),
      of_run("a", "suppress", "evaluate")),
-    ("default of a detector: train", edit("tad/detectors/actionformer.yaml", r"^  lr: .*", "  lr: 2.0e-4"),
+    ("default of a detector: train", edit("tad/detectors/actionformer.yaml", r"^  weight_decay: .*",
+     "  weight_decay: 0.06"),
      from_train("b")),
     ("code of suppression", append("tad/nms/kernels.py", CODE),
      of_run("a", "suppress", "evaluate") | of_run("b", "suppress", "evaluate")),
-    ("code of the metric", append("tad/metrics/kernels.py", CODE), of_run("a", "evaluate") | of_run("b", "evaluate")),
-    ("code of training", append("tad/training/optim.py", CODE), from_train("a", "b")),
+    ("code of the metric", append("tad/metrics/matching.py", CODE), of_run("a", "evaluate") | of_run("b", "evaluate")),
+    ("code of training", append("tad/training/loop/optim.py", CODE), from_train("a", "b")),
     ("clip.stride", configure("features.clips.clip", {"stride": 8}), EXTRACT | FROM_FEATURES),
     ("backbone's code", append("tad/backbones/r2plus1d_small.py", CODE), EXTRACT | FROM_FEATURES),
+    ("flow, which this backbone can see", append("tad/backbones/_flow.py", CODE), EXTRACT | FROM_FEATURES),
+    ("a backbone that nobody names", append("tad/backbones/i3d.py", CODE), NOTHING),
+    ("frames, which nobody trains on", append("tad/training/data/frames.py", CODE), NOTHING),
+    ("pseudo-labels, without labels in a row", append("tad/training/methods/pseudo.py", CODE), NOTHING),
+    ("distillation, without teachers", append("tad/training/methods/distillation.py", CODE), NOTHING),
     ("weights", replace_weights, EXTRACT | FROM_FEATURES),
     ("code of merge", append("tad/stages/merge.py", CODE), FROM_FEATURES),
-    ("code of probing", append("tad/video/probing.py", CODE), PROBE | EXTRACT | FROM_FEATURES),
+    ("code of probing", append("tad/video/probing.py", CODE), PROBE | CHECK | EXTRACT | FROM_FEATURES),
+    ("code of the comparison", append("tad/stages/check.py", CODE), CHECK | FROM_FEATURES),
     ("code of the annotation format", append("tad/datasets/activitynet.py", CODE),
-     {"annotate"} | PROBE | EXTRACT | FROM_FEATURES),
+     {"annotate"} | CHECK | FROM_FEATURES),
     ("script of the table", append("workflow_scripts/results_table.py", CODE), {"table"}),
     ("another run's row", configure("runs.c", {"dataset": "small", "features": "clips", "detector": "tridet"}),
      from_train("c")),
@@ -112,7 +124,17 @@ def test_video_replaced_by_an_older_file(checkout: Checkout, tmp_path: Path) -> 
     path = checkout.write("videos/v1.mp4", other)
     os.utime(path, (1.0e9, 1.0e9))  # 2001: no date says that anything changed
     own = {f"probe:{shard('v1')}", f"extract:{shard('v1')}"}
-    assert checkout.plan() == own | FROM_FEATURES
+    assert checkout.plan() == own | CHECK | FROM_FEATURES
+
+
+def test_an_annotated_video_more_runs_its_shard_only(checkout: Checkout) -> None:
+    document = json.loads((checkout.folder / "annotations.json").read_text())
+    document["database"]["v9"] = document["database"]["v0"]
+    checkout.write("annotations.json", json.dumps(document).ljust(1_100_000).encode())
+    assert checkout.plan() == {"annotate"} | CHECK | FROM_FEATURES  # no video has changed yet
+    checkout.write("videos/v9.mp4", b"a new video")
+    own = {f"probe:{shard('v9')}", f"extract:{shard('v9')}"}
+    assert checkout.plan() == {"annotate"} | own | CHECK | FROM_FEATURES
 
 
 def test_annotations_replaced_by_an_older_file(checkout: Checkout) -> None:
@@ -138,7 +160,7 @@ def test_file_that_a_setting_names(finished: Checkout, tmp_path: Path) -> None:
         ("runs.a.nms", {"sgima": 0.3}, ["config.yaml runs.a", "sgima", "sigma"]),
         ("runs.a.detectr", "mse", ["config.yaml", "runs.a.detectr", "detector"]),
         ("runs.a.detector", "actionfromer", ["actionfromer", "actionformer"]),
-        ("runs.a.train", {"lr": "1e-4"}, ["config.yaml runs.a", "lr", "1e-4"]),
+        ("runs.a.train", {"lr": "1e-4"}, ["config.yaml", "runs.a.train.lr", "write 1.0e-4, not 1e-4"]),
         ("features.clips.clip", {"strid": 8}, ["config.yaml features.clips", "strid", "stride"]),
         ("datasets.small.shard", 3, ["config.yaml", "datasets.small.shard", "shards"]),
         ("run", {}, ["config.yaml", "'run'", "runs"]),
@@ -147,17 +169,15 @@ def test_file_that_a_setting_names(finished: Checkout, tmp_path: Path) -> None:
 )
 def test_mistyped_key_stops_the_dry_run(checkout: Checkout, path: str, value: object, words: list[str]) -> None:
     checkout.configure(path, value)
-    done = checkout.run("snakemake", "--dry-run", "results/a/map.json")
-    assert done.returncode != 0
-    said = done.stdout + done.stderr
+    status, said = checkout.dry_run("results/a/map.json")
+    assert status != 0
     assert all(word in said for word in words), said
     assert "Traceback" not in said
 
 
 def test_missing_data_set_says_what_to_put_where(checkout: Checkout) -> None:
-    done = checkout.run("snakemake", "--dry-run", "results/thumos/map.json")
-    assert done.returncode != 0
-    said = done.stdout + done.stderr
+    status, said = checkout.dry_run("results/thumos/map.json")
+    assert status != 0
     for words in ("put the annotations of thumos14 at data/thumos14/annotations", "at data/thumos14/videos"):
         assert words in said, said
     assert "Traceback" not in said, said
@@ -165,9 +185,8 @@ def test_missing_data_set_says_what_to_put_where(checkout: Checkout) -> None:
 
 def test_two_files_of_one_video_stop_the_dry_run(checkout: Checkout) -> None:
     checkout.write("videos/more/v1.mp4", b"not looked into")
-    done = checkout.run("snakemake", "--dry-run", "results/a/map.json")
-    assert done.returncode != 0
-    said = done.stdout + done.stderr
+    status, said = checkout.dry_run("results/a/map.json")
+    assert status != 0
     assert "same video id" in said
 
 
@@ -179,7 +198,7 @@ def test_two_files_of_one_video_stop_the_dry_run(checkout: Checkout) -> None:
         (append("tad/detectors/mse.py", CODE), ["train would run for results/a/model.safetensors",
                                                 "code of tad.detectors.mse changed"]),
         (replace_weights, ["extract would run", "the content of the files it reads from outside the workflow changed"]),
-        (append("tad/cli.py", CODE), ["results/a/map.json: up to date, nothing would run"]),
+        (append("tad/commands/cli.py", CODE), ["results/a/map.json: up to date, nothing would run"]),
     ],
     ids=["setting", "code", "weights", "nothing"],
 )  # fmt: skip
@@ -210,7 +229,7 @@ def test_added_video_costs_its_own_shard(finished: Checkout, tmp_path: Path) -> 
     new = next(f"w{k}" for k in range(9) if shard(f"w{k}") == shard("v0"))
     encode(checkout.folder / "videos" / f"{new}.mp4", seed=50)
     target = "results/b/model.safetensors"
-    planned = {f"probe:{shard(new)}", f"extract:{shard(new)}"} | {"merge", "train:b"}
+    planned = {f"probe:{shard(new)}", f"extract:{shard(new)}"} | CHECK | {"merge", "train:b"}
     assert checkout.plan(target) == planned
     other = f"{1 - int(shard(new)[:2]):02d}-of-02.h5"
     before = (checkout.folder / "results/features/small/clips" / other).stat()
@@ -218,7 +237,32 @@ def test_added_video_costs_its_own_shard(finished: Checkout, tmp_path: Path) -> 
     assert (checkout.folder / "results/features/small/clips" / other).stat().st_mtime_ns == before.st_mtime_ns
     kept = sum(shard(f"v{k}") == shard(new) for k in range(4))
     assert kept
-    assert f"decoded 1, kept {kept}" in checkout.log(f"videos/small/logs/{shard(new)}.probe.log")
-    assert f"1 videos to extract, {kept} kept" in checkout.log(f"features/small/clips/logs/{shard(new)}.extract.log")
+    assert f"1 videos decoded, {kept} cached" in checkout.log(f"videos/small/logs/{shard(new)}.probe.log")
+    assert f"1 videos to extract, {kept} cached" in checkout.log(f"features/small/clips/logs/{shard(new)}.extract.log")
     assert "weights republished" in checkout.log("b/logs/train.log")
     assert checkout.plan(target) == NOTHING
+
+
+def test_every_stage_forecasts_its_space(finished: Checkout) -> None:
+    logs = [path for path in (finished.folder / "results").rglob("logs/*.log") if path.stem.split(".")[-1] in STAGES]
+    assert len({path.stem.split(".")[-1] for path in logs}) >= 9
+    silent = [path for path in logs if " on disk, " not in path.read_text()]
+    assert [path.name for path in silent if "0 videos to extract" not in path.read_text()] == []
+
+
+def test_changed_settings_are_seen_without_snakemakes_records(finished: Checkout, tmp_path: Path) -> None:
+    """`.snakemake` was deleted, or results were copied without it: the stamps say what is current."""
+    checkout = finished.copy(tmp_path / "tad")
+    shutil.rmtree(checkout.folder / ".snakemake")
+    assert checkout.plan() == set()
+    before = (checkout.folder / "config.yaml").read_text()
+    checkout.configure("runs.b.nms.sigma", 0.25)
+    assert checkout.plan() == of_run("b", "suppress", "evaluate")
+    shutil.rmtree(checkout.folder / ".snakemake")
+    said = checkout.run("snakemake", "-n")
+    assert "detections.json: made with nms.sigma=0.5 and not 0.25, and Snakemake has no record" in said.stderr
+    (checkout.folder / "config.yaml").write_text(before)
+    assert checkout.plan() == set(), "the settings are the old ones again"
+    checkout.configure("runs.b.nms.sigma", 0.25)
+    assert checkout.run("snakemake", "--touch", "--cores", "1").returncode == 0
+    assert checkout.plan() == set(), "accepted"

@@ -7,8 +7,8 @@ import torch
 import yaml
 from scratch import Checkout, copy_workflow
 
-from tad.provenance import stamp
-from tad.training.checkpoint import write_tensors
+from tad.provenance.stamps import stamp
+from tad.training.io.tensors import write_tensors
 
 ROW = {"dataset": "small", "detector": "actionformer"}
 LESSON = {"teachers": {"modal": "two"}, "terms": [{"teacher": "modal", "target": "logits", "weight": 1.0}]}

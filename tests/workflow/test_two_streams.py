@@ -10,7 +10,7 @@ import yaml
 from scratch import TINY, TRAIN, Checkout, copy_workflow
 from test_from_features import CONFIG, DIM, write_data
 
-from tad.cache import FeatureReader
+from tad.features.store import FeatureReader
 
 STREAMS = {"rgb": slice(0, DIM // 2), "flow": slice(DIM // 2, DIM)}
 DETECTOR = {"name": "actionformer", "windows": [5, 5], **TINY}

@@ -1,0 +1,1 @@
+"""The annotation table, its checks, and the random selection of videos that keep their labels."""

@@ -1,0 +1,7 @@
+"""Settings of torchvision's R(2+1)D-18 with Kinetics-400 weights."""
+
+from tad.backbones._settings import SmallFrameSettings
+
+
+class Settings(SmallFrameSettings):
+    """Settings of R(2+1)D-18: 512-dimensional features; the weights were tested at 15 frames per second."""

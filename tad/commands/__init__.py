@@ -1,0 +1,1 @@
+"""The `tad` command line, and the commands that are not stages."""

@@ -1,0 +1,85 @@
+"""`tad doctor`: check the installation, the machine and the folder, and report problems with remedies."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from tad.commands import doctor_folder as folder
+from tad.commands import doctor_packages as packages
+from tad.commands import doctor_trials as trials
+from tad.commands.doctor_findings import Finding
+from tad.core.errors import TadError
+from tad.settings.paths import RESULTS
+
+TRIAL_SECONDS = 120.0  # a first import from a slow network file system takes a minute
+FAILED = {
+    "readers": "pip install --force-reinstall av decord==0.6.0",
+    "torch": "install torch again (pytorch.org)",
+    "numba": "pip install --force-reinstall numba",
+}
+
+
+def _tried(name: str, process: Any) -> tuple[dict[str, Any], list[Finding]]:
+    """Return what a trial found, or the problem that it ended with."""
+    try:
+        return trials.ended(process, seconds=TRIAL_SECONDS), []
+    except TadError as error:
+        return {}, [Finding(name, "problem", f"{name}: {error}", FAILED[name])]
+
+
+def findings(config: Path) -> Iterator[Finding]:
+    """Yield all findings. Heavy packages are imported in subprocesses while the other checks run."""
+    with TemporaryDirectory(prefix="tad-doctor-") as name:
+        started = {
+            "readers": trials.start("readers", name),
+            "torch": trials.start("torch", name, *packages.optional_modules()),
+            "numba": trials.start("numba", name),
+        }
+        results = config.parent / RESULTS
+        checks: tuple[Callable[[], Iterator[Finding]], ...] = (
+            packages.versions,
+            packages.weights,
+            lambda: folder.file_system(results),
+            lambda: folder.space(results),
+            folder.memory,
+            folder.caches,
+            lambda: folder.left_over(results, config.parent / ".snakemake"),
+            lambda: folder.configuration(config),
+        )
+        for check in checks:
+            yield from check()
+        of_torch, problems = _tried("torch", started["torch"])
+        yield from problems or packages.of_torch(of_torch)
+        of_readers, problems = _tried("readers", started["readers"])
+        yield from problems
+        if "torchcodec" in of_torch:
+            of_readers["torchcodec"] = of_torch["torchcodec"]
+        yield from packages.of_readers(of_readers)
+        of_numba, problems = _tried("numba", started["numba"])
+        yield from problems or packages.of_numba(of_numba)
+
+
+def doctor(*, config: Path = Path("config.yaml"), as_json: bool = False) -> Iterator[str]:
+    """Yield one line per finding: `ok`, `note` or `problem`, the topic, what was found, and a remedy.
+
+    Args:
+        config: the configuration; results/ beside it is looked at.
+        as_json: yield one JSON list of all findings instead.
+
+    Raises:
+        TadError: after all lines, if there are problems.
+    """
+    found = []
+    for finding in findings(config):
+        found.append(finding)
+        if not as_json:
+            yield finding.line()
+    if as_json:
+        yield json.dumps([finding._asdict() for finding in found], indent=1, ensure_ascii=False)
+    counts = {state: sum(finding.state == state for finding in found) for state in ("ok", "note", "problem")}
+    if counts["problem"]:
+        raise TadError(f"problems found: {counts['problem']}; each has a remedy in its line")
+    if not as_json:
+        yield f"problems: 0, notes: {counts['note']}"

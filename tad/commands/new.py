@@ -1,0 +1,225 @@
+"""Write config.yaml for one's own videos and labels, and check the labels against the decoded videos."""
+
+import math
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import yaml
+
+from tad.annotations.checks import check
+from tad.annotations.moments import as_moments
+from tad.annotations.table import Table
+from tad.commands.new_features import choose
+from tad.commands.new_labels import (
+    Clock,
+    Findings,
+    clock_of,
+    match_videos,
+    parse_columns,
+    plural,
+    read_labels,
+    set_split,
+    set_times,
+)
+from tad.commands.suggest import COMMON_RATE, Advice, advise, measure
+from tad.core.bundle import workflow_file
+from tad.core.errors import TadError
+from tad.core.files import publish
+from tad.core.ids import unsafe
+from tad.settings.config import Config
+from tad.settings.paths import path_of
+from tad.video.listing import list_videos
+from tad.workflow.why import refusal
+
+DETECTOR: dict[str, Any] = {"name": "mse", "embed_dim": 128, "mlp_dim": 192, "head_dim": 128}
+TRAIN: dict[str, Any] = {"epochs": 35, "warmup_epochs": 5, "lr": 1.0e-3, "ema_decay": 0.99}
+MOMENTS: dict[str, Any] = {"name": "spot_moments", "embed_dim": 128, "mlp_dim": 256}
+MOMENTS_TRAIN: dict[str, Any] = {"window_stride": 128}
+STEPS, MOST_EPOCHS = 600, 200  # few videos are seen more often, until the optimiser has made this many steps
+WORDS = {"settings": "detector"}
+
+
+def _relative(path: Path, root: Path) -> str:
+    """Return a path relative to the folder of config.yaml if it lies in it, else absolute."""
+    absolute, folder = Path(os.path.abspath(path.expanduser())), Path(os.path.abspath(root))
+    return str(absolute.relative_to(folder)) if absolute.is_relative_to(folder) else str(absolute)
+
+
+def _flow(value: Any) -> str:
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=100_000, sort_keys=False, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _text(name: str, values: dict[str, Any]) -> str:
+    """Return config.yaml: every row, with one line per key of the rows."""
+    lines = [
+        f"# Written by `tad new {name}`. `tad show {name}` prints every setting; run it with: tad run {name}",
+    ]
+    for kind, rows in values.items():
+        lines.append(f"{kind}:")
+        for row, settings in rows.items():
+            lines.append(f"  {_flow(row)}:")
+            lines += [f"    {key}: {_flow(value)}" for key, value in settings.items() if value not in ({}, "")]
+    return "\n".join(lines) + "\n"
+
+
+def _values(name: str, findings: Findings, features: dict[str, Any], *, videos: str, labels: str) -> dict[str, Any]:
+    dataset = {"format": findings.format, "videos": videos, "annotations": labels, "settings": findings.settings}
+    detector, train = (MOMENTS, MOMENTS_TRAIN) if findings.moments else (DETECTOR, TRAIN)
+    run = {"dataset": name, "features": f"{name}_features", "detector": dict(detector), "train": dict(train)}
+    kind = {"kind": "moments"} if findings.moments else {}
+    return {
+        "datasets": {name: {**dataset, **kind, "exclude": findings.exclude}},
+        "features": {f"{name}_features": features},
+        "runs": {name: run},
+    }
+
+
+def _advice(name: str, values: dict[str, Any], table: Table, rates: Sequence[float]) -> list[Advice]:
+    """Return the suggestions of `tad suggest` for the new run, and the number of epochs."""
+    config = Config(values, source=f"the new run {name}")
+    resolved = config.resolve_run(name)
+    clip = config.resolve_features(f"{name}_features", name).sections["clip"]
+    step = clip["stride"] / (float(clip["rate"]) or median(rates or [COMMON_RATE]))
+    resize = int(resolved.sections["train"]["resize"])
+    lengths = measure(table, step=step, resize=resize)
+    advice = advise(lengths, settings=resolved.sections["settings"], resize=resize)
+    batches = math.ceil(len(table.split("train")) / int(resolved.sections["train"]["batch_size"]))
+    epochs = min(max(TRAIN["epochs"], math.ceil(STEPS / batches)), MOST_EPOCHS)
+    if epochs > TRAIN["epochs"]:
+        why = f"{plural(batches, 'step')} per epoch; {epochs} epochs make {epochs * batches} steps"
+        advice.append(Advice("train", "epochs", epochs, why))
+    return advice
+
+
+def _checked(table: Table, source: Path) -> None:
+    """Check the labels as `tad annotate` will, so that errors are reported before anything is written."""
+    videos = {v: replace(video, split=video.split or "train") for v, video in table.videos.items()}
+    check(replace(table, videos=videos, known={"empty": "keep"}), source=str(source))
+
+
+def _cause(name: str, root: Path) -> str:
+    """Return the error of the first stage that failed, from its log; empty if no log has one."""
+    for stage in ("annotate", "probe", "check"):
+        logs = path_of(stage, root=root, dataset=name, shard="*").parent / "logs"
+        for log in sorted(logs.glob(f"{'*' if stage == 'probe' else name}.{stage}.log")):
+            errors = re.findall(rf"^tad {stage}: (.*)", log.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            if errors:
+                return str(errors[-1])
+    return ""
+
+
+def _decode(name: str, root: Path) -> Iterator[str]:
+    """Run the workflow up to the check of the labels against the decoded videos.
+
+    Raises:
+        TadError: a stage refuses the labels or the videos; the message is its own.
+    """
+    target = path_of("check", dataset=name)
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(workflow_file("Snakefile")), "--cores", "all"]
+    done = subprocess.run([*command, "--quiet", "all", "--", str(target)], cwd=root, capture_output=True, text=True)
+    if done.returncode:
+        cause = _cause(name, root) or refusal(done.stdout + done.stderr)
+        raise TadError(
+            f"{cause} (config.yaml is written; correct the labels or the settings in it, then: tad run {name})"
+        )
+    from tad.annotations.table import read_table
+
+    table = read_table(root / target)
+    seconds = sum(video.duration or 0.0 for video in table.videos.values())
+    count = plural(len(table.videos), "video")
+    yield f"check: {count} decoded ({seconds / 60:.1f} minutes), and all times lie within them"
+
+
+def new(
+    name: str,
+    *,
+    videos: Path,
+    labels: Path,
+    tool: str = "",
+    columns: Sequence[str] = (),
+    unit: str = "",
+    rate: float = 0.0,
+    points: float = 0.0,
+    split_file: Path | None = None,
+    test_share: float = 0.2,
+    backbone: str = "",
+    offline: bool = False,
+    check_videos: bool = True,
+    out: Path = Path("config.yaml"),
+) -> Iterator[str]:
+    """Write the configuration of a new data set and run; yield each choice with its reason, and the next command.
+
+    Args:
+        name: name of the data set and the run.
+        videos: folder of the videos.
+        labels: file or folder of the labels, in any format of `tad.datasets._formats.table.FORMATS`.
+        tool: the format; empty: recognised.
+        columns: `video=Clip` and so on, for CSV files whose columns are not recognised.
+        unit: unit of the times of a CSV file; empty: recognised.
+        rate: frames per second of labels in frames; 0: that of the videos.
+        points: seconds around points in time.
+        split_file: CSV with the columns video and split.
+        test_share: share of the videos that is drawn for testing if the labels have no split.
+        backbone: the encoder; empty: the best one that is available.
+        offline: do not try to download weights.
+        check_videos: decode the videos now and compare them with the labels.
+        out: the file to write.
+
+    Raises:
+        TadError: the labels, the videos or their names are not usable; nothing is written.
+    """
+    if why := unsafe(name) or ("contains a space" if " " in name else ""):
+        raise TadError(f"'{name}': the name {why}; use letters, digits, - and _")
+    if out.exists():
+        raise TadError(f"{out}: exists already; remove it, work in another folder, or write another file with --out")
+    root = out.parent
+    listed = list_videos(videos)
+    if not listed:
+        raise TadError(f"{videos}: holds no video; give the folder with the video files")
+    findings = read_labels(labels, tool=tool, columns=parse_columns(columns), unit=unit)
+    match_videos(findings, listed, labels, videos)
+    clocks = {v: clock_of(videos / listed[v]) for v in findings.table.videos}
+    set_times(findings, clocks, rate=rate, points=points, unit=unit, source=labels)
+    beside = labels if labels.is_dir() else labels.parent
+    set_split(findings, share=test_share, split_file=_relative(split_file, beside) if split_file else "")
+    _checked(as_moments(findings.table) if findings.moments else findings.table, labels)
+    yield from findings.notes
+    choice = choose(root, backbone=backbone, offline=offline)
+    yield f"features: {choice.reason}"
+    rows = _values(name, findings, choice.row, videos=_relative(videos, root), labels=_relative(labels, root))
+    if findings.moments:
+        yield "settings: those of spot_moments; reach and nms.window are in snippets, tolerances 1 and 2 frames"
+    else:
+        yield from _tuned(name, rows, findings.table, clocks)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    text = _text(name, rows)
+    Config(yaml.safe_load(text), source=str(out), root=root)
+    with publish(out) as partial:
+        partial.write_text(text, encoding="utf-8")
+    yield f"wrote {out} ({len(text.splitlines())} lines)"
+    if check_videos and out.name == "config.yaml":
+        yield from _decode(name, root)
+    what = name if findings.settings.get("split") != "train" else str(path_of("train", run=name))
+    where = "" if root == Path() else f"cd {root} && "
+    config = "" if out.name == "config.yaml" else f" --configfile {out.name}"
+    yield f"next: {where}tad run {what}{config}"
+
+
+def _tuned(name: str, rows: dict[str, Any], table: Table, clocks: dict[str, Clock]) -> Iterator[str]:
+    """Write the suggested settings into the run's row, and yield their reasons."""
+    if not table.split("train") or not any(video.instances for video in table.split("train").values()):
+        yield "settings: the published ones, because the training videos are not known yet"
+        return
+    rates = [clock.rate for clock in clocks.values() if clock.rate]
+    for one in _advice(name, rows, table, rates):
+        section = WORDS.get(one.section, one.section)
+        rows["runs"][name].setdefault(section, {})[one.key] = one.value
+        yield f"settings: {section}.{one.key}: {_flow(one.value)}: {one.reason}"

@@ -1,0 +1,95 @@
+"""Subtitles, SRT and WebVTT: one file per video, and each cue's text is the label."""
+
+import html
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from tad.annotations.table import Table, Video
+from tad.core.errors import TadError
+from tad.core.files import publish
+from tad.datasets._formats._collect import Collector, milliseconds
+from tad.datasets._text import read_text
+
+TIME = r"(?:\d+:)?\d{1,2}:\d{2}[.,]\d{1,3}"
+TIMING = re.compile(rf"\s*({TIME})\s+-->\s+({TIME})(?:[ \t].*)?")
+EMPTY = "1\n00:00 --> 00:00\n"  # shorter files hold no cue
+TAG = re.compile(r"<[^>]*>")
+
+
+def _cues(path: Path) -> Iterator[tuple[int, str, str, str]]:
+    """Yield line number, start, end and text of each cue; blocks without a timing line are skipped."""
+    lines = read_text(path).splitlines()
+    number = 0
+    while number < len(lines):
+        match = TIMING.fullmatch(lines[number])
+        number += 1
+        if match is None:
+            continue
+        first, text = number, []
+        while number < len(lines) and lines[number].strip():
+            text.append(lines[number].strip())
+            number += 1
+        yield first, match[1], match[2], " ".join(text)
+
+
+def _read(path: Path, tool: str, text_of: Callable[[str], str]) -> Table:
+    found = Collector(tool, path)
+    found.video("")
+    if path.stat().st_size < len(EMPTY) and not path.read_bytes().strip():  # a video without instances
+        return found.table()
+    cues = 0
+    for number, start, end, text in _cues(path):
+        found.add("", start, end, text_of(text), f"line {number}")
+        cues += 1
+    if not cues and "-->" in read_text(path):
+        raise TadError(f"{path}: no line has the form 00:00:02,000 --> 00:00:04,000; export it again")
+    return found.table()
+
+
+def read_srt(path: Path) -> Table:
+    """Read a SubRip file into a table; the file's name is the name of the video.
+
+    Raises:
+        TadError: a time or a label is invalid; the message names the line.
+    """
+    return _read(path, "srt", lambda text: text)
+
+
+def read_vtt(path: Path) -> Table:
+    """Read a WebVTT file into a table; the file's name is the name of the video. Tags in the text are ignored.
+
+    Raises:
+        TadError: the file does not begin with WEBVTT, or a time or a label is invalid.
+    """
+    if not read_text(path).lstrip("\ufeff").startswith("WEBVTT"):
+        raise TadError(f"{path}: line 1: a WebVTT file begins with WEBVTT; call it .srt if it is SubRip")
+    return _read(path, "vtt", lambda text: html.unescape(TAG.sub("", text)))
+
+
+def _clock(ms: int, point: str) -> str:
+    minutes, rest = divmod(ms, 60_000)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}{point}{rest % 1000:03d}"
+
+
+def _text(video: Video, point: str, escape: Callable[[str], str]) -> str:
+    cues = sorted((*milliseconds(instance), instance.label) for instance in video.instances)
+    return "\n".join(
+        f"{k}\n{_clock(start, point)} --> {_clock(end, point)}\n{escape(' '.join(label.split()))}\n"
+        for k, (start, end, label) in enumerate(cues, 1)
+    )
+
+
+def write_srt(table: Table, path: Path, _files: Mapping[str, Path]) -> None:
+    """Write the instances of the table's only video as SubRip, in milliseconds."""
+    (video,) = table.videos.values()
+    with publish(path) as partial:
+        partial.write_text(_text(video, ",", str) or "\n", encoding="utf-8", newline="\n")
+
+
+def write_vtt(table: Table, path: Path, _files: Mapping[str, Path]) -> None:
+    """Write the instances of the table's only video as WebVTT, in milliseconds."""
+    (video,) = table.videos.values()
+    with publish(path) as partial:
+        cues = _text(video, ".", lambda label: html.escape(label, quote=False))
+        partial.write_text(f"WEBVTT\n\n{cues}", encoding="utf-8", newline="\n")

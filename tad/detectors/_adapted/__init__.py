@@ -1,0 +1,1 @@
+"""Detectors on the features of an encoder that learns with them through adapters."""

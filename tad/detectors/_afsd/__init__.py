@@ -1,0 +1,1 @@
+"""AFSD: network with salient boundary features, losses and decoding."""

@@ -1,0 +1,1 @@
+"""Stored features: the HDF5 format, import of foreign files, export, and inspection."""

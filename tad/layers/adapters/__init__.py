@@ -1,0 +1,1 @@
+"""Temporal adapters in a frozen video transformer (AdaTAD)."""

@@ -1,0 +1,1 @@
+"""GAF's generative attention gate, which any detector can have."""

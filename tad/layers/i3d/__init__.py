@@ -1,0 +1,1 @@
+"""Layers of I3D that backbones and detectors on frames share."""

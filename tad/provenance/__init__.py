@@ -1,0 +1,1 @@
+"""Provenance of artefacts: fingerprints of code, and the stamps in files."""

@@ -1,0 +1,1 @@
+"""Training data: windows, batches, roles of videos, cached features, frames and their optical flow."""

@@ -1,0 +1,1 @@
+"""Model files: training states, models, published checkpoints and initial weights."""

@@ -1,0 +1,1 @@
+"""Training methods: distillation, pseudo-labels, pretext task and video classifier."""

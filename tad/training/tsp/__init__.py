@@ -1,0 +1,1 @@
+"""TSP: pre-training of a clip encoder on the train split."""

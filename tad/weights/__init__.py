@@ -1,0 +1,1 @@
+"""Published weight files: their records, locations, downloads and checksums."""

@@ -1,0 +1,94 @@
+"""Run the workflow in any folder: Snakemake with the Snakefile of this package and the folder's config.yaml."""
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from tad.core.bundle import ROOT, workflow_file
+from tad.core.errors import TadError
+from tad.settings.config import Config
+from tad.settings.paths import path_of
+
+# Arguments that set the number of cores or jobs, directly or by a profile.
+CORES = re.compile(r"-[cj]\d*|--(cores|jobs|profile|local-cores)(=.*)?")
+# Options of Snakemake without a value; the name of a run may follow them.
+FLAGS = frozenset({
+    "--", "-n", "--dry-run", "--dryrun", "-p", "--printshellcmds", "-f", "--force", "-F", "--forceall", "-k",
+    "--keep-going", "-t", "--touch", "--rerun-incomplete", "--ri", "--nolock", "--unlock", "--dag", "--rulegraph",
+    "--summary", "--detailed-summary", "--notemp", "--verbose", "--nocolor",
+})  # fmt: skip
+# Options with which Snakemake's own output is shown: there is no progress, or the user requests it.
+OWN_OUTPUT = frozenset({
+    "-n", "--dry-run", "--dryrun", "-q", "--quiet", "-v", "--verbose", "--logger", "--dag", "--rulegraph",
+    "--filegraph", "--d3dag", "--summary", "--detailed-summary", "-D", "-S", "--unlock", "--list", "-l", "--lint",
+    "--report", "--help", "-h", "--version", "--cleanup-metadata", "--archive", "--list-input-changes",
+    "--list-params-changes", "--list-code-changes", "--containerize", "--export-cwl",
+    "--delete-all-output", "--delete-temp-output",
+})  # fmt: skip
+PROFILES = ("--profile", "--workflow-profile")
+SNAKEFILE = re.compile(r"-s|--snakefile(=.*)?")
+
+
+def _profile(name: str) -> str:
+    """Return the folder of a profile of this package (`slurm` or `profiles/slurm`); other names unchanged."""
+    for candidate in (ROOT / "profiles" / name, ROOT / name):
+        if not Path(name).exists() and (candidate / "profile.yaml").is_file():
+            return str(candidate)
+    return name
+
+
+def _arguments(words: Sequence[str], runs: Iterable[str]) -> list[str]:
+    """Return the arguments for Snakemake: names of runs become their scores, names of profiles their folders."""
+    targets: list[str] = []
+    for word in words:
+        before = targets[-1] if targets else ""
+        option, equals, value = word.partition("=")
+        if option in PROFILES and equals:
+            targets.append(f"{option}={_profile(value)}")
+        elif before in PROFILES:
+            targets.append(_profile(word))
+        elif word in runs and (not before.startswith("-") or before in FLAGS) and not Path(word).exists():
+            targets.append(str(path_of("evaluate", run=word)))
+        else:
+            targets.append(word)
+    return targets
+
+
+def snakemake_command(words: Sequence[str]) -> list[str]:
+    """Return the command line that `tad run` executes.
+
+    It is `snakemake` with the Snakefile of this package and these words. The name of a run stands for its score. All
+    cores are used unless an argument sets their number. One line per job shows its progress (`tad.workflow.terminal`);
+    with `-v`, and for dry runs and lists, the output is Snakemake's own.
+
+    Raises:
+        TadError: this folder has no config.yaml, or it is invalid.
+    """
+    if any(SNAKEFILE.fullmatch(word) for word in words):
+        raise TadError("tad run always uses its own Snakefile; call snakemake itself for another one")
+    given = any(word.partition("=")[0] in ("--configfile", "--configfiles") for word in words)
+    if not Path("config.yaml").is_file() and not given:
+        raise TadError(
+            f"{Path.cwd()}: no config.yaml in this folder; write one with `tad new NAME --videos FOLDER --labels FILE`,"
+            " or go to the folder that has one"
+        )
+    runs = Config.read(Path("config.yaml")).file.runs if Path("config.yaml").is_file() else ()
+    cores = (
+        [] if any(CORES.fullmatch(word) for word in words) or "SNAKEMAKE_PROFILE" in os.environ else ["--cores", "all"]
+    )
+    own = any(word.partition("=")[0] in OWN_OUTPUT for word in words)
+    words = [word for word in words if word != "-v"]
+    module = "snakemake" if own else "tad.workflow.launch"
+    command = [sys.executable, "-m", module, "--snakefile", str(workflow_file("Snakefile"))]
+    return [*command, *cores, *_arguments(words, runs)]
+
+
+def run(words: Sequence[str]) -> NoReturn:
+    """Replace this process by Snakemake, so that signals and the exit status are Snakemake's own."""
+    command = snakemake_command(words)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(command[0], command)

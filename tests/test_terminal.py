@@ -1,0 +1,114 @@
+"""What `tad run` shows: lines of jobs, their progress, failures, and the next step."""
+
+import io
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+from snakemake_interface_logger_plugins.common import LogEvent
+
+from tad.workflow.run import snakemake_command
+from tad.workflow.terminal import Job, LogHandler, Screen, clock, last_message, next_steps, title_of
+
+
+def handler(*, terminal: bool = False) -> tuple[LogHandler, io.StringIO]:
+    out = io.StringIO()
+    made = LogHandler(SimpleNamespace(nocolor=True), None)
+    made.screen = Screen(Console(file=out, force_terminal=terminal, width=100, highlight=False))
+    return made, out
+
+
+def tell(to: LogHandler, message: str = "", level: int = logging.INFO, **facts: Any) -> None:
+    record = logging.LogRecord("snakemake", level, "", 0, message, None, None)
+    record.__dict__.update(facts)
+    to.handle(record)
+
+
+def job_facts(log: Path, number: int = 1) -> dict[str, Any]:
+    return {
+        "jobid": number, "rule_name": "train", "wildcards": {"run": "kitchen"}, "log": [str(log)],
+        "output": ["results/kitchen/map.json"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_job_is_a_line_when_it_starts_and_ends(tmp_path: Path, terminal: bool) -> None:
+    log = tmp_path / "train.log"
+    log.write_text("12:00:00 INFO epoch 3 of 35: loss 0.61; about 40 s left\n")
+    shown, out = handler(terminal=terminal)
+    tell(shown, event=LogEvent.RUN_INFO, stats={"total": 1})
+    tell(shown, event=LogEvent.JOB_INFO, **job_facts(log))
+    running = io.StringIO()
+    Console(file=running, width=200).print(shown.screen.render())
+    assert "train kitchen  0:00  epoch 3 of 35: loss 0.61; about 40 s left" in running.getvalue()
+    tell(shown, event=LogEvent.JOB_FINISHED, job_id=1)
+    tell(shown, event=LogEvent.PROGRESS, done=1, total=1)
+    shown.close()
+    text = out.getvalue()
+    assert ("start  train kitchen" in text) != terminal
+    assert "done   train kitchen" in text
+    assert "1 of 1 jobs done" in text
+    assert "next: tad table kitchen; tad run results/kitchen/page; tad apply kitchen VIDEO" in text
+
+
+def test_a_failed_job_shows_its_last_words_once(tmp_path: Path) -> None:
+    log = tmp_path / "train.log"
+    log.write_text("12:00:00 INFO epoch 1 of 2\ntad train: labels.csv: line 2: end 3 is before start 5; correct it\n")
+    shown, out = handler()
+    tell(shown, event=LogEvent.JOB_INFO, **job_facts(log))
+    tell(shown, "Error in rule train", logging.ERROR, event=LogEvent.JOB_ERROR, **job_facts(log))
+    tell(shown, "CalledProcessError in file rules/detector.smk", logging.ERROR, event=LogEvent.ERROR)
+    tell(shown, "WorkflowError: At least one job did not complete successfully.", logging.ERROR, event=LogEvent.ERROR)
+    shown.close()
+    text = out.getvalue()
+    assert text.count("line 2: end 3 is before start 5; correct it") == 1
+    assert f"log: {log}" in text.replace("\n", "")
+    assert "CalledProcessError" not in text
+    assert "next:" not in text
+
+
+def test_messages_that_matter_are_shown() -> None:
+    shown, out = handler()
+    tell(shown, "Building DAG of jobs...")
+    tell(shown, "Nothing to be done (all requested files are present and up to date).")
+    tell(shown, "config.yaml: runs.x: unknown key", logging.ERROR, event=LogEvent.ERROR)
+    shown.close()
+    assert out.getvalue().splitlines() == [
+        "Nothing to be done (all requested files are present and up to date).", "config.yaml: runs.x: unknown key",
+    ]  # fmt: skip
+
+
+def test_the_last_message_of_a_log(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    assert last_message(None) == last_message(log) == ""
+    log.write_bytes(b"x" * 9000 + b"\n12:00:00 INFO one\r12:00:01 WARNING two \x1b[31mred\x07\n\n")
+    assert last_message(log) == "two [31mred"  # nothing that a terminal would execute
+    log.write_text("Traceback\ntad train: a line without a time\n")
+    assert last_message(log) == "tad train: a line without a time"
+
+
+def test_names_and_times() -> None:
+    assert title_of("extract", {"dataset": "d", "features": "f", "shard": "00-of-02"}) == "extract d/f 00-of-02"
+    assert title_of("render", None) == "render"
+    assert (clock(59.9), clock(61), clock(3661)) == ("0:59", "1:01", "1:01:01")
+    assert next_steps(["results/a/model.safetensors"]) == []
+    assert next_steps(["results/a/map.json", "results/a/page"]) == [
+        "score of a: results/a/map.json",
+        "next: tad table a; tad apply a VIDEO --out detections.json",
+        "page of a: open results/a/page/index.html in a browser",
+    ]
+    assert Job("x", None).seconds == "0:00"
+
+
+@pytest.mark.parametrize(
+    ("word", "module"), [("-v", "snakemake"), ("--dry-run", "snakemake"), ("a", "tad.workflow.launch")]
+)
+def test_own_output_of_snakemake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, module: str) -> None:
+    (tmp_path / "config.yaml").write_text("runs: {}\n")
+    monkeypatch.chdir(tmp_path)
+    command = snakemake_command([word])
+    assert command[2] == module
+    assert "-v" not in command
