@@ -44,7 +44,7 @@ def test_every_rule_says_what_it_needs_and_leaves() -> None:
         for need in ("mem_mb", "runtime", "code="):
             assert need in body, (name, need)
         asks = "gpu=flow.gpus" in body
-        assert asks == (name in {"pretrain", "extract", "train", "classify", "detect", "suppress"}), name
+        assert asks == (name in {"pretrain", "extract", "encode", "train", "classify", "detect", "suppress"}), name
 
 
 def test_warnings_of_earlier_runs_are_not_shown_again(tmp_path: Path) -> None:
