@@ -156,7 +156,7 @@ MALFORMED_CSV: dict[str, tuple[str, list[str]]] = {
     "too few values": (ROWS + "a,7,8\n", ["line 5", "3 values for 5 columns"]),
     "unquoted comma": (ROWS + "a,7,8,jump, high,train\n", ["line 5", "6 values for 5 columns", "quote"]),
     "no video": (ROWS + ",7,8,jump,train\n", ["line 5", "no video"]),
-    "no end": (ROWS + "a,7,,jump,train\n", ["line 5", "'' is not a number"]),
+    "no end": (ROWS + "a,7,,jump,train\n", ["line 5", "no time"]),
     "a word": (ROWS + "a,7,later,jump,train\n", ["line 5", "'later' is not a number"]),
     "time code": (ROWS + "a,7,00:00:07:10,jump,train\n", ["line 5", "'00:00:07:10'", "unambiguous"]),
     "sixty-one seconds": (ROWS + "a,7,1:61,jump,train\n", ["line 5", "'1:61'", "unambiguous"]),

@@ -6,18 +6,19 @@ from collections.abc import Iterable, Iterator
 from tad.core.limits import FIELD, LimitError
 
 
-def csv_rows(lines: Iterable[str], *, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+def csv_rows(lines: Iterable[str], *, delimiter: str = ",", quote: str = '"') -> Iterator[tuple[int, list[str]]]:
     """Yield the line number and the cells of each row; rows without cells are yielded too.
 
     Args:
         lines: an open file or other lines, with newlines as they stand in the file (`newline=""`).
         delimiter: separator of the cells.
+        quote: character around cells that hold a delimiter.
 
     Raises:
         LimitError: a cell is too long, or the text is not CSV; the message begins with the line.
     """
     csv.field_size_limit(FIELD)
-    rows = csv.reader(lines, delimiter=delimiter)
+    rows = csv.reader(lines, delimiter=delimiter, quotechar=quote)
     while True:
         try:
             row = next(rows)

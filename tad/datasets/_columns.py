@@ -152,7 +152,7 @@ def columns_of(header: Sequence[str], settings: Mapping[str, str], where: str) -
     names.pop("time", None)
     for ours in REQUIRED:
         if ours not in names:
-            others = [name for name in header if name not in names.values()]
+            others = [name for name in header if name and name not in names.values()]
             example = ",".join(REQUIRED)
             if ours == "end" and "duration" in names:
                 raise TadError(

@@ -3,12 +3,14 @@
 import os
 import re
 from collections import Counter
+from urllib.parse import parse_qs, unquote
 
 from tad.core.errors import TadError
 from tad.core.ids import VIDEO_EXTENSIONS
 from tad.datasets._text import compose
 
 SUFFIX, FOLDER = "names with a file's suffix", "names with a folder"
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+://")
 WINDOWS = re.compile(r"[A-Za-z]:\\|\\\\")
 
 
@@ -22,6 +24,8 @@ class VideoNames:
 
     def read(self, name: str, where: str) -> str:
         """Return the id in a name: `clip` for `clip`, `clip.mp4`, `videos/clip.mp4` and `C:\\videos\\clip.mp4`.
+
+        Of a web address it is the last part without the query, or the id in `watch?v=…` of YouTube.
 
         A name with `..`, an absolute folder or a backslash is treated as a path only if it ends with the suffix of a
         video file or starts with a drive. Otherwise it is returned unchanged, and the check refuses it.
@@ -50,8 +54,19 @@ class VideoNames:
         return stem
 
 
+def _path_of(address: str) -> str:
+    """Return the path in an address (http, file, s3), with the YouTube id of `watch?v=…` as its last part."""
+    path, _, query = address.partition("#")[0].partition("?")
+    watched = parse_qs(query).get("v")
+    if watched and path.endswith("/watch"):
+        return f"{path}/{watched[0]}"
+    return compose(unquote(path))
+
+
 def _split(text: str) -> tuple[str, str, str]:
     """Split a name into folder, id and suffix; folder and suffix are empty unless it is certainly a path or a file."""
+    if ADDRESS.match(text):
+        text = _path_of(text)
     stem, suffix = os.path.splitext(text)
     suffix = suffix.lower() if suffix.lower() in VIDEO_EXTENSIONS else ""
     stem = stem if suffix else text

@@ -54,9 +54,19 @@ def load_json(path: Path) -> Any:
         raise
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
-        raise TadError(f"{path}: {place}: not valid JSON ({error.msg}); repair the file or download it again") from None
+        raise TadError(f"{path}: {place}: {_why_no_json(error)}") from None
     except LimitError as error:
         raise TadError(f"{path}: {error}; repair the file; is this the right one?") from None
+
+
+def _why_no_json(error: json.JSONDecodeError) -> str:
+    """Return the cause and the remedy of an error of the JSON parser."""
+    rest = error.doc[error.pos :].lstrip()
+    if error.msg == "Extra data" and rest[:1] in ("{", "["):
+        return "holds several JSON values (JSON lines, or several files in one); put them into one object"
+    cut = error.msg.startswith("Unterminated") or not rest
+    what = "the file is truncated; download or export it again" if cut else "repair the file or download it again"
+    return f"not valid JSON ({error.msg}); {what}"
 
 
 def seconds(value: Any, where: str) -> float:

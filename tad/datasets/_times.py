@@ -13,7 +13,8 @@ COMMA = re.compile(r"[+-]?\d+,(\d+)")
 NAMED = re.compile(
     rf"(?P<number>{NUMBER.pattern})\s*(?P<unit>ms|msec|milliseconds?|s|sec|secs|seconds?)", re.IGNORECASE
 )
-CLOCK = re.compile(r"(?:(?P<hours>\d+):)?(?P<minutes>\d+):(?P<seconds>\d{1,2}(?:[.,]\d+)?)")
+CLOCK = re.compile(r"(?:(?:(?P<days>\d+) days?,? )?(?P<hours>\d+):)?(?P<minutes>\d+):(?P<seconds>\d{1,2}(?:[.,]\d+)?)")
+GROUPED = re.compile(r"[+-]?\d{1,3}(?:[ \u00a0\u202f\u2009'’.,]\d{3})+(?:[.,]\d+)?")  # thousands separators
 DECIMAL_COMMA, CLOCK_TIME, UNIT_NAME = "decimal commas", "clock times (h:mm:ss or mm:ss)", "times with their unit"
 
 
@@ -31,14 +32,17 @@ def has_decimal_commas(cells: Iterable[str], *, delimiter: str) -> bool:
 
 
 def clock(text: str) -> float | None:
-    """Convert a time h:mm:ss, h:mm:ss.mmm, h:mm:ss,mmm or mm:ss to seconds; None for others, such as h:mm:ss:ff."""
+    """Convert a time h:mm:ss, h:mm:ss.mmm, h:mm:ss,mmm or mm:ss to seconds; None for others, such as h:mm:ss:ff.
+
+    Python and pandas write days before it (`0 days 00:00:01.5`).
+    """
     match = CLOCK.fullmatch(text)
     if match is None:
         return None
     hours, minutes, rest = int(match["hours"] or 0), int(match["minutes"]), float(match["seconds"].replace(",", "."))
     if rest >= 60 or (match["hours"] is not None and minutes >= 60):
         return None
-    return round(3600 * hours + 60 * minutes + rest, 6)
+    return round(86_400 * int(match["days"] or 0) + 3600 * hours + 60 * minutes + rest, 6)
 
 
 class Times:
@@ -68,7 +72,9 @@ class Times:
             return self._scaled(value, where)
         if not isinstance(value, str):
             raise TadError(f"{where}: time {value!r:.40} is not a number; give seconds")
-        text = value.strip()
+        text = value.strip().replace("\u2212", "-")  # the minus sign of typesetting
+        if not text:
+            raise TadError(f"{where}: no time; give start and end in seconds")
         if NUMBER.fullmatch(text):
             return self._scaled(float(text), where)
         if self.decimal_commas and COMMA.fullmatch(text):
@@ -78,6 +84,10 @@ class Times:
             return self._clock(text, where)
         if match := NAMED.fullmatch(text):
             return self._named(float(match["number"]), match["unit"].lower(), text, where)
+        if text.endswith("%"):
+            raise TadError(f"{where}: time '{text:.40}' is in per cent; convert it to seconds of the video")
+        if GROUPED.fullmatch(text) and not COMMA.fullmatch(text):
+            raise TadError(f"{where}: time '{text:.40}' has a thousands separator; write 1234.5, for example")
         if "," in text:
             raise TadError(f"{where}: time '{text:.40}' has a comma; write the decimal with a point")
         raise TadError(f"{where}: time {value!r:.40} is not a number; give seconds")

@@ -1,10 +1,12 @@
 """Read custom data from a CSV file (`video,start,end,label`) into an annotation table."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tad.annotations.checks import NO_VALUES
 from tad.annotations.table import Instance, Table, Video
 from tad.core.errors import TadError
 from tad.datasets._columns import Columns, columns_of
@@ -22,6 +24,8 @@ from tad.datasets._splits import split_and_label, split_file
 from tad.datasets._times import Times, has_decimal_commas
 from tad.datasets.csv_settings import Settings
 from tad.settings import plugins
+
+SHORTENED = re.compile(r"\d[.,]\d+E\+\d+")  # Excel's form of numbers with more than 11 digits
 
 
 @dataclass
@@ -53,6 +57,12 @@ class _Reader:
         """Add one row."""
         if not row["video"]:
             raise TadError(f"{where}: no video; give the id, which is the file's name without its suffix")
+        if row["video"].casefold() in NO_VALUES:
+            raise TadError(f"{where}: video '{row['video']}' stands for a missing value; give the name of the video")
+        if SHORTENED.fullmatch(row["video"]):
+            raise TadError(
+                f"{where}: video '{row['video']}' is a number that a spreadsheet has shortened; write it out"
+            )
         video = self.names.read(row["video"], where)
         split = self._split_of(row, video, where)
         if split is None:
@@ -103,6 +113,7 @@ def _notes(columns: Columns, sheet: Sheet, reader: _Reader) -> tuple[str, ...]:
     notes = [f"column '{theirs}' is {ours}" for ours, theirs in columns.taken.items()]
     if columns.unit and columns.unit != "seconds":
         notes.append(f"times are {columns.unit}, as their columns say")
+    notes += sheet.notes
     if sheet.decomposed:
         notes.append(f"{sheet.decomposed} cells in decomposed Unicode form (composed now)")
     seen = {**reader.times.seen, **reader.names.seen}
@@ -113,7 +124,7 @@ def read(source: Path, settings: Settings) -> Table:
     """Read a CSV file into a table, unchecked (see `tad.annotations.checks.check`).
 
     Args:
-        source: a file in UTF-8 or with a byte order mark, separated by commas, semicolons or tabs, with a header:
+        source: a file in UTF-8 or with a byte order mark, separated by commas, semicolons, tabs or `|`, with a header:
             video, start, end, label, and optionally split, duration (seconds) and fps; other columns are ignored. A row
             with a video but without start, end and label is a video without instances.
         settings: see csv_settings.py; the frame rate applies to videos without a value in column fps.

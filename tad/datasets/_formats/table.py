@@ -15,6 +15,7 @@ from tad.core.errors import TadError
 from tad.core.ids import LABEL_EXTENSIONS
 from tad.core.strict_json import type_name
 from tad.datasets._csv import read_sheet
+from tad.datasets._csv_text import delimiter_of
 from tad.datasets._formats import (
     _collect,
     audacity,
@@ -133,8 +134,7 @@ def _of_text(path: Path) -> str:
         return "audacity"
     if thumos_text.part_of(path) and thumos_text.is_line(rows[0]):
         return "thumos_text"
-    delimiter = max(",;\t", key=rows[0].count)
-    return _of_header([tidy(cell).strip('"') for cell in rows[0].split(delimiter)])
+    return _of_header([tidy(cell).strip('"') for cell in rows[0].split(delimiter_of(rows[0]))])
 
 
 def _of_header(header: Sequence[str]) -> str:

@@ -1,0 +1,172 @@
+"""What spreadsheets, scripts and joined files make of a CSV table: it is read and said, or refused in one line."""
+
+import gzip
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from table_tools import ROWS, outcome, read_as, segments, table_of, write
+
+from tad.core.errors import TadError
+from tad.datasets import csv as own_csv
+from tad.datasets._csv import read_sheet
+from tad.datasets._formats import table as formats
+from tad.datasets._names import VideoNames
+from tad.datasets._times import clock
+
+EXPECTED = [(video, start, end, label) for video, start, end, label, _ in ROWS]
+TEXT = table_of()
+HEADER, FIRST, *REST = TEXT.splitlines()
+TAIL = "\n".join(REST) + "\n"
+
+
+def quoted(row: tuple[object, ...], marks: str) -> list[str]:
+    return [f"{marks[0]}{value}{marks[-1]}" for value in row]
+
+
+def with_labels(marks: str) -> str:
+    return table_of([(v, s, e, f"{marks[0]}{x}{marks[-1]}", p) for v, s, e, x, p in ROWS])
+
+
+SINGLE = "\n".join([",".join(quoted(tuple(HEADER.split(",")), "'")), *(",".join(quoted(r, "'")) for r in ROWS)]) + "\n"
+READ: dict[str, tuple[str, str]] = {  # file → what is said of it
+    "separated by |": (TEXT.replace(",", "|"), "1 header with columns separated by |"),
+    "Markdown": (
+        "".join(
+            f"| {line} |\n".replace(",", " | ") for line in (HEADER, "---,:--,--:,:-:,---", *TEXT.splitlines()[1:])
+        ),
+        "1 header with columns separated by |",
+    ),
+    "comment above": ("# exported on Monday, by us\n#\n" + TEXT, "2 comment lines (#)"),
+    "comment between": (f"{HEADER}\n{FIRST}\n# second day\n{TAIL}", "1 comment lines (#)"),
+    "comment below": (f"{TEXT}# the end, of all\n", "1 comment lines (#)"),
+    "header as a comment": (f"# made by numpy\n# {TEXT}", "1 header that begins with #; 1 comment lines (#)"),
+    "all in single quotes": (SINGLE, "1 header in single quotes"),
+    "labels in single quotes": (with_labels("'"), "quotation marks around all values of column 'label'"),
+    "labels in typographic quotes": (with_labels("“”"), "quotation marks around all values of column 'label'"),
+    "labels in backticks": (with_labels("`"), "quotation marks around all values of column 'label'"),
+    "two files in one": (f"{HEADER}\n{FIRST}\n{HEADER}\n{TAIL}", "1 repetitions of the header"),
+    "two marked files in one": (
+        f"\ufeff{HEADER}\n{FIRST}\n\ufeff{HEADER}\n{TAIL}",
+        "1 byte order marks within the file; 1 repetitions of the header",
+    ),
+    "marked twice": (f"\ufeff\ufeff{TEXT}", "1 byte order marks within the file"),
+    "empty cells at the end": (TEXT.replace(f"{FIRST}\n", f"{FIRST},,\n"), ""),
+    "empty name at the end": (TEXT.replace(HEADER, f"{HEADER},"), ""),
+    "times of pandas": (
+        TEXT.replace("1.5,4.25", "0 days 00:00:01.500000,0 days 00:00:04.25"),
+        "2 clock times (h:mm:ss or mm:ss)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_table_of_an_odd_form_is_read_and_said(name: str, tmp_path: Path) -> None:
+    text, said = READ[name]
+    source = write(tmp_path, text)
+    table = read_as("csv", source)
+    assert segments(table) == EXPECTED
+    assert {v: video.split for v, video in table.videos.items()} == {"a": "train", "b": "train", "c": "test"}
+    assert "; ".join(table.notes) == said
+    assert formats.recognise(source) == "csv"  # as `tad new` reads it
+    assert segments(own_csv.read_unassigned(source)) == EXPECTED
+
+
+REFUSED: dict[str, tuple[str | bytes, str]] = {
+    "a row after #": (f"{HEADER}\n#{FIRST}\n{TAIL}", "line 2: begins with '#' as comments do, and has the 5 values"),
+    "some labels in quotes": (
+        TEXT.replace("run", "'run'"), "line 3: label 'run' is in quotation marks, and other values of the column"),
+    "a comma in single quotes": (
+        with_labels("'").replace("run", "run, fast"), "line 3: 6 values for 5 columns; quote a value that holds the"),
+    "an open quote": (TEXT.replace("run", '"run'), "a value spans several lines; close its double quotes"),
+    "a title": (f"Our labels\n{TEXT}", "line 2: 5 values for 1 columns; if the first line is a title"),
+    "separated by spaces": (TEXT.replace(",", " "), "line 1: the columns are separated by spaces; separate them by"),
+    "separated by colons": (TEXT.replace(",", ":"), "line 1: the columns are separated by colons; separate them by"),
+    "per cent": (TEXT.replace("4.25", "4.25%"), "line 2: time '4.25%' is in per cent; convert it to seconds"),
+    "no time": (TEXT.replace("4.25", ""), "line 2: no time; give start and end in seconds"),
+    "thousands": (
+        TEXT.replace("70.5", '"1,170.5"'), "line 3: time '1,170.5' has a thousands separator; write 1234.5"),
+    "thousands by spaces": (
+        TEXT.replace("70.5", "1\u202f170.5"), "has a thousands separator; write 1234.5, for example"),
+    "frames of a time code": (TEXT.replace("70.5", "0:01:10:12"), "line 3: '0:01:10:12' is not an unambiguous clock"),
+    "no name": (TEXT.replace("\na,", "\nNaN,"), "line 2: video 'NaN' stands for a missing value; give the name"),
+    "a number of Excel": (TEXT.replace("\na,", "\n1.23E+11,"), "is a number that a spreadsheet has shortened"),
+    "JSON lines": ('{"video": "a", "start": 1}\n{"video": "b"}\n', "own.csv: is JSON, not a CSV table; rename it"),
+    "a list": ('[{"video": "a", "start": 1, "end": 2}]', "own.csv: is JSON, not a CSV table; rename it to .json"),
+    "a web page": ("<!DOCTYPE html><html><p>404</p></html>", "is a web page or XML, not a CSV table; download"),
+    "gzip": (gzip.compress(TEXT.encode()), "own.csv: is compressed by gzip; unpack it (gunzip)"),
+    "zip": (b"PK\x03\x04" + bytes(30), "own.csv: is a zip archive or a spreadsheet; unpack it"),
+    "pickle": (b"\x80\x04\x95abc", "is a Python pickle, which could run code"),
+    "pointer": ("version https://git-lfs.github.com/spec/v1\nsize 123\n", "is a pointer of Git LFS, not the file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_table_that_cannot_be_read_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    text, said = REFUSED[name]
+    message = outcome(lambda: read_as("csv", write(tmp_path, text)))[1]
+    assert said in message
+    assert message.startswith(f"{tmp_path / 'own.csv'}: ")
+    assert "\n" not in message
+    assert len(message) < 400
+
+
+def test_the_remedy_for_a_name_that_begins_with_a_mark_works(tmp_path: Path) -> None:
+    text = f'{HEADER}\n"#{FIRST[0]}"{FIRST[1:]}\n{TAIL}'
+    assert segments(read_as("csv", write(tmp_path, text)))[0][0] == "#a"
+    named = table_of([(f"#{v}", *row) for v, *row in ROWS])  # all names begin with it
+    assert [row[0] for row in segments(read_as("csv", write(tmp_path, named)))] == ["#a", "#b", "#c"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.text("ab#'\"|,; 1\n", max_size=6), st.text("ab#'\"|,; 1\n", max_size=6)), min_size=1, max_size=4
+    )
+)
+def test_what_a_writer_of_csv_quotes_stays_as_it_is(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
+) -> None:
+    """Values of a written table come back, but for spaces around them; or one line says which mark is unclear."""
+    import csv
+
+    path = tmp_path_factory.mktemp("written") / "x.csv"
+    with open(path, "w", newline="") as handle:
+        csv.writer(handle, quoting=csv.QUOTE_ALL).writerows([("video", "label"), *rows])
+    sheet, message = outcome(lambda: list(read_sheet(path).named({"video": "video", "label": "label"})))
+    if message:
+        assert "quotation marks" in message
+        return
+    expected = [{"video": a.strip(), "label": b.strip()} for a, b in rows if a.strip() or b.strip()]
+    if not any(set(a + b) & set("'\"") for a, b in rows):
+        assert [row for _, row in sheet] == expected
+
+
+@pytest.mark.parametrize(("name", "video"), [
+    ("https://www.youtube.com/watch?v=a-cdefghij_", "a-cdefghij_"), ("https://youtu.be/a-cdefghij_?t=3", "a-cdefghij_"),
+    ("https://x.org/v/day%201.mp4?dl=1#t=3", "day 1"), ("file:///home/x/caf%C3%A9.mkv", "café"),
+    ("s3://box/a.mp4", "a"),
+])  # fmt: skip
+def test_an_address_is_its_files_id(name: str, video: str) -> None:
+    assert VideoNames().read(name, "x") == video
+
+
+@pytest.mark.parametrize(("text", "seconds"), [
+    ("0 days 00:00:01.5", 1.5), ("1 day, 0:00:02", 86402.0), ("2 days 01:00:00", 176400.0), ("1 day 5", None),
+    ("1 days 0:60:00", None),
+])  # fmt: skip
+def test_days_before_a_clock_time(text: str, seconds: float | None) -> None:
+    assert clock(text) == seconds
+
+
+def test_json_that_is_no_single_value_is_named(tmp_path: Path) -> None:
+    database = json.dumps({"database": {"a": {"subset": "train", "annotations": []}}})
+    with pytest.raises(TadError, match=re.escape("holds several JSON values (JSON lines, or several files in one)")):
+        read_as("activitynet", write(tmp_path, f"{database}\n{database}\n", "x.json"))
+    with pytest.raises(TadError, match="is compressed by gzip"):
+        read_as("activitynet", write(tmp_path, gzip.compress(database.encode()), "x.json"))
+    with pytest.raises(TadError, match=r"line 1, column \d+: not valid JSON .*; the file is truncated"):
+        read_as("activitynet", write(tmp_path, database[:-9], "x.json"))
