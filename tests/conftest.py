@@ -23,6 +23,7 @@ settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
 
 
+@pytest.hookimpl(tryfirst=True)  # before the hook of pytest-xdist, which reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Group tests for several workers (`--dist loadgroup`). The tests of one file stay together. All tests that need
     the scratch checkout run on one worker, because it takes minutes to create and run. Tests that run whole workflows
@@ -35,6 +36,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(pytest.mark.xdist_group("checkout" if checkout(item) else str(item.path)))
     items.sort(key=lambda item: (not checkout(item), item.path.parent.name != "workflow"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Stop where a new version of pytest or pytest-xdist does not group the tests: fixtures of a file or session would
+    be made on every worker, and the tests take twice as long.
+    """
+    if getattr(session.config.option, "loadgroup", False) and not all("@" in item.nodeid for item in session.items):
+        raise pytest.UsageError("pytest-xdist has not grouped the tests; install the versions of requirements-dev.txt")
 
 
 @pytest.fixture(scope="session")
