@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from table_tools import outcome, read_as, segments, table_of, write
 
 from tad.annotations.checks import check
+from tad.annotations.doubts import doubts
 from tad.annotations.table import Instance, Table, Video, read_table
-from tad.annotations.units import Span, likely_unit
+from tad.annotations.units import Span, likely_unit, span_of
 from tad.core.errors import TadError
 from tad.datasets._splits import draw_test
 from tad.settings.stages import AnnotateSpec
@@ -46,6 +47,106 @@ def test_the_unit_is_named_by_what_fits(videos: list[tuple[float, float, float]]
     microseconds = likely_unit([Span("v", last * 1e6, length, rate) for last, length, rate in videos])
     assert microseconds is not None
     assert microseconds.words == "microseconds"
+
+
+SHOTS: dict[str, tuple[list[tuple[float, float]], float]] = {  # video → seconds of its instances, duration
+    "a": ([(3, 9), (14, 30), (50, 95.5)], 100.0), "b": ([(1, 2.5), (60, 80), (130, 196)], 200.0),
+    "c": ([(0.5, 4), (7, 11), (12, 27)], 30.0),
+}  # fmt: skip
+WRITTEN: dict[str, tuple[Any, str]] = {  # (start or end, duration) → what the file has, and what is said of it
+    "times of day": (lambda t, d: t + 36_000, "times of day, or times in a longer recording (the first are at about 1"),
+    "in a recording": (lambda t, d: t + 250_000, "look like times in a longer recording (the first are at about 69:2"),
+    "Unix": (lambda t, d: t + 1.7e9, "look like Unix times; convert them to seconds from the start of the video"),
+    "JavaScript": (lambda t, d: 1000 * (t + 1.7e9), "look like Unix times in milliseconds; convert them to seconds"),
+    "frames": (lambda t, d: 25 * t, "look like frames; set `unit: frames`"),
+    "milliseconds": (lambda t, d: 1000 * t, "look like milliseconds; set `unit: milliseconds`"),
+    "days": (lambda t, d: t / 86_400, "look like days, as spreadsheets store clock times"),
+    "fractions": (lambda t, d: t / d, "look like fractions of the duration; convert"),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_times_are_is_named(name: str) -> None:
+    factor, said = WRITTEN[name]
+    for length in (3, 1):
+        videos = {
+            v: Video("train", d, tuple(Instance(factor(s, d), factor(e, d), "x") for s, e in rows[-length:]))
+            for v, (rows, d) in SHOTS.items()
+        }
+        message = outcome(lambda videos=videos: check(Table("own", ("x",), videos), source="own.csv"))[1]  # type: ignore[misc]
+        assert message.startswith("own.csv: all videos: ")
+        assert said in message, length
+
+
+@pytest.mark.parametrize(("durations", "refused"), [
+    ((300, 900, 500), ""), ((30, 20, 10), "the times end about 5 times later than the videos, so they look like per"),
+    ((30, 900, 500), "the last of most videos is near it, although the videos last 30 to 900 s; the times"),
+])  # fmt: skip
+def test_per_cent_of_the_duration_is_said(
+    durations: tuple[int, ...], refused: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [("a", 10, 50), ("a", 60, 100), ("b", 5, 98.5), ("c", 0, 97)]
+    long = dict(zip("abc", durations, strict=True))
+    text = table_of(
+        [(v, s, e, "x", "test" if v == "c" else "train", long[v]) for v, s, e in rows],
+        header="video,start,end,label,split,duration",
+    )
+    spec = AnnotateSpec.model_validate({"dataset": "own", "format": {"name": "csv"}})
+    message = outcome(lambda: annotate(write(tmp_path, text), tmp_path / "out.json", spec=spec))[1]
+    assert refused in message
+    if not refused:
+        (line,) = [r.message for r in caplog.records if "per cent" in r.message]
+        assert "no time exceeds 100, and the last of most videos is near it, although the videos last 300 to" in line
+    seconds = table_of([(v, s, 0.97 * d, "x", "test", d) for (v, d), s in zip(long.items(), (1, 2, 3), strict=True)],
+                       header="video,start,end,label,split,duration")  # fmt: skip
+    caplog.clear()
+    annotate(write(tmp_path, seconds), tmp_path / "out.json", spec=spec)
+    assert not [r for r in caplog.records if "per cent" in r.message]
+
+
+@pytest.mark.parametrize(("rows", "said"), [
+    ([("a", "None"), ("b", "x"), ("b", "None")], "label 'None' (video 'a', line 2 and 1 more) counts as a class; if"),
+    ([("a", "-"), ("b", "x")], "label '-' (video 'a', line 2) counts as a class; if it stands for a missing value"),
+    ([("a", "x;y"), ("b", "x"), ("b", "y")], "label 'x;y' (video 'a', line 2) counts as a class of its own, although"),
+    ([("a", "gieÃ\u0178en"), ("b", "x")], "label 'gieÃ\u0178en' (video 'a', line 2) looks like 'gießen'"),
+    ([("cafÃ©", "x"), ("b", "x")], "video 'cafÃ©' looks like 'café', read in a wrong encoding"),
+    ([("Clip", "x"), ("clip", "x")], "1 videos have names that differ only in case or in '.0' ('Clip' and 'clip')"),
+    ([("7", "x"), ("7.0", "x")], "names that differ only in case or in '.0' ('7' and '7.0')"),
+    ([("a", "x;y"), ("b", "x")], ""), ([("a", "Ärger"), ("b", "São Paulo")], ""),
+])  # fmt: skip
+def test_what_is_only_likely_is_a_warning(rows: list[tuple[str, str]], said: str, tmp_path: Path) -> None:
+    text = table_of([(v, 3 * k, 3 * k + 2, x, "train") for k, (v, x) in enumerate(rows)])
+    found = doubts(read_as("csv", write(tmp_path, text)))
+    assert len(found) == bool(said)
+    assert not said or said in found[0]
+
+
+@pytest.mark.parametrize(("label", "said"), [
+    ("nan", "video 'b', line 3: label 'nan' stands for a missing value"),
+    ("gie\ufffden", "video 'b', line 3: label 'gie\ufffden' has lost letters in a wrong encoding"),
+    ("X", "video 'a', line 2: labels 'X' and 'x' differ only in case"),
+])  # fmt: skip
+def test_a_label_that_is_none_is_named_with_its_row(label: str, said: str, tmp_path: Path) -> None:
+    text = table_of([("a", 1, 2, "x", "train"), ("b", 1, 2, label, "train"), ("b", 3, 4, label, "train")])
+    message = outcome(lambda: check(read_as("csv", write(tmp_path, text)), source="own.csv"))[1]
+    assert said in message
+
+
+def test_swapped_columns_are_named(tmp_path: Path) -> None:
+    text = table_of([("a", 4, 2, "x", "train"), ("b", 9, 3, "x", "train")])
+    message = outcome(lambda: check(read_as("csv", write(tmp_path, text)), source="own.csv"))[1]
+    assert "all 2 instances end before they start, so the columns of starts and ends may be swapped" in message
+
+
+def test_times_of_day_with_an_instance_each_may_be_frames() -> None:
+    """One short instance of each video lies as close together in frames; then the setting for frames is named too."""
+    spans = [span_of(v, [(1500.0 + k, 1550.0 + 5 * k)], 100.0 + k, 25.0) for k, v in enumerate("abcd")]
+    unit = likely_unit(spans)
+    assert unit is not None
+    assert unit.setting == "frames"
+    assert unit.words.startswith(
+        "frames at 25 per second or, less likely, times of day, or times in a longer recording"
+    )
 
 
 def test_one_overrun_is_no_unit() -> None:

@@ -5,14 +5,15 @@ import math
 import re
 import statistics
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
+from tad.annotations.doubts import percent
 from tad.annotations.duplicates import Near
 from tad.annotations.table import SPLITS, Dropped, Instance, Table, Video, among
-from tad.annotations.units import Span, likely_unit
+from tad.annotations.units import DAY, UNIX, fractions_of, likely_unit, span_of
 from tad.core.errors import TadError
 from tad.core.ids import invisible, unsafe
 from tad.settings.plugins import nearest
@@ -29,6 +30,7 @@ WHOLE = re.compile(r"([0-9]+)(?:\.0+)?")  # a class number; pandas writes 7.0 fo
 LISTED = 20  # maximum number of problems that are logged individually
 DROPPABLE = ("nan", "negative", "degenerate", "beyond", "label", "duplicate")
 KNOWN_KINDS = ("degenerate", "negative", "beyond", "duplicate", "empty")
+LOST = "\ufffd"  # what a letter becomes that an encoding does not have
 CORRECT = "correct the two times"
 CLIPPABLE = ("beyond", "negative")
 Policy = Literal["error", "drop", "clip"]
@@ -142,51 +144,59 @@ def _folded(label: str) -> str:
     return whole[1] if whole else " ".join(label.casefold().split())
 
 
-def _label_problem(labels: tuple[str, ...]) -> Problem | None:
+def _label_fault(label: str) -> tuple[str, str]:
+    """Return cause and remedy if a label cannot be a class; empty otherwise."""
+    shown = label.encode("unicode_escape").decode()
+    if hidden := invisible(label):
+        return f"label '{shown}' holds an invisible character ({hidden})", "remove it"
+    if any("\ud800" <= letter <= "\udfff" for letter in label):
+        return f"label '{shown}' is not valid Unicode", "write it again"
+    if LOST in label:
+        return f"label '{label}' has lost letters in a wrong encoding ({LOST})", "export the file again as UTF-8"
+    if any(letter < " " or letter == "\x7f" for letter in label):
+        return f"label '{shown}' holds a line break or another control character", "write it on one line"
+    if label.casefold() in NO_VALUES:
+        return f"label '{label}' stands for a missing value", "give the class, or another name if it is one"
+    return "", ""
+
+
+def _label_problem(table: Table) -> Problem | None:
     seen: dict[str, str] = {}
-    for label in labels:
-        shown = label.encode("unicode_escape").decode()
-        if hidden := invisible(label):
-            return Problem("label", "", "", f"label '{shown}' holds an invisible character ({hidden})", "remove it")
-        if any("\ud800" <= letter <= "\udfff" for letter in label):
-            return Problem("label", "", "", f"label '{shown}' is not valid Unicode", "write it again")
-        if any(letter < " " or letter == "\x7f" for letter in label):
-            cause = f"label '{shown}' holds a line break or another control character"
-            return Problem("label", "", "", cause, "write it on one line")
-        if label.casefold() in NO_VALUES:
-            cause = f"label '{label}' stands for a missing value"
-            return Problem("label", "", "", cause, "give the class, or another name if it is one")
+    for label in table.labels:
+        cause, remedy = _label_fault(label)
         folded = _folded(label)
-        if folded in seen:
+        if not cause and folded in seen:
             how = "in case or spaces" if not WHOLE.fullmatch(label) else "as text, not as numbers"
-            cause = f"labels '{seen[folded]}' and '{label}' differ only {how}"
-            return Problem("label", "", "", cause, "write them alike")
+            cause, remedy = f"labels '{seen[folded]}' and '{label}' differ only {how}", "write them alike"
+        if cause:
+            of_label = ((v, i.entry) for v, video in table.videos.items() for i in video.instances if i.label == label)
+            return Problem("label", *next(of_label, ("", "")), cause, remedy)
         seen[folded] = label
     return None
 
 
 def _unit_problem(videos: Mapping[str, Video]) -> Problem | None:
     """Detect times that are not in seconds: (nearly) all last ends lie far beyond the durations, or between 0 and 1."""
-    last = {
-        video_id: max(i.end for i in video.instances)
+    timed = {
+        video_id: [(i.start, i.end) for i in video.instances]
         for video_id, video in videos.items()
         if video.instances and not video.in_frames and all(math.isfinite(i.end) for i in video.instances)
     }
-    known = {v: duration for v in last if (duration := videos[v].duration)}
-    unit = likely_unit([Span(v, last[v], duration, videos[v].rate) for v, duration in known.items()])
-    if unit and len(known) > 1:
-        typical = statistics.median(last[v] / duration for v, duration in known.items())
+    spans = [span_of(v, rows, d, videos[v].rate) for v, rows in timed.items() if (d := videos[v].duration)]
+    unit = likely_unit(spans)
+    if unit and len(spans) > 1:
+        typical = statistics.median(span.last / span.duration for span in spans)
         cause = f"the times end about {typical:.0f} times later than the videos, so they look like {unit.words}"
         return Problem("unit", "", "", cause, unit.remedy)
-    ends = list(last.values())
-    if len(ends) > 1 and not known and statistics.median(ends) > 86_400:
-        cause = (
-            f"the times reach {statistics.median(ends):.0f}, more than a day, so they look like milliseconds (or"
-            " microseconds)"
-        )
-        return Problem("unit", "", "", cause, "set `unit: milliseconds`, or convert them to seconds")
-    if len(known) > 1 and max(ends) <= 1 and statistics.median(known.values()) >= 10:
-        cause = "all times lie between 0 and 1, so they look like fractions of the duration"
+    ends = [max(end for _, end in rows) for rows in timed.values()]
+    if len(ends) > 1 and not spans and statistics.median(ends) > DAY:
+        unix = statistics.median(ends) > UNIX
+        what = "Unix times or microseconds" if unix else "milliseconds (or microseconds)"
+        cause = f"the times reach {statistics.median(ends):.0f}, more than a day, so they look like {what}"
+        setting = "" if unix else "set `unit: milliseconds`, or "
+        return Problem("unit", "", "", cause, f"{setting}convert them to seconds from the start of the video")
+    if len(spans) > 1 and max(ends) <= 1 and statistics.median(span.duration for span in spans) >= 10:
+        cause = f"all times lie between 0 and 1, so they look like {fractions_of(spans)}"
         return Problem("unit", "", "", cause, "convert them to seconds")
     return None
 
@@ -196,7 +206,7 @@ def _table_problems(table: Table) -> Iterator[Problem]:
         problem = _video_problem(video_id, video)
         if problem:
             yield problem
-    problem = _label_problem(table.labels) or _unit_problem(table.videos)
+    problem = _label_problem(table) or _unit_problem(table.videos)
     if problem:
         yield problem
 
@@ -270,6 +280,16 @@ def missing_splits(table: Table) -> list[str]:
     ]
 
 
+def _common_cause(table: Table, problems: Sequence[Problem]) -> str:
+    """Return what the instances of a file have in common that explains their problems, as the end of a sentence."""
+    count = sum(len(video.instances) for video in table.videos.values())
+    if len(problems) == count > 1 and all(problem.remedy == CORRECT for problem in problems):
+        return f"; all {count} instances end before they start, so the columns of starts and ends may be swapped"
+    if any(problem.kind == "beyond" for problem in problems) and (words := percent(table)):
+        return f"; {words}"
+    return ""
+
+
 def _log(source: str, what: str, items: tuple[Dropped, ...]) -> None:
     for item in items[:LISTED]:
         log.warning("%s: %s: video '%s', %s: %s", source, what, item.video, item.entry, item.cause)
@@ -313,7 +333,8 @@ def check(table: Table, *, source: str, on_invalid: Policy = "error") -> Table:
             done[policy].append(problem)
     can_be_cut = any(problem.kind in CLIPPABLE for problem in done["error"])
     hint = "; or leave such instances out with on_invalid: drop"
-    _refuse(done["error"], source, hint + (", or cut them at the ends of their video with clip" if can_be_cut else ""))
+    hint += ", or cut them at the ends of their video with clip" if can_be_cut else ""
+    _refuse(done["error"], source, hint + _common_cause(table, done["error"]))
     dropped, clipped = (
         tuple(Dropped(p.video, p.entry, f"{p.kind}: {p.cause}") for p in done[policy]) for policy in ("drop", "clip")
     )

@@ -1,4 +1,4 @@
-"""Detect the unit of times that cannot be seconds because they end long after their videos."""
+"""Detect the unit, or another origin, of times that cannot be seconds because they end long after their videos."""
 
 import statistics
 from collections.abc import Sequence
@@ -12,14 +12,36 @@ LEAST = 0.2
 FITTING = 0.95  # minimum share of the videos whose ends fit their duration after conversion from a unit
 
 
+PERCENT, NEAR, MOST_PERCENT = 80.0, 2.0, 100.5  # least last end, ratio of durations, and greatest end in per cent
+FEWEST = 3  # videos, from which per cent are considered; and starts of a video that show from when it counts
+FRAME = 0.04  # seconds
+DAY, UNIX = 86_400.0, 1e9  # seconds: of a day, and from which times may count from 1970
+
+
 @dataclass(frozen=True)
 class Span:
-    """A video's last end as the file states it, its duration in seconds, and its frames per second if known."""
+    """The times of a video as the file states them.
+
+    Attributes:
+        last: the last end.
+        duration: of the video in seconds.
+        rate: frames per second if known.
+        first: the first start; None if it is not known.
+        starts: how many different starts there are.
+    """
 
     video_id: str
     last: float
     duration: float
     rate: float | None = None
+    first: float | None = None
+    starts: int = 0
+
+
+def span_of(video_id: str, segments: Sequence[tuple[float, float]], duration: float, rate: float | None = None) -> Span:
+    """Return the span of the segments (start, end) of a video; at least one is needed."""
+    starts = {start for start, _ in segments}
+    return Span(video_id, max(end for _, end in segments), duration, rate, min(starts), len(starts))
 
 
 @dataclass(frozen=True)
@@ -40,7 +62,7 @@ class Unit:
     def remedy(self) -> str:
         """The remedy to show to the user."""
         if not self.setting:
-            return "convert them to seconds"
+            return "convert them to seconds from the start of the video"
         return (
             f"set `unit: {self.setting}` in the settings of the data set (formats csv and activitynet), or convert them"
             " to seconds"
@@ -59,12 +81,69 @@ def _fits(spans: Sequence[Span], factors: Sequence[float]) -> bool:
     return inside >= FITTING * len(spans)
 
 
+def in_percent(spans: Sequence[Span]) -> bool:
+    """Return whether times look like per cent of the duration.
+
+    They do if none exceeds 100, the last ends of nearly all videos lie near 100, and the durations differ much, so that
+    the last ends do not follow them.
+    """
+    if len(spans) < FEWEST or max(span.last for span in spans) > MOST_PERCENT:
+        return False
+    durations = [span.duration for span in spans]
+    near = sum(span.last >= PERCENT for span in spans)
+    return near >= SHARE * len(spans) and max(durations) >= NEAR * min(durations)
+
+
+def _shorter_than_a_frame(spans: Sequence[Span], factor: float) -> bool:
+    """Return whether what is annotated of most videos lies within one frame if the times are divided by `factor`."""
+    lengths = [span.last - span.first for span in spans if span.first is not None]
+    return bool(lengths) and 0 < statistics.median(lengths) / factor < FRAME
+
+
+def fractions_of(spans: Sequence[Span]) -> str:
+    """Return what times between 0 and 1 are fractions of: the duration, or a day, as spreadsheets store clock times."""
+    in_days = [span.last * DAY / span.duration for span in spans]
+    if max(in_days) <= 1 + TOLERANCE / 10 and statistics.median(in_days) >= LEAST:
+        return "days, as spreadsheets store clock times (0.5 is 12 hours)"
+    return "fractions of the duration"
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
+
+
+def _other_start(spans: Sequence[Span]) -> tuple[str, bool] | None:
+    """Return what times from another start than the video's look like, and whether that is certain.
+
+    The times of nearly every video then lie after its end, and no further apart than it lasts. Frames or milliseconds
+    lie as close together only if a video has one or two instances.
+    """
+    for factor, unit in ((1.0, "seconds"), (1e3, "milliseconds")):
+        after = [
+            (span, span.first / factor, span.last / factor)
+            for span in spans
+            if span.first is not None
+            and span.first / factor >= span.duration
+            and (span.last - span.first) / factor <= span.duration + TOLERANCE
+        ]
+        if len(after) < FITTING * len(spans):
+            continue
+        begin = statistics.median(first for _, first, _ in after)
+        what = "times of day, or times in a longer recording" if begin < DAY else "times in a longer recording"
+        what = f"{what} (the first are at about {_clock(begin)})" if begin < UNIX else "Unix times"
+        filled = statistics.median((last - first) / span.duration for span, first, last in after) >= LEAST
+        certain = filled and 2 * sum(span.starts >= FEWEST for span, _, _ in after) >= len(spans)
+        return what if factor == 1 else f"{what} in {unit}", certain
+    return None
+
+
 def likely_unit(spans: Sequence[Span], *, share: float = SHARE) -> Unit | None:
     """Return the unit in which the times fit their videos; None if (nearly) all of them fit in seconds.
 
-    The candidates are frames at each video's rate (60 per second where it is unknown), milliseconds and microseconds,
-    tried in order of increasing factor; the first that fits is returned. Times after which nearly nothing of a video
-    would be annotated (1/100 s taken for milliseconds) do not fit.
+    The candidates are per cent of the duration, seconds from another start (times of day), frames at each video's rate
+    (60 per second where it is unknown), milliseconds and microseconds, the latter in order of increasing factor; the
+    first that fits is returned. Times after which nearly nothing of a video would be annotated (1/100 s taken for
+    milliseconds) do not fit.
 
     Args:
         share: minimum share of the videos whose last segment must end too late for the search to start.
@@ -75,11 +154,17 @@ def likely_unit(spans: Sequence[Span], *, share: float = SHARE) -> Unit | None:
     ratio = statistics.median(span.last / span.duration for span in over)
     if ratio < FACTOR:
         return None
+    if in_percent(spans):
+        return Unit("per cent of the duration", "")
+    other = _other_start(spans)
+    if other and other[1]:
+        return Unit(other[0], "")
+    perhaps = f" or, less likely, {other[0]}" if other else ""
     if _fits(spans, [span.rate or 60.0 for span in spans]):
-        return Unit(_rates(spans), "frames")
+        return Unit(_rates(spans) + perhaps, "frames")
     for factor, words, setting in ((1e3, "milliseconds", "milliseconds"), (1e6, "microseconds", "")):
         filled = statistics.median(span.last / factor / span.duration for span in spans)
-        if filled >= LEAST and _fits(spans, [factor] * len(spans)):
-            return Unit(words, setting)
-    words = f"a unit {ratio:.0f} times smaller than seconds, or times from another start than the video's"
-    return Unit(words, "", fits=False)
+        if filled >= LEAST and not _shorter_than_a_frame(spans, factor) and _fits(spans, [factor] * len(spans)):
+            return Unit(words + perhaps, setting)
+    unknown = f"a unit {ratio:.0f} times smaller than seconds, or times from another start than the video's"
+    return Unit(other[0] if other else unknown, "", fits=False)

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from tad.annotations.checks import check
+from tad.annotations.doubts import doubts
 from tad.annotations.moments import as_moments
 from tad.annotations.table import Table
 from tad.commands.new_features import choose
@@ -191,7 +192,7 @@ def new(
     beside = labels if labels.is_dir() else labels.parent
     set_split(findings, share=test_share, split_file=_relative(split_file, beside) if split_file else "")
     _checked(as_moments(findings.table) if findings.moments else findings.table, labels)
-    yield from findings.notes
+    yield from (*findings.notes, *(f"labels: {sentence}" for sentence in doubts(findings.table)))
     choice = choose(root, backbone=backbone, offline=offline)
     yield f"features: {choice.reason}"
     rows = _values(name, findings, choice.row, videos=_relative(videos, root), labels=_relative(labels, root))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tad.annotations.table import Table, Video
-from tad.annotations.units import Span, likely_unit
+from tad.annotations.units import likely_unit, span_of
 from tad.core.errors import TadError
 from tad.datasets import csv as own_csv
 from tad.datasets._formats import table as formats
@@ -177,7 +177,7 @@ def set_times(
     """
     videos = findings.table.videos
     spans = [
-        Span(v, max(i.end for i in video.instances), clocks[v].duration, clocks[v].rate or None)
+        span_of(v, [(i.start, i.end) for i in video.instances], clocks[v].duration, clocks[v].rate or None)
         for v, video in videos.items()
         if video.instances and not video.in_frames and clocks[v].duration
     ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tad.annotations.checks import KNOWN_KINDS, Policy, check
+from tad.annotations.doubts import doubts
 from tad.annotations.moments import At, as_moments
 from tad.annotations.table import SPLITS, Table, read_table
 from tad.core.errors import TadError
@@ -110,6 +111,8 @@ def read_checked(
         table = as_moments(table, moment)
     if checked:
         return table
+    for sentence in doubts(table):
+        log.warning("%s: %s", path, sentence)
     kinds: Collection[str] = {"duplicate", *(counted if not on_invalid else ())}
     if on_invalid == "keep":
         kinds = KNOWN_KINDS

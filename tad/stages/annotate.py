@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tad.annotations.checks import check, missing_splits
+from tad.annotations.doubts import doubts
 from tad.annotations.moments import as_moments
 from tad.annotations.table import Table, exclude, write_table
 from tad.core.errors import TadError
@@ -57,7 +58,7 @@ def _report(table: Table) -> None:
         log.warning(
             "%s: %s: accepted despite an unusual format: %s", table.dataset, table.source, "; ".join(table.notes)
         )
-    for sentence in missing_splits(table):
+    for sentence in (*doubts(table), *missing_splits(table)):
         log.warning("%s: %s", table.dataset, sentence)
     counts = table.counts()
     what = "moments" if table.kind == "moments" else "instances"

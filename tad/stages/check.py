@@ -15,8 +15,9 @@ from typing import Any
 
 from tad.annotations.checks import LISTED, TOLERANCE
 from tad.annotations.checks import check as check_table
+from tad.annotations.doubts import percent
 from tad.annotations.table import Flaw, Instance, Table, Video, read_table, write_table
-from tad.annotations.units import Span, likely_unit
+from tad.annotations.units import likely_unit, span_of
 from tad.core.errors import TadError
 from tad.core.files import digest, read_json
 from tad.core.storage import forecast
@@ -121,7 +122,7 @@ def _refuse_other_units(table: Table, decoded: Mapping[str, Decoded]) -> None:
         TadError: the times look like milliseconds or frame numbers.
     """
     spans = [
-        Span(video_id, max(i.end for i in table.videos[video_id].instances), video.duration, video.rate)
+        span_of(video_id, [(i.start, i.end) for i in table.videos[video_id].instances], video.duration, video.rate)
         for video_id, video in decoded.items()
         if video_id in table.videos and table.videos[video_id].instances
     ]
@@ -221,7 +222,10 @@ def check(annotations: Path, manifests: Sequence[Path], videos: Path, out: Path,
     }
     compared = sum(video_id in decoded for video_id in table.videos)
     log.info("%s: times of %d of %d videos compared with the decoded videos", spec.dataset, compared, len(timed))
+    untimed = any(video.duration is None for video in table.videos.values())
     checked = check_table(replace(table, videos=timed), source=table.source, on_invalid=spec.on_invalid)
+    if untimed and (words := percent(checked)):  # with stated durations, annotate has said so
+        log.warning("%s: %s", table.source, words)
     inputs = {"annotations": str(stamped["identity"]), "manifests": digest(probed, 16)}
     table = replace(checked, notes=(*table.notes, *notes), flawed=_flawed(entries, table), missing=missing)
     return write_table(table, out, stamp("check", spec.model_dump(mode="json"), inputs))
