@@ -153,8 +153,9 @@ def test_devices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert states(packages.of_torch(TORCH)) == [("devices", "problem")]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert states(packages.of_torch(TORCH)) == [("devices", "note")]
-    broken = TORCH | {"torchvision": "no", "openvino": "no"}
-    assert states(packages.of_torch(broken))[1:] == [("versions", "problem"), ("versions", "note")]
+    assert states(packages.of_torch(TORCH | {"torchvision": "no"}))[1:] == [("versions", "problem")]
+    assert states(packages.of_imports({"openvino": "no"})) == [("versions", "note")]
+    assert states(packages.of_imports({"openvino": ""})) == []
 
 
 def test_readers_and_loops() -> None:
@@ -204,9 +205,13 @@ def test_the_exit_is_by_problems_and_json_stays_json(monkeypatch: pytest.MonkeyP
 
 def test_everything_is_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     facts: dict[str, dict[str, Any]] = {"torch": TORCH, "numba": NUMBA, "readers": {"pyav": ""}}
+    facts["openvino"] = {"openvino": "cannot load"}
+    monkeypatch.setattr(packages, "optional_modules", lambda: ["torchcodec", "openvino"])
     monkeypatch.setattr(trials, "start", lambda name, *_: name)
     monkeypatch.setattr(trials, "ended", lambda name, seconds: facts[name])
-    topics = {topic for topic, _ in states(whole.findings(tmp_path / "config.yaml"))}
+    found = list(whole.findings(tmp_path / "config.yaml"))
+    topics = {topic for topic, _ in states(found)}
+    assert any(one.text == "openvino: cannot load" and one.state == "note" for one in found)
     wanted = "versions weights results space memory caches left-overs config devices readers numba"
     assert set(wanted.split()) <= topics
     assert list(tmp_path.iterdir()) == []
@@ -220,5 +225,7 @@ def test_a_package_that_crashes_is_a_problem_and_the_rest_is_looked_at(
 
     monkeypatch.setattr(trials, "start", lambda name, *_: name)
     monkeypatch.setattr(trials, "ended", crash)
+    monkeypatch.setattr(packages, "optional_modules", lambda: ["openvino"])
     found = states(whole.findings(tmp_path / "config.yaml"))
     assert [topic for topic, state in found if state == "problem"] == ["torch", "readers", "numba"]
+    assert ("openvino", "note") in found

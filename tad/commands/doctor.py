@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 from tad.commands import doctor_folder as folder
 from tad.commands import doctor_packages as packages
@@ -18,7 +18,18 @@ FAILED = {
     "readers": "pip install --force-reinstall av decord==0.6.0",
     "torch": "install torch again (pytorch.org)",
     "numba": "pip install --force-reinstall numba",
+    "openvino": "pip install --force-reinstall openvino",
 }
+
+
+def _started(folder: str) -> dict[str, Any]:
+    """Start all trials, the longest first. Openvino has its own: it needs no torch, and imports in parallel."""
+    optional = packages.optional_modules()
+    started = {"torch": trials.start("torch", folder, *(name for name in optional if name != "openvino"))}
+    started |= {name: trials.start(name, folder) for name in ("numba", "readers")}
+    if "openvino" in optional:
+        started["openvino"] = trials.start("openvino", folder)
+    return started
 
 
 def _tried(name: str, process: Any) -> tuple[dict[str, Any], list[Finding]]:
@@ -26,17 +37,14 @@ def _tried(name: str, process: Any) -> tuple[dict[str, Any], list[Finding]]:
     try:
         return trials.ended(process, seconds=TRIAL_SECONDS), []
     except TadError as error:
-        return {}, [Finding(name, "problem", f"{name}: {error}", FAILED[name])]
+        state: Literal["note", "problem"] = "note" if name == "openvino" else "problem"  # nothing requires it
+        return {}, [Finding(name, state, f"{name}: {error}", FAILED[name])]
 
 
 def findings(config: Path) -> Iterator[Finding]:
     """Yield all findings. Heavy packages are imported in subprocesses while the other checks run."""
     with TemporaryDirectory(prefix="tad-doctor-") as name:
-        started = {
-            "readers": trials.start("readers", name),
-            "torch": trials.start("torch", name, *packages.optional_modules()),
-            "numba": trials.start("numba", name),
-        }
+        started = _started(name)
         results = config.parent / RESULTS
         checks: tuple[Callable[[], Iterator[Finding]], ...] = (
             packages.versions,
@@ -50,6 +58,9 @@ def findings(config: Path) -> Iterator[Finding]:
         )
         for check in checks:
             yield from check()
+        if "openvino" in started:
+            of_openvino, problems = _tried("openvino", started["openvino"])
+            yield from problems or packages.of_imports(of_openvino)
         of_torch, problems = _tried("torch", started["torch"])
         yield from problems or packages.of_torch(of_torch)
         of_readers, problems = _tried("readers", started["readers"])

@@ -127,7 +127,7 @@ def _extras() -> Iterator[Finding]:
 
 
 def optional_modules() -> list[str]:
-    """Return the modules that the trial of torch imports, where they are installed."""
+    """Return the modules that the trials import only where they are installed."""
     return [name for name in ("torchvision", "torchcodec", "openvino") if find_spec(name) is not None]
 
 
@@ -150,6 +150,11 @@ def of_torch(facts: dict[str, Any]) -> Iterator[Finding]:
                           "install the torch build for your driver (pytorch.org), or set device: cpu")  # fmt: skip
     else:
         yield Finding("devices", "ok", f"no GPU; {cpu}")
+    yield from of_imports(facts)
+
+
+def of_imports(facts: dict[str, Any]) -> Iterator[Finding]:
+    """Report the packages that cannot be imported, from the trials of torch and of openvino."""
     for name in ("torchvision", "openvino"):
         if facts.get(name):
             state = "problem" if name == "torchvision" else "note"

@@ -63,7 +63,7 @@ def try_readers(folder: str) -> dict[str, str]:
 
 
 def try_torch(folder: str, *further: str) -> dict[str, Any]:
-    """Import torch and the installed ones of `further` (`torchvision`, `torchcodec`, `openvino`).
+    """Import torch and the installed ones of `further` (`torchvision`, `torchcodec`), which need it.
 
     Returns:
         the version of torch, the names of its CUDA devices with their free bytes, the CUDA version that it was built
@@ -98,6 +98,11 @@ def _imported(name: str, folder: Path) -> str:
     return ""
 
 
+def try_openvino(folder: str) -> dict[str, str]:
+    """Import openvino; return what is wrong with it."""
+    return {"openvino": _imported("openvino", Path(folder))}
+
+
 def compiled_modules() -> list[str]:
     """Return the modules of the package with loops that numba compiles."""
     files = [file for file in sorted(PACKAGE.rglob("*.py")) if COMPILED.search(file.read_text(encoding="utf-8"))]
@@ -125,7 +130,12 @@ def _names(folder: str) -> list[str]:
     return os.listdir(folder) if folder and os.path.isdir(folder) else []
 
 
-TRIALS: dict[str, Callable[..., dict[str, Any]]] = {"readers": try_readers, "torch": try_torch, "numba": try_numba}
+TRIALS: dict[str, Callable[..., dict[str, Any]]] = {
+    "readers": try_readers,
+    "torch": try_torch,
+    "numba": try_numba,
+    "openvino": try_openvino,
+}
 
 
 def start(trial: str, *arguments: str) -> subprocess.Popen[str]:
