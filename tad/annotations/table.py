@@ -119,10 +119,10 @@ class Table:
 
     def counts(self) -> dict[str, Counter[str]]:
         """Count the instances by split and label, for the splits that have videos."""
-        found: dict[str, Counter[str]] = {name: Counter() for name in SPLITS if self.split(name)}
+        labels: dict[str, list[str]] = {name: [] for name in SPLITS if self.split(name)}
         for video in self.videos.values():
-            found[video.split].update(instance.label for instance in video.instances)
-        return found
+            labels[video.split] += [instance.label for instance in video.instances]
+        return {name: Counter(own) for name, own in labels.items()}
 
 
 def among(name: str, known: list[str]) -> str:

@@ -7,11 +7,13 @@ without further ones in them are formatted here by the C encoder, with the line 
 import json
 from collections.abc import Iterable
 from functools import cache, lru_cache
+from itertools import chain
 from json.encoder import encode_basestring
 from math import isfinite
 from typing import Any
 
 CONTAINERS = (dict, list, tuple)
+SEQUENCES = frozenset({list, tuple})
 LEAVES = frozenset({str, float, int, bool, type(None)})
 
 
@@ -49,7 +51,9 @@ def _pairs(value: Any) -> bool:
     """Return whether it is a list of flat lists that are not empty, such as a list of segments."""
     if not isinstance(value, list | tuple):
         return False
-    return all(type(item) in (list, tuple) and item and _flat(item) for item in value)
+    if not set(map(type, value)) <= SEQUENCES or not all(value):
+        return False
+    return _flat(chain.from_iterable(value))
 
 
 def _parts(value: Any, level: int, parts: list[str]) -> None:

@@ -9,6 +9,7 @@ from tad.core.errors import TadError
 
 UNITS = ("seconds", "milliseconds", "frames", "clock")
 NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
+PLAIN = re.compile(r"\d+(?:\.\d+)?")  # most numbers of a file, which need no case-insensitive match
 COMMA = re.compile(r"[+-]?\d+,(\d+)")
 NAMED = re.compile(
     rf"(?P<number>{NUMBER.pattern})\s*(?P<unit>ms|msec|milliseconds?|s|sec|secs|seconds?)", re.IGNORECASE
@@ -68,6 +69,8 @@ class Times:
         Raises:
             TadError: the value is not a time or is ambiguous; the message says what to write instead.
         """
+        if type(value) is str and PLAIN.fullmatch(value):
+            return float(value) / 1000 if self.unit == "milliseconds" else float(value)
         if isinstance(value, int | float) and not isinstance(value, bool):
             return self._scaled(value, where)
         if not isinstance(value, str):

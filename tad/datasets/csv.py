@@ -182,7 +182,8 @@ def _read_rows(
     sheet = read_sheet(source)
     header = columns_of(sheet.header, settings.columns, f"{source}: line {sheet.header_line}")
     rows_found = list(sheet.named(header.names))
-    cells = (row.get(key, "") for _, row in rows_found for key in ("start", "end", "duration", "fps"))
+    of_times = [key for key in ("start", "end", "duration", "fps") if key in header.names]
+    cells = (row[key] for _, row in rows_found for key in of_times)
     commas = has_decimal_commas(cells, delimiter=sheet.delimiter)
     times = Times(settings.unit or header.unit, decimal_commas=commas)
     reader = _Reader(

@@ -100,9 +100,12 @@ def ground_truth(
 
 def _check_background(background: Collection[str], table: Table, found: Detections) -> None:
     """Refuse a background label that occurs in neither annotations nor detections, as it must be a typo."""
-    known = [*table.labels, *(label for label in found.columns.labels if label not in table.labels)]
+    if not background:
+        return
+    known = list(dict.fromkeys((*table.labels, *found.columns.labels)))
+    texts = {label_text(name) for name in known}
     for label in background:
-        if label_text(label) not in {label_text(name) for name in known}:
+        if label_text(label) not in texts:
             raise TadError(f"{table.dataset}: eval.background: unknown label '{label}'; {hint(label, known)}")
 
 

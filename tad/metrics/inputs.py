@@ -22,15 +22,17 @@ def clean_instances(
 ) -> tuple[list[tuple[float, float, str]], int, int]:
     """Return the instances of a video that count, in order, and how many are duplicates or too short and do not."""
     instances_kept: list[tuple[float, float, str]] = []
+    of_label: dict[str, list[tuple[float, float]]] = {}  # only those of the same label can be duplicates
     copies = short = 0
     for start, end, label in instances:
         if end - start < shortest:
             short += 1
-        elif duplicates == "drop" and any(
-            name == label and abs(start - s) <= tolerance and abs(end - e) <= tolerance for s, e, name in instances_kept
-        ):
+            continue
+        same = of_label.setdefault(label, [])
+        if duplicates == "drop" and any(abs(start - s) <= tolerance and abs(end - e) <= tolerance for s, e in same):
             copies += 1
         else:
+            same.append((start, end))
             instances_kept.append((start, end, label))
     return instances_kept, copies, short
 

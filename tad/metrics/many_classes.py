@@ -73,6 +73,10 @@ def resampled(video: Any, starts: Any, found: Any, truth_video: Any, truth_start
                     seen[i] += times[i]
                     rank[i] = seen[i] if seen[i] > 1.0 else 1.0
             for h in range(heights):
+                if h > 0 and (found[h, a:b] == found[h - 1, a:b]).all():  # the same matches have the same area
+                    for i in range(size):
+                        sums[h, n + i] += area[i] / max(total[i], 1.0)
+                    continue
                 hits[:] = 0.0
                 envelope[:] = 0.0
                 area[:] = 0.0
