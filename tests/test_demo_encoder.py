@@ -92,6 +92,7 @@ def test_the_clip_encoder_is_far_ahead_of_single_frames(tmp_path: Path) -> None:
                 {
                     "path": facts["file"],
                     "reader": "pyav",
+                    "start": 0.0,
                     "frames": facts["frames"],
                     "rate": facts["frames"] / truth[name]["duration"],
                 },
