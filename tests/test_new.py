@@ -8,11 +8,13 @@ import pytest
 import yaml
 from video_tools import encode
 
-from tad.annotations.table import Table, read_table
+from tad.annotations.table import Dropped, Instance, Table, Video, read_table, write_table
 from tad.commands import new_features
-from tad.commands.new import _cause, new
+from tad.commands.new import _cause, _sound, new
 from tad.core.errors import TadError
+from tad.core.files import write_json
 from tad.settings.config import Config
+from tad.settings.paths import path_of
 from tad.settings.stages import AnnotateSpec
 from tad.stages.annotate import annotate
 
@@ -167,8 +169,11 @@ def test_labelled_videos_without_a_file_are_excluded(videos: Path) -> None:
     [
         (csv_of([("other", 1, 2, "run")]), {}, "none of its videos (other) is in"),
         (csv_of([("clip_a", 1, 2, "run"), ("clip_b", 1, 7.5, "run")]), {}, "7.5 s ends 3.50 s after the video"),
+        (csv_of([("clip_a", 1, 7.5, "run"), ("clip_b", 1, 2, "run")]), {}, "of their video with --on-invalid clip"),
         (csv_of([("clip_a", 3, 2, "run"), ("clip_b", 1, 2, "run")]), {}, "ends before it starts"),
+        (csv_of([("clip_a", 3, 2, "run"), ("clip_b", 1, 2, "run")]), {}, "instances out with --on-invalid drop"),
         (csv_of(ROWS, "a,b,c,d"), {}, "no column 'video'"),
+        (csv_of(ROWS, "video,strat,end,label"), {}, "name it with --columns start=NAME"),
         (csv_of(ROWS), {"columns": ["video"]}, "write video=Clip, for example"),
         (csv_of(ROWS), {"tool": "elan"}, "not valid XML"),
         (csv_of(ROWS), {"tool": "excel"}, "annotation format 'excel'"),
@@ -184,6 +189,28 @@ def test_what_is_wrong_is_said_before_anything_is_written(
         made(videos, labels, **options)
     assert message in str(caught.value)
     assert not Path("config.yaml").exists()
+
+
+def test_impossible_times_are_handled_as_asked(videos: Path) -> None:
+    rows = [("clip_a", 1, 7.5, "run"), ("clip_b", 1, 2, "run"), ("clip_c", 1, 2, "run")]
+    _, values, table = made(videos, csv_of(rows), on_invalid="clip")
+    assert values["datasets"]["kitchen"]["on_invalid"] == "clip"
+    assert ("clip_b", 1.0, 2.0, "run") in spans(table)
+
+
+def test_a_file_that_is_no_video_is_not_counted_as_decoded(tmp_path: Path) -> None:
+    """The check names what cannot be used, and says if a split has no video left."""
+    sound = {"path": "a.mp4", "usable": True, "status": "ok", "cause": "", "duration": 90.0}
+    text = {"path": "b.mp4", "usable": False, "status": "damaged", "cause": "text, not a video", "duration": 0.0}
+    write_json(path_of("probe", dataset="kitchen", shard="00-of-01"), {"videos": {"a": sound, "b": text, "c": text}})
+    videos = {"a": Video("train", 90.0, (Instance(0, 1, "x"),)), "b": Video("test", None, (Instance(0, 1, "x"),))}
+    cut = (Dropped("a", "line 2", "beyond: …"),)
+    write_table(Table("kitchen", ("x",), videos, clipped=cut), path_of("check", dataset="kitchen"), {})
+    assert list(_sound("kitchen", Path())) == [
+        "check: b.mp4: excluded, damaged: text, not a video",
+        "check: 1 of 2 videos decoded (1.5 minutes), and all other times lie within them (1 instance cut or left out)",
+        "check: no usable video is left in the split test; repair the videos, or add others",
+    ]
 
 
 def test_names_and_files_that_exist(videos: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tad.annotations.table import Instance, Table, Video
 from tad.metrics import evaluate
 from tad.metrics.diagnosis import Diagnosis
-from tad.page.contents import middle
+from tad.page.contents import _opening, middle
 from tad.page.costs import MISSED, POINTS, _cost, curves, missed, worst
 from tad.page.sentences import sentences
 
@@ -54,6 +54,20 @@ def test_errors_have_kinds_places_and_costs() -> None:
     lost = {(e.start, e.cost) for e in missed(diagnosis, 0)}
     assert lost == {(4.0, round(1 / 6, 6)), (8.0, 0.5)}
     assert {e.kind for e in missed(diagnosis, 0)} == {MISSED}
+
+
+@pytest.mark.parametrize(
+    ("scores", "top", "opens"),
+    [
+        ((0.06, 0.05), 1.0, 0.05),  # the score of both right detections, not a share of the range, which shows none
+        ((6.0, 5.0), 10.0, 3.0),  # no probabilities
+    ],
+)
+def test_the_slider_opens_where_detections_are_right(scores: tuple[float, float], top: float, opens: float) -> None:
+    found = {
+        "u": [{"label": "a", "score": s, "segment": [t, t + 2.0]} for s, t in zip(scores, (0.0, 4.0), strict=True)]
+    }
+    assert _opening(evaluate(TRUTH, found, tiou=[0.5]), 0, 0.0, top) == opens
 
 
 def test_curves_are_the_best_precision_at_each_recall() -> None:

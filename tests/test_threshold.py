@@ -117,6 +117,8 @@ def test_what_cannot_be_promised_is_an_error() -> None:
     with pytest.raises(TadError, match=r"scores from 0.5 to 9 are not probabilities; set --score"):
         t.with_best_f1(small([9.0, 0.5], [True, False]), 0)
     assert t.with_best_f1(small([0.9, 0.8], [True, False]), 0).score > 0.8
+    with pytest.raises(TadError, match=r"no detection on 6 held-out videos is right at tIoU"):
+        t.with_best_f1(small([0.9, 0.8], [False, False]), 0)
 
 
 ROOT = Path(__file__).parents[1]

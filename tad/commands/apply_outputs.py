@@ -140,10 +140,11 @@ class Request:
                 chosen = seen_before.with_precision(precision=self.precision, confidence=self.confidence)
             else:
                 chosen = seen_before.with_best_f1()
-        except TadError:
+        except TadError as error:
             if self.precision is not None:
                 raise
-            return Cut(USUAL, f"score at least {USUAL:g} (the run has no score to choose it by; --score sets it)")
+            why = str(error).partition("; ")[0]
+            return Cut(USUAL, f"score at least {USUAL:g} (no score can be chosen: {why}; --score sets it)")
         seen = f"{chosen.right} of {chosen.shown} right {seen_before.at} in {chosen.videos} held-out videos"
         seen += f", {100 * chosen.recall:.0f} % of their instances found"
         if self.precision is None:
@@ -368,6 +369,7 @@ def _lines(document: Mapping[str, Any], results: Mapping[str, list[dict[str, Any
                 " frame rate, resolution); look with --to page --score 0.05"
             )
         else:
-            yield f"{video_id}: {len(rows)} detections" + (f", first {', '.join(best)}" if best else "")
+            count = f"{len(rows)} detection{'' if len(rows) == 1 else 's'}"
+            yield f"{video_id}: {count}" + (f", first {', '.join(best)}" if best else "")
     for video_id, cause in sorted(document["excluded"].items()):
         yield f"{video_id}: excluded: {cause}"

@@ -102,6 +102,8 @@ _ROWS = (
         path_or_none("--split-file", "CSV with the columns video and split"),
         argument("--test-share", "share of the videos drawn for testing if the labels have no split", type=float,
                  default=0.2),
+        text("--on-invalid", "labels with impossible times: stop, leave them out, or cut them at the video's ends",
+             default="error", choices=("error", "drop", "clip")),
         text("--backbone", "encoder of the videos (default: the best whose weights are here)"),
         argument("--offline", "do not try to download weights", action="store_true"),
         argument("--no-check", "do not decode the videos now", action="store_false", dest="check_videos"),

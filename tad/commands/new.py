@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -13,10 +14,10 @@ from typing import Any
 
 import yaml
 
-from tad.annotations.checks import check
+from tad.annotations.checks import Policy, check
 from tad.annotations.doubts import doubts
 from tad.annotations.moments import as_moments
-from tad.annotations.table import Table
+from tad.annotations.table import Table, read_table
 from tad.commands.new_features import choose
 from tad.commands.new_labels import (
     Clock,
@@ -32,7 +33,7 @@ from tad.commands.new_labels import (
 from tad.commands.suggest import COMMON_RATE, Advice, advise, measure
 from tad.core.bundle import workflow_file
 from tad.core.errors import TadError
-from tad.core.files import publish
+from tad.core.files import publish, read_json
 from tad.core.ids import unsafe
 from tad.settings.config import Config
 from tad.settings.paths import path_of
@@ -45,6 +46,24 @@ MOMENTS: dict[str, Any] = {"name": "spot_moments", "embed_dim": 128, "mlp_dim": 
 MOMENTS_TRAIN: dict[str, Any] = {"window_stride": 128}
 STEPS, MOST_EPOCHS = 600, 200  # few videos are seen more often, until the optimiser has made this many steps
 WORDS = {"settings": "detector"}
+# Remedies that name settings of config.yaml, which does not exist yet → the options of this command
+REMEDIES = (
+    (r"with on_invalid: drop", "with --on-invalid drop"),
+    (r"(of their video) with clip", r"\1 with --on-invalid clip"),
+    (r"name it with the setting columns: \{(\w+): …\}", r"rename it, or name it with --columns \1=NAME"),
+    (r"with the setting columns", "with --columns"),
+    (r"set `unit: (\w+)` in the settings of the data set \(formats csv and activitynet\)", r"give --unit \1"),
+    (r"set `unit: (\w+)`", r"give --unit \1"),
+    (r"set the dataset's video folder to where the videos lie", "give the folder with the video files (--videos)"),
+)
+
+
+def _check_names(name: str, out: Path) -> None:
+    """Refuse names that cannot be used, and a file that exists."""
+    if why := unsafe(name) or ("contains a space" if " " in name else ""):
+        raise TadError(f"'{name}': the name {why}; use letters, digits, - and _")
+    if out.exists():
+        raise TadError(f"{out}: exists already; remove it, work in another folder, or write another file with --out")
 
 
 def _relative(path: Path, root: Path) -> str:
@@ -71,8 +90,23 @@ def _text(name: str, values: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _values(name: str, findings: Findings, features: dict[str, Any], *, videos: str, labels: str) -> dict[str, Any]:
+@contextmanager
+def _in_options() -> Iterator[None]:
+    """Say the remedies of errors in this command's options instead of settings of a file that is not written yet."""
+    try:
+        yield
+    except TadError as error:
+        text = str(error)
+        for setting, option in REMEDIES:
+            text = re.sub(setting, option, text)
+        raise TadError(text) from None
+
+
+def _values(
+    name: str, findings: Findings, features: dict[str, Any], on_invalid: str, *, videos: str, labels: str
+) -> dict[str, Any]:
     dataset = {"format": findings.format, "videos": videos, "annotations": labels, "settings": findings.settings}
+    dataset |= {"on_invalid": on_invalid} if on_invalid != "error" else {}
     detector, train = (MOMENTS, MOMENTS_TRAIN) if findings.moments else (DETECTOR, TRAIN)
     run = {"dataset": name, "features": f"{name}_features", "detector": dict(detector), "train": dict(train)}
     kind = {"kind": "moments"} if findings.moments else {}
@@ -100,10 +134,23 @@ def _advice(name: str, values: dict[str, Any], table: Table, rates: Sequence[flo
     return advice
 
 
-def _checked(table: Table, source: Path) -> None:
+def _matched(
+    findings: Findings, videos: Path, labels: Path, *, rate: float, points: float, unit: str
+) -> dict[str, Clock]:
+    """Match the labels with the video files and convert their times to seconds; return what the containers state."""
+    listed = list_videos(videos)
+    if not listed:
+        raise TadError(f"{videos}: holds no video; give the folder with the video files")
+    match_videos(findings, listed, labels, videos)
+    clocks = {v: clock_of(videos / listed[v]) for v in findings.table.videos}
+    set_times(findings, clocks, rate=rate, points=points, unit=unit, source=labels)
+    return clocks
+
+
+def _checked(table: Table, source: Path, on_invalid: Policy) -> None:
     """Check the labels as `tad annotate` will, so that errors are reported before anything is written."""
     videos = {v: replace(video, split=video.split or "train") for v, video in table.videos.items()}
-    check(replace(table, videos=videos, known={"empty": "keep"}), source=str(source))
+    check(replace(table, videos=videos, known={"empty": "keep"}), source=str(source), on_invalid=on_invalid)
 
 
 def _cause(name: str, root: Path) -> str:
@@ -131,12 +178,30 @@ def _decode(name: str, root: Path) -> Iterator[str]:
         raise TadError(
             f"{cause} (config.yaml is written; correct the labels or the settings in it, then: tad run {name})"
         )
-    from tad.annotations.table import read_table
+    yield from _sound(name, root)
 
-    table = read_table(root / target)
-    seconds = sum(video.duration or 0.0 for video in table.videos.values())
-    count = plural(len(table.videos), "video")
-    yield f"check: {count} decoded ({seconds / 60:.1f} minutes), and all times lie within them"
+
+def _sound(name: str, root: Path) -> Iterator[str]:
+    """Yield how many labelled videos were decoded, and which of them cannot be used, or only partly, and why."""
+    table = read_table(root / path_of("check", dataset=name))
+    entries: dict[str, dict[str, Any]] = {}
+    manifests = path_of("probe", root=root, dataset=name, shard="*")
+    for manifest in manifests.parent.glob(manifests.name):
+        entries |= read_json(manifest)["videos"]
+    labelled = {video_id: entry for video_id, entry in sorted(entries.items()) if video_id in table.videos}
+    usable = {video_id: entry for video_id, entry in labelled.items() if entry["usable"]}
+    for entry in labelled.values():
+        if entry["status"] != "ok":
+            state = entry["status"] if entry["usable"] else f"excluded, {entry['status']}"
+            yield f"check: {entry['path']}: {state}: {entry['cause']}"
+    minutes = sum(float(entry["duration"]) for entry in usable.values()) / 60
+    count = plural(len(usable), "video") if len(usable) == len(labelled) else f"{len(usable)} of {len(labelled)} videos"
+    times = "all times lie within them"
+    if changed := len(table.dropped) + len(table.clipped):
+        times = f"all other times lie within them ({plural(changed, 'instance')} cut or left out)"
+    yield f"check: {count} decoded ({minutes:.1f} minutes), and {times}"
+    if unscored := [s for s in ("train", "test") if (ids := table.split(s)) and not set(ids) & set(usable)]:
+        yield f"check: no usable video is left in the split {' or '.join(unscored)}; repair the videos, or add others"
 
 
 def new(
@@ -151,6 +216,7 @@ def new(
     points: float = 0.0,
     split_file: Path | None = None,
     test_share: float = 0.2,
+    on_invalid: Policy = "error",
     backbone: str = "",
     offline: bool = False,
     check_videos: bool = True,
@@ -169,6 +235,7 @@ def new(
         points: seconds around points in time.
         split_file: CSV with the columns video and split.
         test_share: share of the videos that is drawn for testing if the labels have no split.
+        on_invalid: handling of labels with impossible times: error, drop, or clip (cut at the ends of their video).
         backbone: the encoder; empty: the best one that is available.
         offline: do not try to download weights.
         check_videos: decode the videos now and compare them with the labels.
@@ -177,25 +244,21 @@ def new(
     Raises:
         TadError: the labels, the videos or their names are not usable; nothing is written.
     """
-    if why := unsafe(name) or ("contains a space" if " " in name else ""):
-        raise TadError(f"'{name}': the name {why}; use letters, digits, - and _")
-    if out.exists():
-        raise TadError(f"{out}: exists already; remove it, work in another folder, or write another file with --out")
+    _check_names(name, out)
     root = out.parent
-    listed = list_videos(videos)
-    if not listed:
-        raise TadError(f"{videos}: holds no video; give the folder with the video files")
-    findings = read_labels(labels, tool=tool, columns=parse_columns(columns), unit=unit)
-    match_videos(findings, listed, labels, videos)
-    clocks = {v: clock_of(videos / listed[v]) for v in findings.table.videos}
-    set_times(findings, clocks, rate=rate, points=points, unit=unit, source=labels)
-    beside = labels if labels.is_dir() else labels.parent
-    set_split(findings, share=test_share, split_file=_relative(split_file, beside) if split_file else "")
-    _checked(as_moments(findings.table) if findings.moments else findings.table, labels)
+    with _in_options():
+        findings = read_labels(labels, tool=tool, columns=parse_columns(columns), unit=unit)
+        beside = labels if labels.is_dir() else labels.parent
+        split = _relative(split_file, beside) if split_file else ""
+        clocks = _matched(findings, videos, labels, rate=rate, points=points, unit=unit)
+        set_split(findings, share=test_share, split_file=split)
+        _checked(as_moments(findings.table) if findings.moments else findings.table, labels, on_invalid)
     yield from (*findings.notes, *(f"labels: {sentence}" for sentence in doubts(findings.table)))
     choice = choose(root, backbone=backbone, offline=offline)
     yield f"features: {choice.reason}"
-    rows = _values(name, findings, choice.row, videos=_relative(videos, root), labels=_relative(labels, root))
+    rows = _values(
+        name, findings, choice.row, on_invalid, videos=_relative(videos, root), labels=_relative(labels, root)
+    )
     if findings.moments:
         yield "settings: those of spot_moments; reach and nms.window are in snippets, tolerances 1 and 2 frames"
     else:
@@ -209,9 +272,13 @@ def new(
     if check_videos and out.name == "config.yaml":
         yield from _decode(name, root)
     what = name if findings.settings.get("split") != "train" else str(path_of("train", run=name))
-    where = "" if root == Path() else f"cd {root} && "
-    config = "" if out.name == "config.yaml" else f" --configfile {out.name}"
-    yield f"next: {where}tad run {what}{config}"
+    yield f"next: {_command(what, out)}"
+
+
+def _command(what: str, out: Path) -> str:
+    """Return the command that makes a run or file with the configuration `out`."""
+    where = "" if out.parent == Path() else f"cd {out.parent} && "
+    return f"{where}tad run {what}" + ("" if out.name == "config.yaml" else f" --configfile {out.name}")
 
 
 def _tuned(name: str, rows: dict[str, Any], table: Table, clocks: dict[str, Clock]) -> Iterator[str]:

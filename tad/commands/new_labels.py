@@ -18,7 +18,7 @@ from tad.datasets._splits import draw_test
 from tad.datasets.annotation_tool import as_segments
 from tad.settings import plugins
 from tad.settings.plugins import nearest
-from tad.video.base import av
+from tad.video.base import av, reason
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def clock_of(path: Path) -> Clock:
                 duration = float(stream.duration * stream.time_base)
             return Clock(duration, float(stream.average_rate or 0))
     except (OSError, ValueError, IndexError) as error:
-        log.warning("%s: cannot be opened (%s)", path, error)
+        log.warning("%s: cannot be opened as a video (%s)", path, reason(error))
         return Clock(0.0, 0.0)
 
 

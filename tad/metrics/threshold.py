@@ -196,6 +196,8 @@ class HeldOut:
         """Return the threshold with the best F1; see the function `with_best_f1`."""
         if self.why:
             raise TadError(self.why)
+        if not self.right_VG.any():
+            raise TadError(f"no detection on {len(self.right_VG)} held-out videos is right {self.at}; give --score")
         counts_G = self.shown_VG.sum(axis=0) + self.instances
         return self._threshold(int((2 * self.right_VG.sum(axis=0) / np.maximum(counts_G, 1)).argmax()))
 
@@ -239,6 +241,6 @@ def with_best_f1(result: Evaluation, h: int) -> Threshold:
     """Return the threshold with the best F1 on the evaluated videos; nothing is guaranteed for new ones.
 
     Raises:
-        TadError: scores are not probabilities.
+        TadError: scores are not probabilities, or no detection is right.
     """
     return HeldOut.seen(result, h).with_best_f1()

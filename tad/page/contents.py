@@ -15,15 +15,18 @@ from numpy.typing import NDArray
 
 from tad.annotations.moments import moment_of
 from tad.annotations.table import Instance, Table
+from tad.core.errors import TadError
 from tad.metrics.columns import Columns, label_text
 from tad.metrics.diagnosis import Diagnosis
+from tad.metrics.evaluation import Evaluation
 from tad.metrics.files import Scored
+from tad.metrics.threshold import with_best_f1
 from tad.page.costs import Error, curves, missed, worst
 from tad.page.sentences import sentences
 
 UNSCORED = "-"  # an instance or a detection that the protocol does not score, such as a duplicate
 NO_ROWS = np.zeros(0, np.int64)
-FIRST_THRESHOLD = 0.3  # where the score slider stands when the page opens, as a share of the highest score
+FIRST_THRESHOLD = 0.3  # where the score slider stands if no score has a best F1, as a share of its range
 JsonObject = dict[str, Any]
 
 
@@ -199,6 +202,14 @@ def _totals(columns: Columns) -> dict[str, int]:
     return dict(zip(columns.video_ids, counts, strict=True))
 
 
+def _opening(result: Evaluation, h: int, low: float, top: float) -> float:
+    """Return where the score slider stands when the page opens: at the score that `tad apply` uses, the best F1."""
+    try:
+        return with_best_f1(result, h).score
+    except TadError:  # scores are no probabilities, or nothing is right
+        return low + FIRST_THRESHOLD * (top - low)
+
+
 def _range(scores: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
     """Return the ends of the score slider: 0 and 1 for probabilities, else the range of the scores."""
     every = np.concatenate([*scores, np.zeros(1)])
@@ -277,7 +288,7 @@ def page_of_runs(
         "measure": "within" if runs[0].scored.result.near else "at tIoU",
         "at": h,
         "drafts": False,
-        "threshold": low + FIRST_THRESHOLD * (top - low),
+        "threshold": _opening(runs[0].scored.result, h, low, top),
         "low": low,
         "top": top,
         "runs": entries,
