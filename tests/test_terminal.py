@@ -2,6 +2,7 @@
 
 import io
 import logging
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from rich.console import Console
 from snakemake_interface_logger_plugins.common import LogEvent
 
+from tad.workflow import interrupt
 from tad.workflow.run import snakemake_command
 from tad.workflow.terminal import Job, LogHandler, Screen, clock, last_message, next_steps, title_of
 
@@ -68,6 +70,30 @@ def test_a_failed_job_shows_its_last_words_once(tmp_path: Path) -> None:
     assert f"log: {log}" in text.replace("\n", "")
     assert "CalledProcessError" not in text
     assert "next:" not in text
+
+
+def test_interrupted_jobs_have_not_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Snakemake reports a stopped job as an error, with its whole command before it."""
+    interrupted = threading.Event()
+    monkeypatch.setattr(interrupt, "received", interrupted)
+    shown, out = handler()
+    tell(shown, event=LogEvent.RUN_INFO, stats={"total": 2})
+    tell(shown, event=LogEvent.JOB_INFO, **job_facts(tmp_path / "train.log"))
+    interrupted.set()
+    tell(shown, "CalledProcessError in file rules/detector.smk", logging.ERROR, event=LogEvent.ERROR)
+    tell(shown, "Error in rule train", logging.ERROR, event=LogEvent.JOB_ERROR, **job_facts(tmp_path / "train.log"))
+    shown.close()
+    lines = out.getvalue().splitlines()
+    assert [line.partition("  ")[0] for line in lines[-4:-2]] == ["stopped train kitchen", "0 of 2 jobs done in 0:00"]
+    assert lines[-1] == "next: the same command, which resumes there"
+    assert not {"FAILED", "CalledProcessError"} & set(out.getvalue().split())
+
+
+def test_an_error_of_no_job_is_shown_at_the_end() -> None:
+    shown, out = handler()
+    tell(shown, "CalledProcessError in file Snakefile", logging.ERROR, event=LogEvent.ERROR)
+    shown.close()
+    assert "CalledProcessError in file Snakefile" in out.getvalue()
 
 
 def test_messages_that_matter_are_shown() -> None:

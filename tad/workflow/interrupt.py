@@ -13,6 +13,7 @@ import time
 from types import FrameType
 
 GRACE_SECONDS = 3.0  # for jobs that have received Ctrl-C too
+received = threading.Event()  # set by SIGINT: jobs that fail from then on were stopped
 
 
 def _jobs() -> list[int]:
@@ -30,6 +31,7 @@ def _end_jobs() -> None:
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:
+    received.set()
     threading.Thread(target=_end_jobs, name="interrupted", daemon=True).start()
     signal.default_int_handler(number, frame)
 

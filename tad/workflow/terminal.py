@@ -20,12 +20,14 @@ from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from tad.settings.paths import path_of
+from tad.workflow import interrupt
 
 RENEWED = 0.5  # seconds
 TAIL = 4096  # bytes of a log that are read for its last line
 LINE = re.compile(r"\d\d:\d\d:\d\d (?:INFO|WARNING|ERROR) (.*)")
 QUIET = ("Nothing to be done",)  # messages of Snakemake that are shown
-COVERED = "At least one job did not complete successfully"  # the failed jobs have been reported
+# messages about a failed job, which is reported with its log's last line, and whose command fills the screen
+COVERED = ("At least one job did not complete successfully", "CalledProcessError")
 
 
 @dataclass
@@ -78,6 +80,7 @@ class Screen:
         self.done, self.total, self.failed = 0, 0, 0
         self.started = time.monotonic()
         self.outputs: list[str] = []
+        self.covered: list[str] = []  # messages that are printed if no failed job is reported
         self._lock = threading.Lock()
         self._display: Live | None = None
 
@@ -125,6 +128,9 @@ class Screen:
         with self._lock:
             job = self.jobs.pop(number, job)
         self.failed += 1
+        if interrupt.received.is_set():
+            self._say(f"stopped {job.title}  {job.seconds}")
+            return
         self._say(f"FAILED {job.title}: {last_message(job.log)}", "bold red")
         if job.log is not None:
             self._say(f"       log: {job.log}", "red")
@@ -138,9 +144,15 @@ class Screen:
         if self._display is not None:
             self._display.stop()
             self._display = None
+        for text in () if self.failed or interrupt.received.is_set() else self.covered:
+            self._say(text)
         if not self.total and not self.failed:
             return
         self._say(f"{self.done} of {self.total} jobs done in {clock(time.monotonic() - self.started)}")
+        if interrupt.received.is_set():
+            self._say("interrupted; finished jobs are kept, and finished parts of a job are cached")
+            self._say("next: the same command, which resumes there")
+            return
         if not self.failed and self.done == self.total:
             for line in next_steps(self.outputs):
                 self._say(line)
@@ -191,8 +203,9 @@ class LogHandler(LogHandlerBase):
             self.screen.total = int(facts["stats"].get("total", 0))
         elif event is None or event == LogEvent.ERROR:
             text = record.getMessage()
-            covered = bool(self.screen.failed) and (COVERED in text or "CalledProcessError" in text)
-            if (record.levelno >= WARNING and not covered) or text.startswith(QUIET):
+            if any(part in text for part in COVERED):
+                self.screen.covered.append(text)
+            elif record.levelno >= WARNING or text.startswith(QUIET):
                 self.screen.message(text)
 
     @staticmethod
