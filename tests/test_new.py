@@ -218,7 +218,7 @@ def test_names_and_files_that_exist(videos: Path) -> None:
         with pytest.raises(TadError, match=message):
             list(new(name, videos=videos, labels=Path("x.csv")))
     made(videos, csv_of(ROWS))
-    with pytest.raises(TadError, match="exists already"):
+    with pytest.raises(TadError, match="exists already; go on with `tad run kitchen`, remove it"):
         made(videos, csv_of(ROWS))
     with pytest.raises(TadError, match="holds no video"):
         list(new("other", videos=Path("out"), labels=Path("labels.csv"), out=Path("other.yaml")))

@@ -63,7 +63,11 @@ def _check_names(name: str, out: Path) -> None:
     if why := unsafe(name) or ("contains a space" if " " in name else ""):
         raise TadError(f"'{name}': the name {why}; use letters, digits, - and _")
     if out.exists():
-        raise TadError(f"{out}: exists already; remove it, work in another folder, or write another file with --out")
+        ours = out.is_file() and out.read_bytes().startswith(f"# Written by `tad new {name}`".encode())
+        go_on = f"go on with `{_command(name, out)}`, " if ours else ""
+        raise TadError(
+            f"{out}: exists already; {go_on}remove it, work in another folder, or write another file with --out"
+        )
 
 
 def _relative(path: Path, root: Path) -> str:
