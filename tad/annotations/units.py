@@ -15,7 +15,8 @@ FITTING = 0.95  # minimum share of the videos whose ends fit their duration afte
 PERCENT, NEAR, MOST_PERCENT = 80.0, 2.0, 100.5  # least last end, ratio of durations, and greatest end in per cent
 FEWEST = 3  # videos, from which per cent are considered; and starts of a video that show from when it counts
 FRAME = 0.04  # seconds
-DAY, UNIX = 86_400.0, 1e9  # seconds: of a day, and from which times may count from 1970
+OVER = 1.1  # greatest share of a video before its last end, after conversion to days or hours
+HOUR, DAY, UNIX = 3600.0, 86_400.0, 1e9  # seconds: of an hour and a day, and from which times may count from 1970
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,16 @@ def _shorter_than_a_frame(spans: Sequence[Span], factor: float) -> bool:
 
 
 def fractions_of(spans: Sequence[Span]) -> str:
-    """Return what times between 0 and 1 are fractions of: the duration, or a day, as spreadsheets store clock times."""
-    in_days = [span.last * DAY / span.duration for span in spans]
-    if max(in_days) <= 1 + TOLERANCE / 10 and statistics.median(in_days) >= LEAST:
-        return "days, as spreadsheets store clock times (0.5 is 12 hours)"
+    """Return what times between 0 and 1 are: days, as spreadsheets store clock times, hours, or shares of the duration.
+
+    The latter of a video whose end is annotated is over a half.
+    """
+    if statistics.median(span.last for span in spans) < 0.5:
+        words = {DAY: "days, as spreadsheets store clock times (0.5 is 12 hours)", HOUR: "hours"}
+        for factor, unit in words.items():
+            shares = [span.last * factor / span.duration for span in spans]
+            if max(shares) <= OVER and statistics.median(shares) >= LEAST:
+                return unit
     return "fractions of the duration"
 
 

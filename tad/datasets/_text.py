@@ -6,6 +6,7 @@ import unicodedata
 from pathlib import Path
 
 from tad.core.errors import TadError
+from tad.core.file_kinds import other_kind
 
 log = logging.getLogger(__name__)
 
@@ -17,21 +18,6 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-
-# First bytes of files that people give in place of text.
-KINDS = {
-    b"\x1f\x8b": "is compressed by gzip; unpack it (gunzip) and give the file in it",
-    b"PK\x03\x04": "is a zip archive or a spreadsheet; unpack it, or give it its own extension (.xlsx, .ods)",
-    b"BZh": "is compressed by bzip2; unpack it and give the file in it",
-    b"\xfd7zXZ\0": "is compressed by xz; unpack it and give the file in it",
-    b"\x28\xb5\x2f\xfd": "is compressed by zstd; unpack it and give the file in it",
-    b"\xd0\xcf\x11\xe0": "is an old Excel file; give it the extension .xls, or save it as CSV",
-    b"\x89HDF\r\n\x1a\n": "is an HDF5 or MATLAB file; export its annotations as CSV or JSON",
-    b"MATLAB 5.0": "is a MATLAB file; export its annotations as CSV or JSON",
-    b"SQLite format 3": "is an SQLite database; export its table as CSV",
-    b"\x80\x04\x95": "is a Python pickle, which could run code; write its rows as CSV or JSON",
-    b"version https://git-lfs.github.com": "is a pointer of Git LFS, not the file itself; download it (git lfs pull)",
-}  # fmt: skip
 
 
 def compose(text: str) -> str:
@@ -47,14 +33,6 @@ def tidy(text: str) -> str:
     return compose(text).strip()
 
 
-def _other_kind(data: bytes) -> str:
-    """Return what a file is that is no text, with a remedy; empty if its first bytes name no usual kind of file."""
-    for start, what in KINDS.items():
-        if data.startswith(start):
-            return what
-    return ""
-
-
 def read_text(path: Path) -> str:
     """Read a text file in UTF-8, or in UTF-16 or UTF-32 if it has the byte order mark of one of them.
 
@@ -67,7 +45,7 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
     except FileNotFoundError:
         raise TadError(f"{path}: no such file; docs/datasets.md says where each dataset publishes it") from None
-    if what := _other_kind(data):
+    if what := other_kind(data):
         raise TadError(f"{path}: {what}")
     encoding = next((name for mark, name in MARKS if data.startswith(mark)), "utf-8")
     try:

@@ -2,6 +2,7 @@
 
 # D detections, V videos, K labels
 
+import re
 import unicodedata
 from array import array
 from collections import Counter
@@ -13,10 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tad.annotations.checks import NO_VALUES
 from tad.core.errors import TadError
 from tad.settings.plugins import nearest
 
 Entries = Sequence[Mapping[str, Any]]
+PLAIN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")  # a number of JSON, but for its quotes
 LISTED = 30  # a message lists at most this many known labels
 NUMBERS = (float, int, np.floating, np.integer)
 
@@ -94,6 +97,11 @@ class Columns:
             for d in rows
         ]
 
+    def place(self, row: int) -> str:
+        """Return video and entry of a detection, for messages."""
+        video = self.video[row]
+        return f"{self.video_ids[video]}, entry {row - int(np.flatnonzero(self.video == video)[0])}"
+
     def relabelled(self, labels: Sequence[str], *, videos: NDArray[np.bool_]) -> NDArray[np.int32]:
         """Map each detection's label to its index in `labels` (D,).
 
@@ -109,13 +117,19 @@ class Columns:
         """Count the detections of each label outside `labels`, in videos that count; evaluators ignore these.
 
         Raises:
-            TadError: no detection has a known label, or a label differs from a known one only in case, blanks or
-                underscores; the message names the video and the nearest label.
+            TadError: no detection has a known label, a label differs from a known one only in case, blanks or
+                underscores, or it is empty or stands for a missing value; the message names the video.
         """
         counts = videos[self.video] if len(self) else np.zeros(0, np.bool_)
         unknown = np.flatnonzero(counts & (self.relabelled(labels, videos=videos) < 0))
         per_label = Counter(self.labels[k] for k in self.label[unknown].tolist())
         folded = {_folded(name) for name in labels}
+        if absent := [name for name in per_label if not name.strip() or name.strip().casefold() in NO_VALUES]:
+            row = next(d for d in unknown if self.labels[self.label[d]] in absent)
+            raise TadError(
+                f"detections of {self.place(int(row))}: label '{self.labels[self.label[row]]}' stands for a missing"
+                " value; write the class, or remove the entry"
+            )
         refused = [name for name in per_label if _folded(name) in folded]
         if refused or (per_label and len(unknown) == counts.sum()):
             row = next(d for d in unknown if not refused or self.labels[self.label[d]] in refused)
@@ -136,7 +150,8 @@ def _numbers(video_id: str, rows: Sequence[tuple[Any, Any, Any]]) -> NDArray[np.
     for k, row in enumerate(() if plain else rows):
         for name, value in zip(("start", "end", "score"), row, strict=True):
             if not isinstance(value, NUMBERS) or isinstance(value, bool):
-                remedy = "write it without quotes" if isinstance(value, str) else "give a number, or remove the entry"
+                quoted = isinstance(value, str) and PLAIN.fullmatch(value.strip())
+                remedy = "write it without quotes" if quoted else "give a number, or remove the entry"
                 raise TadError(f"detections of {video_id}, entry {k}: {name} {value!r:.40} is not a number; {remedy}")
     try:
         return np.array(rows, np.float64)
@@ -173,6 +188,8 @@ class Collector:
         labels = self._labels
         try:
             names = [self._label_of(entry) for entry in entries]
+            if any(type(entry["segment"]) is dict for entry in entries):
+                raise TypeError("an object has keys in place of times")
             numbers = [(start, end, entry["score"]) for entry in entries for start, end in (entry["segment"],)]
         except TadError as error:
             raise TadError(f"detections of {video_id}: {error}") from None

@@ -1,13 +1,20 @@
 """Report what was and was not scored: entries of map.json, each with its warning."""
 
 import logging
-from collections.abc import Sequence
+import os
+import unicodedata
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from tad.annotations.doubts import NO_CLASSES
 from tad.annotations.table import SPLITS, Table
 from tad.core.errors import TadError
+from tad.core.ids import VIDEO_EXTENSIONS, invisible
+from tad.metrics.columns import Columns
 from tad.metrics.evaluation import Evaluation
 from tad.metrics.files import Detections, Truth
 from tad.settings.stages import EvaluateStageSpec
@@ -15,6 +22,8 @@ from tad.settings.stages import EvaluateStageSpec
 log = logging.getLogger(__name__)
 
 FEWEST, WIDEST = 10, 0.15  # a score on fewer videos, or with a wider interval of average mAP, is called weak
+MOST_REPEATED = 0.05  # share of the detections from which repetitions are reported
+MIXER = np.uint64(0x9E3779B97F4A7C15)
 NO_DETECTIONS = "no entry in the detections"
 
 
@@ -64,9 +73,32 @@ def flawed(table: Table) -> dict[str, dict[str, Any]] | None:
     return counts
 
 
-def outside(video_ids: Sequence[str], table: Table) -> dict[str, Any]:
-    """Report videos with detections that do not count: those of other splits, and those that are not annotated."""
+def plain_id(video_id: str) -> str:
+    """Normalise a video id to detect that two are written differently: case, folder, extension, prefix `v_`."""
+    text = "".join(letter for letter in unicodedata.normalize("NFC", video_id) if not invisible(letter)).strip()
+    stem, suffix = os.path.splitext(text.replace("\\", "/").rpartition("/")[2])
+    text = stem if suffix.lower() in VIDEO_EXTENSIONS else stem + suffix
+    return text.casefold().removeprefix("v_")
+
+
+def outside(video_ids: Sequence[str], table: Table, missing: Collection[str], path: Path) -> dict[str, Any]:
+    """Report videos with detections that do not count: those of other splits, and those that are not annotated.
+
+    Args:
+        missing: annotated videos without an entry in the detections.
+        path: the detections, for messages.
+
+    Raises:
+        TadError: the id of a video that is not annotated is only written differently from a missing one.
+    """
     unknown = [video_id for video_id in video_ids if video_id not in table.videos]
+    written = {plain_id(video_id): video_id for video_id in missing}
+    for video_id in unknown:
+        if (meant := written.get(plain_id(video_id))) is not None:
+            raise TadError(
+                f"{path}: video '{video_id}' is not annotated, but '{meant}' is and has no detections; write their ids"
+                " alike (case, folder, extension, prefix v_)"
+            )
     if unknown:
         log.warning(
             "%d videos of the detections are not annotated, for example '%s'; they do not count (map.json lists them)",
@@ -77,16 +109,37 @@ def outside(video_ids: Sequence[str], table: Table) -> dict[str, Any]:
     return {"videos_outside_the_split": len(video_ids), "unknown_videos": unknown, "videos_of_other_splits": others}
 
 
-def unscored(result: Evaluation) -> dict[str, Any]:
+def unscored(result: Evaluation, columns: Columns) -> dict[str, Any]:
     """Report detections whose class has no instance, in this split or in the annotations as a whole."""
     unknown = result.unknown_labels
     if unknown:
         count, label = sum(unknown.values()), next(iter(unknown))
+        row = int(np.flatnonzero(columns.label == columns.labels.index(label))[0])
+        missing = f"; '{label}' may stand for a missing label" if label.strip().casefold() in NO_CLASSES else ""
         log.warning(
-            "%d detections do not count, as their %d classes are not annotated (first: '%s'); map.json lists the"
-            " classes", count, len(unknown), label,
+            "%d detections do not count, as their %d classes are not annotated (first: '%s', video %s)%s; map.json"
+            " lists the classes", count, len(unknown), label, columns.place(row), missing,
         )  # fmt: skip
     return {"labels_without_instances": result.unscored, "unknown_labels": unknown}
+
+
+def repeated(columns: Columns) -> int:
+    """Count detections that repeat another one exactly, and warn if there are many: a file is listed twice, perhaps."""
+    if not len(columns):
+        return 0
+    parts = (columns.video, columns.label, columns.segments[:, 0], columns.segments[:, 1], columns.scores)
+    key = np.zeros(len(columns), np.uint64)
+    for part in parts:
+        bits = np.ascontiguousarray(part, np.float64).view(np.uint64)
+        key = (key ^ bits ^ (bits >> np.uint64(29))) * MIXER
+        key ^= key >> np.uint64(32)
+    count = len(columns) - len(np.unique(key))
+    if count > MOST_REPEATED * len(columns):
+        log.warning(
+            "%d of %d detections repeat another one exactly, and count as false positives; if two files were joined,"
+            " remove the repetitions", count, len(columns),
+        )  # fmt: skip
+    return count
 
 
 def warn_if_weak(result: Evaluation, interval: Sequence[float], spec: EvaluateStageSpec) -> None:

@@ -15,6 +15,7 @@ from tad.metrics.columns import Columns, collect, hint
 Truth = Mapping[str, Sequence[tuple[float, float, str]]]
 Detections = Mapping[str, Sequence[Mapping[str, Any]]]
 Array = NDArray[np.float64]
+MANY = 0.3  # share of reversed segments from which the second number is probably a length
 
 
 def clean_instances(
@@ -46,9 +47,18 @@ def _check_rows(rows: Array, videos: NDArray[np.int64], ids: Sequence[str], what
         first = int(np.flatnonzero(bad)[0])
         start, end, score = rows[first]
         raise TadError(
-            f"{what} of {ids[int(videos[first])]}: segment [{start}, {end}] with score {score}: needs finite numbers "
-            f"with start <= end ({int(bad.sum())} such); correct the file"
+            f"{what} of {ids[int(videos[first])]}: segment [{start:g}, {end:g}] with score {score:g}: needs finite "
+            f"numbers with start <= end ({int(bad.sum())} such); {_remedy(int(bad.sum()), len(rows))}"
         )
+
+
+def _remedy(count: int, rows: int) -> str:
+    """Return the remedy for reversed segments, by how many of the rows they are."""
+    if count == rows > 1:
+        return "all are reversed, so starts and ends may be swapped; correct the file"
+    if count > MANY * rows:
+        return "are they [start, length] or [centre, length]? Write [start, end]"
+    return "correct the file"
 
 
 @dataclass(frozen=True)

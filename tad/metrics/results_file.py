@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 from tad.core import checksums, formats
 from tad.core.errors import DamagedError, TadError
+from tad.core.file_kinds import other_kind
 from tad.core.limits import LimitError
 from tad.core.strict_json import decoder, refuse_deep, refuse_surrogates
 from tad.metrics.columns import Collector, Columns
@@ -141,6 +142,8 @@ def _looks_like(path: Path) -> str:
         return "looks like a NumPy array; write its rows as JSON"
     if zipfile.is_zipfile(path):
         return "looks like a zip archive (an .npz or a submission?); unpack it and name the JSON in it"
+    if what := other_kind(head):
+        return what
     text = head.decode("utf-8", "replace").lstrip("\ufeff" + BLANK)
     line = text.partition("\n")[0]
     if not text:
@@ -209,7 +212,9 @@ def read_results(
                 raise TadError(f"not a results file: it {_looks_like(path)}")
             stream.members("the file", top)
             if stream.peek():
-                raise TadError(f"not valid JSON: '{stream.peek()}' after the end of the object; repair the file")
+                several = "several JSON objects (JSON lines, or several files in one); put them into one"
+                what = several if stream.peek() == "{" else f"'{stream.peek()}' after the end of the object; repair it"
+                raise TadError(f"not valid JSON: the file has {what}")
     except DamagedError:
         raise
     except TadError as error:

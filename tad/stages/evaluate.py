@@ -349,9 +349,12 @@ def _diagnose(score: _Score, path: Path, stamped: dict[str, Any], title: str) ->
 def _write(score: _Score, figure: Path | None, diagnosis: Path | None) -> Path:
     """Write map.json, and the figure and the diagnosis if requested."""
     spec, scored, table, out = score.spec, score.scored, score.table, score.out
+    result, truth, detections, excluded = scored.result, scored.truth, scored.detections, scored.excluded
+    times = outside_their_videos(detections.columns, table, truth, refused_as=score.detections)
+    not_split = [video_id for video_id in result.outside if video_id not in excluded]
+    outside = coverage.outside(not_split, table, result.missing, score.detections)
     pictures = (figure is not None) + 4 * (diagnosis is not None)
     forecast(out, SCORE_BYTES + CLASS_BYTES * len(table.labels) + PICTURE_BYTES * pictures, what="evaluate")
-    result, truth, detections, excluded = scored.result, scored.truth, scored.detections, scored.excluded
     identity = str(detections.stamp["identity"]) if detections.stamp else sha256(score.detections)[:16]
     own = stamp("evaluate", spec.model_dump(mode="json"), {**score.inputs, "detections": identity})
     document = {
@@ -376,9 +379,10 @@ def _write(score: _Score, figure: Path | None, diagnosis: Path | None) -> Path:
         "instances_dropped": coverage.dropped(result, table, spec.split),
         "detections": {
             "scored": result.detections,
-            **coverage.unscored(result),
-            "times": outside_their_videos(detections.columns, table, truth),
-            **coverage.outside([v for v in result.outside if v not in excluded], table),
+            "repeated": coverage.repeated(detections.columns),
+            **coverage.unscored(result, detections.columns),
+            "times": times,
+            **outside,
         },
         "classes": "one, proposals" if scored.proposals else len(result.labels),
         "external_scores": detections.external_scores,
