@@ -129,6 +129,8 @@ def test_nothing_detected_is_a_score_of_zero(tmp_path: Path, capsys: Any) -> Non
         ('{"results": {"a": [{"label": "x", "score": 1e999, "segment": [0, 1]}]}}', [], "score inf: needs finite"),
         (json.dumps(FOUND)[:-9], [], "not valid JSON"),
         (json.dumps(FOUND) + "}", [], "not valid JSON: '}' after the end"),
+        (json.dumps(FOUND) + "\n" + json.dumps(FOUND), [], "holds several JSON objects \\(JSON lines, or several"),
+        ("version https://git-lfs.github.com/spec/v1\n", [], "is a pointer of Git LFS, not the file itself"),
         (TRUTH, [], "is an annotation file \\('database'\\)"),
         (FOUND["results"], [], "if these are the videos, put them under one key 'results'"),
         ({"average_mAP": 1, "stamp": {}}, [], "is a score \\(map.json\\)"),

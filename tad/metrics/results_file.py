@@ -212,9 +212,9 @@ def read_results(
                 raise TadError(f"not a results file: it {_looks_like(path)}")
             stream.members("the file", top)
             if stream.peek():
-                several = "several JSON objects (JSON lines, or several files in one); put them into one"
-                what = several if stream.peek() == "{" else f"'{stream.peek()}' after the end of the object; repair it"
-                raise TadError(f"not valid JSON: the file has {what}")
+                what = f"not valid JSON: '{stream.peek()}' after the end of the object; repair the file"
+                several = "holds several JSON objects (JSON lines, or several files in one); put them into one"
+                raise TadError(several if stream.peek() == "{" else what)
     except DamagedError:
         raise
     except TadError as error:
