@@ -104,11 +104,18 @@ def read_labels(source: Path, *, tool: str, columns: Mapping[str, str], unit: st
     return findings
 
 
+def _extends(longer: str, shorter: str) -> bool:
+    """Return whether a name is another one and a suffix that begins with neither a letter nor a digit."""
+    text, start = longer.casefold(), shorter.casefold()
+    rest = text.removeprefix(start)
+    return text.startswith(start) and rest != "" and not rest[0].isalnum()
+
+
 def _file_of(name: str, files: Sequence[str]) -> str:
     """Return the only video file that a name of the labels can mean: equal but for case, or the name and a suffix."""
     folded = [file for file in files if file.casefold() == name.casefold()]
-    longer = [f for f in files if f.casefold().startswith(name.casefold()) and not f[len(name)].isalnum()]
-    shorter = [f for f in files if name.casefold().startswith(f.casefold()) and not name[len(f)].isalnum()]
+    longer = [file for file in files if _extends(file, name)]
+    shorter = [file for file in files if _extends(name, file)]
     for matches in (folded, longer, shorter):
         if len(matches) == 1:
             return matches[0]
