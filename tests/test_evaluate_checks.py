@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,10 @@ from hypothesis import strategies as st
 
 from tad.annotations.table import Instance, Table, Video
 from tad.commands.cli import main
+from tad.commands.stages import _content
 from tad.core import notices
 from tad.core.errors import TadError
-from tad.core.files import read_json
+from tad.core.files import read_json, write_json
 from tad.datasets._any import read_checked
 from tad.metrics.columns import collect
 from tad.metrics.frames import frame_labels, frame_map, segmentation
@@ -372,5 +375,26 @@ def test_warnings_of_a_killed_attempt_are_not_lost(tmp_path: Path) -> None:
         log.warning("a dead head")
     assert lines == ["averages hold initial weights", "a dead head"]
     with notices.collecting(journal, key=["spec", 2]) as lines:
+        log.warning("other settings")
+    assert lines == ["other settings"]
+    with notices.collecting(journal, key=["spec", 1]) as lines:  # settings changed back: the cached result is the first
         pass
-    assert lines == []
+    assert lines == ["averages hold initial weights", "a dead head"]
+
+
+@pytest.mark.parametrize("name", ["stamped.json", "unstamped.safetensors"])
+def test_warnings_are_found_by_the_content_of_the_inputs(tmp_path: Path, name: str) -> None:
+    """An input that is made again with equal bytes, or a stamped one of equal identity, is the same work."""
+    path = tmp_path / name
+    stamped = {"identity": "a", "stage": "annotate"}
+
+    def work() -> Any:
+        return _content(Namespace(spec="{}", features=path, videos=tmp_path, out=tmp_path / "out"))
+
+    path.write_bytes(b"weights") if path.suffix != ".json" else write_json(path, {"stamp": stamped})
+    before = work()
+    os.utime(path, (0, 0))
+    (tmp_path / "another.mp4").touch()
+    assert work() == before
+    path.write_bytes(b"WEIGHTS") if path.suffix != ".json" else write_json(path, {"stamp": stamped | {"identity": "b"}})
+    assert work() != before

@@ -9,8 +9,9 @@ from typing import Any
 
 from tad.core import claims, notices
 from tad.core.errors import TadError
-from tad.core.files import digest, sweep
+from tad.core.files import content_key, digest, sweep
 from tad.provenance.fingerprint import code
+from tad.provenance.stamps import identity_of
 from tad.provenance.wanted import CODE, check_wanted
 from tad.settings.stage_table import Stage
 
@@ -39,7 +40,8 @@ def call(stage: Stage, a: Namespace) -> Iterable[str]:
         check_wanted(a.out, settings, _paths(a))
         return digest([stage.name, _work(a), os.environ.get(CODE) or code(stage.name, settings)], 32)
 
-    with claims.claiming(a.out, work), notices.collecting(journal, key=_work(a)) as warnings:
+    key = _content(a) if journal else None
+    with claims.claiming(a.out, work), notices.collecting(journal, key=key) as warnings:
         function(**{name: values[name] for name in parameters if name in values})
         notices.store(a.out, warnings, _paths(a))
     return ()
@@ -57,6 +59,26 @@ def _work(a: Namespace) -> list[Any]:
         paths += [file for path in paths for file in sorted(path.rglob("*"))]
     facts = [(str(path), path.stat()) for path in paths if path.exists()]
     return [str(a.spec), *([name, stat.st_size, stat.st_mtime_ns] for name, stat in facts)]
+
+
+def _content(a: Namespace) -> list[Any]:
+    """Identify the work of a stage by the content of its inputs, whenever these were written.
+
+    A stage's cache is found by content. So are the warnings that belong to what is in it: settings that are changed
+    back, or a copied input, must not lose them. Folders count by name: what a stage reads in them stands in a manifest.
+    """
+    return [str(a.spec), *([str(path), _content_of(path)] for path in _paths(a) if path.exists())]
+
+
+def _content_of(path: Path) -> str:
+    if path.is_dir():
+        return "folder"
+    if path.suffix not in STAMPED:
+        return content_key(path)
+    try:
+        return identity_of(path)
+    except TadError:  # without a stamp, such as weights; a damaged input is reported by the stage, which reads it next
+        return content_key(path)
 
 
 def _paths(a: Namespace) -> Iterator[Path]:
@@ -80,6 +102,7 @@ def _detect(a: Namespace) -> dict[str, Any]:
 ADAPTED: dict[str, Callable[[Namespace], dict[str, Any]]] = {"probe": _probe, "detect": _detect}
 
 
+STAMPED = (".h5", ".json", ".safetensors")
 READ_FOLDERS = ("annotate", "probe", "convert")  # other stages read the files that a manifest or an index names
 OF_FILES = (
     *("tiou", "tolerances", "moment", "split", "measures", "frame_rate", "frame_score", "background", "on_invalid"),

@@ -20,6 +20,7 @@ TRANSIENT = {"transient": True}
 """`log.warning(…, extra=TRANSIENT)`: what concerns this attempt alone and not what it produces, such as a cache that
 cannot be used. It stays in the log."""
 FOLDER = ".warnings"
+ATTEMPTS = 50  # works of one output whose warnings are kept, as their results are cached side by side
 MARK = formats.mark("warnings")
 
 
@@ -27,7 +28,9 @@ class _Collector(logging.Handler):
     def __init__(self, journal: Path | None, key: Any) -> None:
         super().__init__(logging.WARNING)
         self.journal, self.key = journal, key
-        self.lines: list[str] = _journalled(journal, key) if journal else []
+        self.others = [one for one in _attempts(journal) if one["key"] != key] if journal else []
+        own = [one for one in _attempts(journal) if one["key"] == key] if journal else []
+        self.lines: list[str] = own[-1]["warnings"] if own else []
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno == logging.WARNING and not getattr(record, "transient", False):
@@ -35,13 +38,14 @@ class _Collector(logging.Handler):
             if line not in self.lines:
                 self.lines.append(line)
                 if self.journal:
-                    write_json(self.journal, {**MARK, "key": self.key, "warnings": self.lines})
+                    attempts = [*self.others, {"key": self.key, "warnings": self.lines}][-ATTEMPTS:]
+                    write_json(self.journal, {**MARK, "attempts": attempts})
 
 
-def _journalled(journal: Path, key: Any) -> list[str]:
-    """Return the warnings that an earlier attempt with the same key logged; empty if there was none."""
-    stored = _read(journal)
-    return [str(line) for line in stored.get("warnings", [])] if stored.get("key") == key else []
+def _attempts(journal: Path) -> list[dict[str, Any]]:
+    """Return the key and the warnings of earlier attempts, the newest last."""
+    attempts = _read(journal).get("attempts", [])
+    return [{"key": one.get("key"), "warnings": [str(line) for line in one.get("warnings", [])]} for one in attempts]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -66,7 +70,8 @@ def collecting(journal: Path | None = None, *, key: Any = None) -> Iterator[list
     Args:
         journal: file in which they are kept between attempts. A stage that was killed and resumes, or that publishes a
             cached result, does not log all of its warnings again.
-        key: what identifies the work, as plain JSON; the warnings of an attempt with another key do not count.
+        key: what identifies the work, as plain JSON; the warnings of an attempt with another key do not count. It must
+            not name dates of files, because inputs that are made again with equal bytes reach the same cache.
     """
     collector, logger = _Collector(journal, key), logging.getLogger("tad")
     logger.addHandler(collector)

@@ -46,6 +46,7 @@ from tad.training.job import Job, training_key
 from tad.training.loop.absent_classes import absent_classes, lower_initial_bias
 from tad.training.loop.dead_outputs import dead_offsets
 from tad.training.loop.engine import Engine, Saving
+from tad.training.loop.optim import warn_of_initial_weights
 from tad.training.loop.parallel import Ranks, launch, process_count
 from tad.training.loop.strategy import Strategy
 from tad.weights.published import weights_identity
@@ -147,11 +148,6 @@ def _fit(job: Job, ranks: Ranks) -> None:
         features = Features(reader, resize_to=job.spec.train.resize, device=device)
         seen = Windows(job.roles["train"], features, spec=job.spec.train, seed=job.spec.seed, dim=features.dim)
         dead = dead_offsets(engine.detector, result.weights, seen, device) if ranks.first else []
-    if dead:
-        log.warning(
-            "dead regression outputs: the detector predicts distance 0 to every %s, so its detections are misplaced;"
-            " train with another seed or a lower train.lr (map.json: dead_offsets)", " and ".join(dead),
-        )  # fmt: skip
     facts = {
         "dead_offsets": dead,
         "epoch": result.epoch,
@@ -265,6 +261,17 @@ def _run(job: Job, count: int, *, device: str, threads: int) -> None:
         _fit_together(job, count)
 
 
+def _warn(facts: dict[str, Any], spec: TrainStageSpec) -> None:
+    """Log the warnings about the weights, also about cached ones, which no attempt at training logs again."""
+    if "steps" in facts:
+        warn_of_initial_weights(spec.train.ema_decay, facts["steps"])
+    if dead := facts.get("dead_offsets"):
+        log.warning(
+            "dead regression outputs: the detector predicts distance 0 to every %s, so its detections are misplaced;"
+            " train with another seed or a lower train.lr (map.json: dead_offsets)", " and ".join(dead),
+        )  # fmt: skip
+
+
 def _publish(
     job: Job, out: Path, inputs: dict[str, str], facts: dict[str, Any], *, sizes: dict[str, int], dim: int
 ) -> None:
@@ -279,6 +286,7 @@ def _publish(
     weights, metadata = checkpoint.read_tensors(job.finished)
     formats.check(metadata, job.finished, kind="trained-weights")
     facts = {**checkpoint.read_json_field(job.finished, metadata, "facts", dict), **facts}
+    _warn(facts, spec)
     header = {
         "tad_stamp": stamp("train", spec.model_dump(mode="json"), inputs, **facts),
         "labels": job.labels,

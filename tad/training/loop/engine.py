@@ -33,7 +33,7 @@ from tad.training.loop.compile import compile_networks
 from tad.training.loop.curves import Curves
 from tad.training.loop.gradients import Gradients, exhausted
 from tad.training.loop.judge import RULES, Judge
-from tad.training.loop.optim import Ema, clip_gradients
+from tad.training.loop.optim import Ema, clip_gradients, warn_of_initial_weights
 from tad.training.loop.parallel import Ranks
 from tad.training.loop.phases import Phases
 from tad.training.loop.strategy import Strategy
@@ -220,11 +220,7 @@ class Engine:
         Raises:
             TadError: the loss is not finite, or memory is exhausted.
         """
-        if (share := self.spec.ema_decay**self.total) > 0.05:
-            log.warning(
-                "initial weights will still make up %.0f %% of the averaged weights after %d steps with"
-                " train.ema_decay %g; train longer or lower it", 100 * share, self.total, self.spec.ema_decay,
-            )  # fmt: skip
+        warn_of_initial_weights(self.spec.ema_decay, self.total)
         self._forecast()
         iterations = len(self.windows)
         parts: list[dict[str, float]] = []

@@ -1,5 +1,6 @@
 """Optimisers, learning-rate schedule, gradient clipping and averaged weights (EMA)."""
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from tad.layers.contract import DetectorBase
 
+log = logging.getLogger(__name__)
 
 def learning_rate(
     step: int,
@@ -66,6 +68,15 @@ def adam_over(
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     """Clip all gradients to a global L2 norm of `max_norm` (0: no clipping); return the norm before clipping."""
     return nn.utils.clip_grad_norm_(parameters, max_norm if max_norm > 0 else math.inf)
+
+
+def warn_of_initial_weights(decay: float, steps: int) -> None:
+    """Warn if the averages of a training of so many steps still hold more than 5 % of the initial weights."""
+    if (share := decay**steps) > 0.05:
+        log.warning(
+            "initial weights will still make up %.0f %% of the averaged weights after %d steps with"
+            " train.ema_decay %g; train longer or lower it", 100 * share, steps, decay,
+        )  # fmt: skip
 
 
 class Ema:
