@@ -164,6 +164,21 @@ def test_labelled_videos_without_a_file_are_excluded(videos: Path) -> None:
     assert any("1 labelled video without a file" in line for line in said)
 
 
+@pytest.mark.parametrize("name", ["CLIP_A", "Clip_a", "clip_a-cut"])
+def test_a_name_in_another_case_is_its_file(videos: Path, name: str) -> None:
+    said, _, table = made(videos, csv_of([(name, 1, 2, "run"), *ROWS[1:]]))
+    assert "labels: '" + name + "' is the file clip_a" in said
+    assert "clip_a" in table.videos
+
+
+def test_odd_tables_are_said(videos: Path) -> None:
+    text = "# ours\n" + csv_of([*ROWS[:4], ("clip_e", 1, 2, "None")]).replace(",", "|")
+    said, _, table = made(videos, text)
+    assert "labels: 1 comment lines (#)" in said
+    assert any("label 'None' (video 'clip_e', line 7) counts as a class" in line for line in said)
+    assert len(spans(table)) == 5
+
+
 @pytest.mark.parametrize(
     ("labels", "options", "message"),
     [
@@ -172,6 +187,18 @@ def test_labelled_videos_without_a_file_are_excluded(videos: Path) -> None:
         (csv_of([("clip_a", 1, 7.5, "run"), ("clip_b", 1, 2, "run")]), {}, "of their video with --on-invalid clip"),
         (csv_of([("clip_a", 3, 2, "run"), ("clip_b", 1, 2, "run")]), {}, "ends before it starts"),
         (csv_of([("clip_a", 3, 2, "run"), ("clip_b", 1, 2, "run")]), {}, "instances out with --on-invalid drop"),
+        (
+            csv_of([(v, 5 + k, 95 + k, x) for k, (v, _, _, x) in enumerate(ROWS)]),
+            {},
+            "or, less likely, per cent of the",
+        ),
+        (
+            csv_of([(v, a + 36_000, b + 36_000, x) for v, a, b, x in ROWS]),
+            {},
+            "so they look like times of day, or times",
+        ),
+        (csv_of([(v, a, b, "nan") for v, a, b, _ in ROWS]), {}, "'clip_a', line 2: label 'nan' stands for a missing"),
+        (csv_of(ROWS).replace(",", " "), {}, "line 1: the columns are separated by spaces"),
         (csv_of(ROWS, "a,b,c,d"), {}, "no column 'video'"),
         (csv_of(ROWS, "video,strat,end,label"), {}, "name it with --columns start=NAME"),
         (csv_of(ROWS), {"columns": ["video"]}, "write video=Clip, for example"),

@@ -53,11 +53,13 @@ class Unit:
         words: the unit in words.
         setting: the value of the setting `unit`; empty if there is none.
         fits: whether the times fit their videos in this unit.
+        doubtful: whether they fit in another one too, which `words` names.
     """
 
     words: str
     setting: str
     fits: bool = True
+    doubtful: bool = False
 
     @property
     def remedy(self) -> str:
@@ -88,11 +90,15 @@ def in_percent(spans: Sequence[Span]) -> bool:
     They do if none exceeds 100, the last ends of nearly all videos lie near 100, and the durations differ much, so that
     the last ends do not follow them.
     """
+    durations = [span.duration for span in spans]
+    return _near_100(spans) and max(durations) >= NEAR * min(durations)
+
+
+def _near_100(spans: Sequence[Span]) -> bool:
+    """Return whether no time exceeds 100, and the last ends of nearly all of several videos lie near it."""
     if len(spans) < FEWEST or max(span.last for span in spans) > MOST_PERCENT:
         return False
-    durations = [span.duration for span in spans]
-    near = sum(span.last >= PERCENT for span in spans)
-    return near >= SHARE * len(spans) and max(durations) >= NEAR * min(durations)
+    return sum(span.last >= PERCENT for span in spans) >= SHARE * len(spans)
 
 
 def _shorter_than_a_frame(spans: Sequence[Span], factor: float) -> bool:
@@ -166,12 +172,13 @@ def likely_unit(spans: Sequence[Span], *, share: float = SHARE) -> Unit | None:
     other = _other_start(spans)
     if other and other[1]:
         return Unit(other[0], "")
-    perhaps = f" or, less likely, {other[0]}" if other else ""
+    rival = other[0] if other else "per cent of the duration" if _near_100(spans) else ""
+    perhaps = f" or, less likely, {rival}" if rival else ""
     if _fits(spans, [span.rate or 60.0 for span in spans]):
-        return Unit(_rates(spans) + perhaps, "frames")
+        return Unit(_rates(spans) + perhaps, "frames", doubtful=bool(rival))
     for factor, words, setting in ((1e3, "milliseconds", "milliseconds"), (1e6, "microseconds", "")):
         filled = statistics.median(span.last / factor / span.duration for span in spans)
         if filled >= LEAST and not _shorter_than_a_frame(spans, factor) and _fits(spans, [factor] * len(spans)):
-            return Unit(words + perhaps, setting)
+            return Unit(words + perhaps, setting, doubtful=bool(rival))
     unknown = f"a unit {ratio:.0f} times smaller than seconds, or times from another start than the video's"
     return Unit(other[0] if other else unknown, "", fits=False)

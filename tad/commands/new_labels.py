@@ -189,7 +189,7 @@ def set_times(
         if video.instances and not video.in_frames and clocks[v].duration
     ]
     guess = likely_unit(spans) if not unit and "unit" not in findings.settings else None
-    if guess and guess.fits and guess.setting and findings.format in ("csv", "activitynet"):
+    if guess and guess.fits and guess.setting and not guess.doubtful and findings.format in ("csv", "activitynet"):
         findings.settings["unit"] = guess.setting
         findings.notes.append(f"labels: times are {guess.words}, because as seconds they would end after their videos")
         factor = 1000.0

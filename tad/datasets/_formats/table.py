@@ -12,6 +12,7 @@ from typing import Any
 
 from tad.annotations.table import Table, Video
 from tad.core.errors import TadError
+from tad.core.file_kinds import other_kind
 from tad.core.ids import LABEL_EXTENSIONS
 from tad.core.strict_json import type_name
 from tad.datasets._csv import read_sheet
@@ -106,6 +107,7 @@ BY_HEADER: tuple[tuple[str, Callable[[Sequence[str]], bool]], ...] = (
 TEXTS = (".csv", ".tsv", ".txt")
 WRITTEN = tuple(name for name, form in FORMATS.items() if form.write)
 SHOWN = 3
+HEAD = 64  # bytes that tell the kind of a file
 
 
 def _of_json(path: Path) -> str:
@@ -151,6 +153,9 @@ def _of_file(path: Path) -> str:
         return _of_header(read_sheet(path).header)
     if suffix in TEXTS:
         return _of_text(path)
+    with open(path, "rb") as handle:
+        if what := other_kind(handle.read(HEAD)):
+            raise TadError(f"{path}: {what}")
     raise TadError(f"{path}: no annotation file is called {suffix or 'without a suffix'}; {_known()}")
 
 
