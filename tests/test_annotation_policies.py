@@ -110,6 +110,7 @@ def test_per_cent_of_the_duration_is_said(
     ([("a", "x;y"), ("b", "x"), ("b", "y")], "label 'x;y' (video 'a', line 2) counts as a class of its own, although"),
     ([("a", "gieÃ\u0178en"), ("b", "x")], "label 'gieÃ\u0178en' (video 'a', line 2) looks like 'gießen'"),
     ([("cafÃ©", "x"), ("b", "x")], "video 'cafÃ©' looks like 'café', read in a wrong encoding"),
+    ([("a", "x"), ("b", '"""y"""')], "label '\"y\"' (video 'b', line 3) is in quotation marks, which count"),
     ([("Clip", "x"), ("clip", "x")], "1 videos have names that differ only in case or in '.0' ('Clip' and 'clip')"),
     ([("7", "x"), ("7.0", "x")], "names that differ only in case or in '.0' ('7' and '7.0')"),
     ([("a", "x;y"), ("b", "x")], ""), ([("a", "Ärger"), ("b", "São Paulo")], ""),

@@ -170,3 +170,33 @@ def test_json_that_is_no_single_value_is_named(tmp_path: Path) -> None:
         read_as("activitynet", write(tmp_path, gzip.compress(database.encode()), "x.json"))
     with pytest.raises(TadError, match=r"line 1, column \d+: not valid JSON .*; the file is truncated"):
         read_as("activitynet", write(tmp_path, database[:-9], "x.json"))
+
+
+FILES: dict[str, tuple[str, str, str]] = {  # a file beside the table, which a setting names → what is said
+    "durations twice": ("duration_file", "video,duration\na,90\na.mp4,30\n", "line 3: video 'a' lasts 30 s here, 90 s"),
+    "durations of others": (
+        "duration_file",
+        "video,duration\nx,90\n",
+        "names none of the 3 videos of own.csv ('x' here",
+    ),
+    "a comment": ("label_file", "# classes\njump\nrun\n", "line 1: '# classes' looks like a comment; remove the line"),
+    "compressed": ("label_file", "PK\x03\x04...", "is a zip archive or a spreadsheet"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_beside_the_table_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    setting, text, said = FILES[name]
+    write(tmp_path, text, "beside.csv")
+    message = outcome(lambda: read_as("csv", write(tmp_path, TEXT), **{setting: "beside.csv"}))[1]
+    assert said in message
+    assert message.startswith(f"{tmp_path / 'beside.csv'}: ")
+    assert "\n" not in message
+
+
+def test_files_beside_the_table_are_read_as_it_is(tmp_path: Path) -> None:
+    write(tmp_path, "0\trun\n1\tjump\n", "labels.txt")
+    write(tmp_path, "# by hand\nvideo|duration\na|90\nb|80\n", "long.csv")
+    table = read_as("csv", write(tmp_path, TEXT), label_file="labels.txt", duration_file="long.csv")
+    assert table.labels == ("run", "jump")
+    assert [video.duration for video in table.videos.values()] == [90, 80, None]

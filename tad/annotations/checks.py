@@ -60,6 +60,8 @@ def _video_problem(video_id: str, video: Video) -> Problem | None:
     why = unsafe(video_id)
     if why:
         return Problem("id", video_id.encode("unicode_escape").decode(), "", f"the id {why}", "rename the video")
+    if video_id.casefold() in NO_VALUES:
+        return Problem("id", video_id, "", "the id stands for a missing value", "give the name of the video")
     if video.split not in SPLITS:
         return Problem("split", video_id, "", f"split '{video.split}'", nearest(video.split, list(SPLITS)))
     duration = video.duration

@@ -10,6 +10,7 @@ from tad.annotations.units import Span, in_percent, span_of
 NO_CLASSES = frozenset({"none", "null", "undefined", "-", "--", "?", "."})
 SEPARATORS = ";|/,+&"
 DAMAGED = ("Ã", "Â", "â€")  # what UTF-8 that was read as Latin-1 or Windows-1252 begins with
+QUOTES = "'\"`"
 SHOWN = 3
 
 
@@ -65,6 +66,8 @@ def _of_labels(table: Table) -> Iterator[str]:
                 f"label '{label}'{_place(table, label)} counts as a class; if it stands for a missing value, remove"
                 " these instances"
             )
+        if len(label) > 1 and label[0] in QUOTES and label[-1] == label[0]:
+            yield f"label '{label}'{_place(table, label)} is in quotation marks, which count as a part of it"
         several = (label.split(mark) for mark in SEPARATORS if mark in label)
         if any(all(part.strip() in known for part in parts) for parts in several):
             yield (

@@ -91,12 +91,14 @@ def read_labels(path: Path) -> tuple[str, ...]:
     """Read labels in the order of their lines; a leading index (`7 BaseballPitch`) is ignored.
 
     Raises:
-        TadError: the file is unreadable, or has a duplicate label.
+        TadError: the file is unreadable, or has a comment or a duplicate label.
     """
     found: list[str] = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
-        head, _, rest = tidy(line).partition(" ")
-        label = rest.strip() if head.isdigit() and rest.strip() else tidy(line)
+        head, *rest = tidy(line).split(None, 1)[:2] or [""]
+        label = rest[0] if head.isdigit() and rest else tidy(line)
+        if head == "#":
+            raise TadError(f"{path}: line {number}: '{label:.40}' looks like a comment; remove the line")
         if label in found:
             raise TadError(f"{path}: line {number}: label '{label}' is listed twice; remove one line")
         if label:
@@ -144,7 +146,9 @@ def read_durations(path: Path) -> dict[str, float]:
         rate = seconds(row["fps"], where) if "fps" in row else 1.0
         if not rate > 0:
             raise TadError(f"{where}: {rate} frames per second; give the video's frame rate")
-        found[names.read(row["video"], where)] = seconds(row[wanted[1]], where) / rate
+        video, length = names.read(row["video"], where), seconds(row[wanted[1]], where) / rate
+        if found.setdefault(video, length) != length:
+            raise TadError(f"{where}: video '{video}' lasts {length:g} s here, {found[video]:g} s above; keep one")
     return found
 
 

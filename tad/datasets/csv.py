@@ -136,6 +136,11 @@ def read(source: Path, settings: Settings) -> Table:
     by_video = split_file(source, settings)
     durations = read_durations(beside(source, settings.duration_file)) if settings.duration_file else {}
     found, notes = _read_rows(source, settings, by_video=by_video)
+    if durations and not set(durations) & set(found):
+        raise TadError(
+            f"{beside(source, settings.duration_file)}: names none of the {len(found)} videos of {source.name}"
+            f" ('{next(iter(durations))}' here, '{next(iter(found))}' there); write the ids alike"
+        )
     unassigned = {video_id for video_id, video in found.items() if not video.split}
     videos = {
         video_id: replace(

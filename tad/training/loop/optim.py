@@ -12,6 +12,7 @@ from tad.layers.contract import DetectorBase
 
 log = logging.getLogger(__name__)
 
+
 def learning_rate(
     step: int,
     *,
