@@ -58,6 +58,7 @@ WRITTEN: dict[str, tuple[Any, str]] = {  # (start or end, duration) → what the
     "in a recording": (lambda t, d: t + 250_000, "look like times in a longer recording (the first are at about 69:2"),
     "Unix": (lambda t, d: t + 1.7e9, "look like Unix times; convert them to seconds from the start of the video"),
     "JavaScript": (lambda t, d: 1000 * (t + 1.7e9), "look like Unix times in milliseconds; convert them to seconds"),
+    "clock": (lambda t, d: 60 * int(t), "look like hours and minutes that were meant as minutes and seconds (spread"),
     "frames": (lambda t, d: 25 * t, "look like frames; set `unit: frames`"),
     "milliseconds": (lambda t, d: 1000 * t, "look like milliseconds; set `unit: milliseconds`"),
     "days": (lambda t, d: t / 86_400, "look like days, as spreadsheets store clock times"),
@@ -139,12 +140,16 @@ def test_swapped_columns_are_named(tmp_path: Path) -> None:
     assert "all 2 instances end before they start, so the columns of starts and ends may be swapped" in message
 
 
-def test_times_of_day_with_an_instance_each_may_be_frames() -> None:
-    """One short instance of each video lies as close together in frames; then the setting for frames is named too."""
-    spans = [span_of(v, [(1500.0 + k, 1550.0 + 5 * k)], 100.0 + k, 25.0) for k, v in enumerate("abcd")]
+@pytest.mark.parametrize("starts", [(1500,), (1500, 1504, 1509)])
+def test_times_of_day_that_lie_close_together_may_be_frames(starts: tuple[int, ...]) -> None:
+    """A single instance of each video, or few short ones, lie as close together in frames: both are named then."""
+    spans = [
+        span_of(v, [(s + k, s + k + (50 if len(starts) == 1 else 6)) for s in starts], 100.0 + k, 25.0)
+        for k, v in enumerate("abcd")
+    ]
     unit = likely_unit(spans)
     assert unit is not None
-    assert unit.setting == "frames"
+    assert (unit.setting, unit.doubtful) == ("frames", True)
     assert unit.words.startswith(
         "frames at 25 per second or, less likely, times of day, or times in a longer recording"
     )

@@ -96,6 +96,19 @@ def test_without_durations_the_ground_truth_tells(factor: float, words: str, tmp
     assert found["factor"] == pytest.approx(factor if words else 1)
 
 
+@pytest.mark.parametrize(("full", "words"), [(0, "positions on the grid"), (1, ""), (5, "")])
+def test_one_video_with_detections_to_its_end_shows_seconds(full: int, words: str) -> None:
+    truth = videos()
+    found = {
+        v: [
+            {"label": "x", "score": 0.5, "segment": [i.start, i.end]} for i in video.instances if k < full or i.end < 50
+        ]
+        for k, (v, video) in enumerate(truth.items())
+    }
+    counts = outside_their_videos(collect(found.items()), Table("t", ("x",), truth), truth)
+    assert counts["look_like"][: len("positions on the grid")] == words
+
+
 @settings(max_examples=80, deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 8), st.floats(0.05, 1), st.integers(0, 3), st.booleans(), st.floats(0, 0.9))
 def test_seconds_are_never_refused(seed: int, count: int, share: float, wild: int, dense: bool, begin: float) -> None:

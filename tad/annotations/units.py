@@ -101,6 +101,10 @@ def _near_100(spans: Sequence[Span]) -> bool:
     return sum(span.last >= PERCENT for span in spans) >= SHARE * len(spans)
 
 
+def _whole_minutes(span: Span) -> bool:
+    return span.last % 60 == 0 and (span.first or 0.0) % 60 == 0
+
+
 def _shorter_than_a_frame(spans: Sequence[Span], factor: float) -> bool:
     """Return whether what is annotated of most videos lies within one frame if the times are divided by `factor`."""
     lengths = [span.last - span.first for span in spans if span.first is not None]
@@ -169,6 +173,8 @@ def likely_unit(spans: Sequence[Span], *, share: float = SHARE) -> Unit | None:
         return None
     if in_percent(spans):
         return Unit("per cent of the duration", "")
+    if len(spans) >= FEWEST and all(_whole_minutes(span) for span in spans) and _fits(spans, [60.0] * len(spans)):
+        return Unit("hours and minutes that were meant as minutes and seconds (spreadsheets read 1:30 as 1:30:00)", "")
     other = _other_start(spans)
     if other and other[1]:
         return Unit(other[0], "")

@@ -12,6 +12,7 @@ from tad.core.errors import TadError
 from tad.core.limits import LimitError
 from tad.core.printable import csv_text
 from tad.datasets._csv_text import (
+    COMMENTS,
     delimiter_of,
     refuse_other_kinds,
     refuse_other_separator,
@@ -141,6 +142,9 @@ def _sheet(path: Path, raw_rows: Iterable[tuple[int, list[str]]], delimiter: str
             cells = [tidy(cell) for cell in row]
             decomposed += sum(cell != raw.strip() for cell, raw in zip(cells, row, strict=True))
         if not any(cells) or (delimiter == "|" and all(RULE.fullmatch(cell) for cell in cells)):
+            continue
+        if cells[0][:1] == "#" and len(cells) > 1 and not any(cells[1:]):  # of a spreadsheet
+            seen[COMMENTS] += 1
             continue
         if not header:
             header, header_line = [csv_text(cell) for cell in cells], number

@@ -17,6 +17,7 @@ NAMES = frozenset(
 # Quotation marks that CSV does not have, which scripts, SQL exports and word processors write. A value in double quotes
 # within those of CSV is one that holds them.
 MARKS = {"'": "'", "`": "`", "“": "”", "‘": "’", "„": "“", "«": "»"}
+COMMENTS = "comment lines (#)"
 BYTE_ORDER_MARK = "\ufeff"
 Rows = list[tuple[int, list[str]]]
 
@@ -74,8 +75,9 @@ def _outside_quotes(lines: Sequence[str]) -> list[bool]:
 def without_comments(text: str, where: str) -> tuple[str, Counter[str]]:
     """Blank the lines that begin with `#` and are comments, so that line numbers stay; count them.
 
-    A line is a comment if it stands before the header, or has another number of values than the header. The line
-    `# video,start,end,label` above the first row is the header. If all rows begin with `#`, it is part of the names.
+    A line is a comment if it stands before the header, or has another number of values than the header, or a single
+    one. The line `# video,start,end,label` above the first row is the header. If all rows begin with `#`, it is part of
+    the names.
 
     Args:
         text: the content of the file.
@@ -105,12 +107,13 @@ def without_comments(text: str, where: str) -> tuple[str, Counter[str]]:
     if all(row == first for row in rows):
         below = []
     for k in [k for k in range(first) if marked[k]] + below:
-        if k > first and len(_cells(lines[k], delimiter)) == width:
+        cells = _cells(lines[k], delimiter)
+        if k > first and len(cells) == width and any(cell.strip() for cell in cells[1:]):
             raise TadError(
                 f"{where}: line {k + 1}: begins with '#' as comments do, and has the {width} values of a row; remove"
                 " the line, or write the name in double quotes if it begins with '#'"
             )
-        seen["comment lines (#)"] += 1
+        seen[COMMENTS] += 1
         lines[k] = "\n"
     return "".join(lines), seen
 

@@ -140,7 +140,7 @@ def read_durations(path: Path) -> dict[str, float]:
     if not set(wanted) <= set(columns):
         shown = ", ".join(sheet.header)
         raise TadError(f"{path}: line {sheet.header_line}: columns {shown}; expected video,duration")
-    found = {}
+    found: dict[str, float] = {}
     for number, row in sheet.named({name: columns[name] for name in wanted}):
         where = f"{path}: line {number}"
         rate = seconds(row["fps"], where) if "fps" in row else 1.0

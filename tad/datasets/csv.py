@@ -25,7 +25,7 @@ from tad.datasets._times import Times, has_decimal_commas
 from tad.datasets.csv_settings import Settings
 from tad.settings import plugins
 
-SHORTENED = re.compile(r"\d[.,]\d+E\+\d+")  # Excel's form of numbers with more than 11 digits
+SHORTENED = re.compile(r"\d[.,]\d+[Ee]\+\d+")  # Excel's form of numbers with more than 11 digits
 
 
 @dataclass
