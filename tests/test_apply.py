@@ -1,8 +1,11 @@
 """A detector trained on the demo's videos, applied to a real one: from mp4 to detections, by one command."""
 
+import logging
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ import video_tools as vt
 import yaml
 
 import tad
+from tad.commands.apply import Trained, trained
 from tad.commands.cli import main
 from tad.core.files import read_json
 from tad.features.store import FeatureReader
@@ -206,3 +210,52 @@ def test_a_detector_of_other_settings_is_noticed_before_a_video_is_opened(
         assert main(["apply", *arguments]) == 1
     said = "made with detector.settings.head_dim=16, expected detector.settings.head_dim=24; remove it and run train"
     assert said in capsys.readouterr().err
+
+
+def detected(run: Trained, folder: Path, work: Path, *, growing: bool = False) -> tuple[bytes, bytes, bytes]:
+    """Manifest, features and detections of the videos in a folder."""
+    applied = replace(run, work=work)
+    applied.detect([folder], work / "detections.json", growing=growing)
+    return tuple((work / name).read_bytes() for name in ("00-of-01.json", "00-of-01.h5", "detections.json"))
+
+
+def test_one_pass_gives_the_bytes_of_two(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Probing while features are extracted changes nothing: not for damaged videos, nor for those of a varying rate."""
+    caplog.set_level(logging.INFO)
+    folder = tmp_path / "videos"
+    source = next((demo / "results/data/demo/videos").glob("*.mp4"))
+    vt.encode(folder / "sound.mp4", 60, rate=25)
+    vt.encode(folder / "varying.mkv", 60, rate=25, times_ms=vt.varying(60))
+    shutil.copy(source, folder / "demo.mp4")
+    shutil.copy(vt.truncate(vt.moov_first(source, tmp_path / "front.mp4"), tmp_path / "cut.mp4"), folder)
+    shutil.copy(vt.text(tmp_path / "text.mp4"), folder)
+    monkeypatch.chdir(demo)
+    run = trained("demo", Path("config.yaml"), "cpu")
+    once = detected(run, folder, tmp_path / "once")
+    said = [record.getMessage() for record in caplog.records]
+    assert "1 videos decoded, 4 cached" in said  # the text file, in which nothing is decoded
+    monkeypatch.setattr(Trained, "_decode_once", lambda *_: None)
+    assert detected(run, folder, tmp_path / "twice") == once
+
+
+def test_a_file_that_grows_is_decoded_once_a_look(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of the part that was seen are taken, and the result is that of a fresh call."""
+    monkeypatch.chdir(demo)
+    run, folder = trained("demo", Path("config.yaml"), "cpu"), tmp_path / "videos"
+    vt.encode(tmp_path / "whole.ts", 200, rate=25)
+    whole = (tmp_path / "whole.ts").read_bytes()
+    folder.mkdir()
+    for share in (0.6, 1.0):
+        (folder / "live.ts").write_bytes(whole[: int(share * len(whole)) // 188 * 188])
+        grown = detected(run, folder, tmp_path / "grown", growing=True)
+    monkeypatch.setattr(Trained, "_decode_once", lambda *_: None)
+    fresh = detected(run, folder, tmp_path / "fresh")
+    assert (grown[0], grown[2]) == (fresh[0], fresh[2])
+    assert rows_of(tmp_path / "grown") == rows_of(tmp_path / "fresh")
+
+
+def rows_of(work: Path) -> bytes:
+    with FeatureReader(work / "00-of-01.h5") as reader:
+        return reader.stored("live").tobytes()

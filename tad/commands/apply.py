@@ -25,6 +25,7 @@ from tad.weights.published import PACKAGE, located
 if TYPE_CHECKING:
     from tad.commands.release import Released
     from tad.metrics.threshold import HeldOut
+    from tad.video.scanning import Scan
 
 STILL = 3  # looks at files that no longer grow, before `--every` ends
 PATIENCE = 60.0  # seconds that a file may rest, at least
@@ -154,10 +155,9 @@ class Trained:
         settings, row = self.settings, self.settings.run(self.run)
         work = self.work
         folder = _folder(videos, work)
-        manifest = probe(
-            folder, work / "00-of-01.json",
-            spec=cast(ProbeSpec, settings.spec("probe", dataset=row.dataset)), cache=work / ".kept" / "manifest.json",
-        )  # fmt: skip
+        probing = cast(ProbeSpec, settings.spec("probe", dataset=row.dataset))
+        self._decode_once(folder, probing, growing)
+        manifest = probe(folder, work / "00-of-01.json", spec=probing, cache=work / ".kept" / "manifest.json")
         entries: dict[str, dict[str, Any]] = read_json(manifest)["videos"]
         if not any(entry["usable"] for entry in entries.values()):
             why = "; ".join(f"{video_id}: {entry['cause']}" for video_id, entry in entries.items()) or "there is none"
@@ -171,6 +171,41 @@ class Trained:
         files = {video_id: folder / path for video_id, path in list_videos(folder).items()}
         durations = {video_id: entry.get("duration") for video_id, entry in entries.items()}
         return Applied(settings, self.name, self.model, self.labels, out, files, durations, work)
+
+    def _decode_once(self, folder: Path, probing: ProbeSpec, growing: bool) -> None:
+        """Extract the features of new videos while they are decoded for probing, and cache both results.
+
+        `probe` and `extract` then find them cached. What cannot be read in this way (other readers, frames above 8 MB,
+        a damaged file, a rate other than the header states, further parts of a joined set) they decode as always.
+        """
+        from tad.stages.extract import extract_unprobed
+        from tad.stages.probe import judged, remember, unprobed
+
+        if probing.reader != "pyav":
+            return
+        known, dataset = self.work / ".kept" / "manifest.json", self.settings.run(self.run).dataset
+        before = {v: content_key(folder / path) for v, path in list_videos(folder).items() if (folder / path).is_file()}
+        new = unprobed(folder, spec=probing, cache=known)
+        if not new:
+            return
+        first, *others = self.settings.parts(self.settings.run(self.run).features)
+        found: dict[str, dict[str, Any]] = {}
+
+        def judge(video_id: str, scan: "Scan") -> dict[str, Any] | None:
+            if content_key(folder / new[video_id]["path"]) != before[video_id]:
+                return None
+            found[video_id] = judged(folder, new[video_id], scan, probing)
+            return found[video_id]
+
+        try:
+            extract_unprobed(
+                new, folder, self.weights[first],
+                spec=cast(ExtractSpec, self.settings.spec("extract", dataset=dataset, features=first)),
+                cache=(self.work / first if others else self.work) / ".kept" / "features", judge=judge,
+                max_pixels=probing.max_pixels, device=self.device, growing=growing,
+            )  # fmt: skip
+        finally:  # also when interrupted
+            remember(found, spec=probing, cache=known)
 
 
 def work_of(settings: Config, name: str, *, released: bool = False) -> Path:

@@ -44,8 +44,9 @@ from tad.settings import plugins
 from tad.settings.stages import ExtractSpec
 from tad.video.feed import Ended
 from tad.video.health import warn_flawed
-from tad.video.ring import Job
+from tad.video.ring import SLOT_BYTES, Job, guessed_rate
 from tad.video.sampling import offset
+from tad.video.scanning import Scan
 from tad.weights.store import expect_published
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,12 @@ def _row_key(entry: Entry, recipe: str) -> str:
 def _row_key_of(entry: Entry, recipe: str, sha256: str) -> str:
     """Return the `_row_key` of another content of the same video."""
     return _row_key({**entry, "sha256": sha256}, recipe)
+
+
+def _recipe(spec: ExtractSpec, stamped: dict[str, Any]) -> str:
+    """Return the digest of everything but the video that rows depend on; `stamped`: stamp of the shard."""
+    settings, weights = spec.model_dump(mode="json", exclude=NOT_IN_ROWS), stamped["inputs"].get("weights", "")
+    return digest({"spec": settings, "code": stamped["code"], "weights": weights}, 32)
 
 
 def _timing(entry: Entry, stream: Stream, spec: ExtractSpec, backbone: BackboneBase) -> tuple[Grid, dict[str, Any]]:
@@ -267,7 +274,7 @@ def _failure_cause(ended: Ended, spec: ExtractSpec) -> str:
 
 def _extract_parts(
     jobs: list[Job],
-    usable: dict[str, Any],
+    entry_of: Callable[[str, Scan | None], Entry | None],
     keys: dict[str, str],
     stamped: dict[str, Any],
     build: Callable[[torch.device], BackboneBase],
@@ -281,7 +288,8 @@ def _extract_parts(
     """Extract the features of videos, each into a file of the cache.
 
     Args:
-        usable: manifest entries by video id.
+        entry_of: returns the manifest entry of a video, given its scan if it was not probed before; None: its rows
+            are not stored.
         keys: keys of the cached rows by video id.
         stamped: stamp of the shard.
         build: builds the backbone on a device.
@@ -311,17 +319,78 @@ def _extract_parts(
                 if isinstance(item, Ended):
                     excluded[item.video_id] = _failure_cause(item, spec)
                     continue
-                grid, facts = _timing(usable[item.video_id], item, spec, model)
+                entry = entry_of(item.video_id, feed.scans.pop(item.video_id, None))
+                if entry is None:
+                    continue
+                grid, facts = _timing(entry, item, spec, model)
                 part = _part(cache, item.video_id)
                 with ShardWriter(part, stamped) as writer:
                     facts |= environment | {"row_key": keys[item.video_id]}
-                    facts |= {} if known is None else {"bytes": usable[item.video_id]["bytes"]}
+                    facts |= {} if known is None else {"bytes": entry["bytes"]}
                     writer.add(item.video_id, item.rows.features(), grid=grid, attrs=facts)
                 sources[item.video_id] = part
         del item  # frees its rows
         for line in feed.lost:
-            log.warning("%s", line)
+            log.log(logging.INFO if jobs[0].max_pixels else logging.WARNING, "%s", line)
     return sources, excluded
+
+
+def extract_unprobed(
+    unprobed: dict[str, Entry],
+    videos: Path,
+    weights: Path,
+    *,
+    spec: ExtractSpec,
+    cache: Path,
+    judge: Callable[[str, Scan], Entry | None],
+    max_pixels: int,
+    device: str = "auto",
+    workers: int = 0,
+    growing: bool = False,
+) -> None:
+    """Cache the rows of videos while they are decoded for the first time, so that probe and extract find them known.
+
+    Rows are cached only if probing confirms what the video was read with: the rate in its header, and PyAV. `extract`
+    then takes them, and computes the other videos.
+
+    Args:
+        unprobed: path, sha256 and bytes of each video.
+        videos: folder that the paths are relative to.
+        weights, spec, cache, device, workers, growing: see `extract`.
+        judge: returns the manifest entry of a video that was read to its end, given its scan; None: its file has
+            changed since.
+        max_pixels: size of the largest frame that is decoded.
+
+    Raises:
+        TadError: see `extract`.
+    """
+    expect_published(weights, spec.backbone)
+    stamped = stamp("extract", spec.model_dump(mode="json"), {"weights": weights_identity(weights, spec.backbone)})
+    recipe = _recipe(spec, stamped)
+    expected = {video_id: {**entry, "reader": "pyav"} for video_id, entry in unprobed.items()}
+    keys = {video_id: _row_key(entry, recipe) for video_id, entry in expected.items()}
+    with storing(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+    known = _grown(expected, videos, cache, recipe) if growing else None
+    jobs = [
+        Job(
+            video_id, Path(videos) / entry["path"], "pyav", policy=spec.clip.policy, rate=spec.clip.rate,
+            native_rate=1.0, frames=1, frame_bytes=SLOT_BYTES, max_pixels=max_pixels,
+        )
+        for video_id, entry in sorted(unprobed.items(), key=lambda item: (-item[1]["bytes"], item[0]))
+    ]  # fmt: skip
+
+    def entry_of(video_id: str, scan: Scan | None) -> Entry | None:
+        assert scan is not None
+        entry = judge(video_id, scan)
+        if entry is None or not entry["usable"] or entry["reader"] != "pyav":
+            return None
+        rate = guessed_rate(scan.facts["header"])
+        return entry if spec.clip.policy == "native" or float(entry["rate"]) == rate else None
+
+    lenient = spec.model_copy(update={"on_damaged": "exclude"})  # extract reports damaged videos
+    build = partial(_built, spec, weights, None)
+    _extract_parts(jobs, entry_of, keys, stamped, build, lenient, cache, device=device, workers=workers, known=known)
 
 
 def extract(
@@ -368,10 +437,7 @@ def extract(
         expect_published(weights, spec.backbone)
         inputs["weights"] = weights_identity(weights, spec.backbone)
     stamped = stamp("extract", spec.model_dump(mode="json"), inputs)
-    recipe = digest(
-        {"spec": spec.model_dump(mode="json", exclude=NOT_IN_ROWS), "code": stamped["code"],
-         "weights": inputs.get("weights", "")}, 32
-    )  # fmt: skip
+    recipe = _recipe(spec, stamped)
     keys = {video_id: _row_key(entry, recipe) for video_id, entry in usable.items()}
     with storing(cache):
         cache.mkdir(parents=True, exist_ok=True)
@@ -389,8 +455,9 @@ def extract(
             return model
 
         made, failed = _extract_parts(
-            jobs, usable, keys, stamped, build, spec, cache, device=device, workers=workers, known=known
-        )
+            jobs, lambda video_id, _: usable[video_id], keys, stamped, build, spec, cache,
+            device=device, workers=workers, known=known,
+        )  # fmt: skip
         sources |= made
         excluded |= failed
     _assemble(out, stamped, sources, excluded)

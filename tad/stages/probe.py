@@ -21,6 +21,7 @@ from tad.provenance.stamps import stamp
 from tad.settings.stages import ProbeSpec
 from tad.video.listing import list_videos, shard_of
 from tad.video.probing import Decoder, damaged, examine
+from tad.video.scanning import Scan
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_SAVES = 30.0
@@ -105,6 +106,50 @@ def probe(
     if cache is not None:
         write_json(cache, document)
     return Path(out)
+
+
+def unprobed(videos: Path, *, spec: ProbeSpec, cache: Path) -> Entries:
+    """Return path, sha256 and bytes of the videos that have to be decoded, because `cache` does not know them."""
+    known, files = _known(cache, _stamp(spec, {})), list_videos(videos)
+    new: Entries = {}
+    for video_id, path in files.items():
+        file = Path(videos) / path
+        if file.is_file() and (content := sha256(file)) not in known:
+            new[video_id] = {"path": path, "sha256": content, "bytes": file.stat().st_size}
+    return new
+
+
+class _Seen(Decoder):
+    """A decoder of one file that has just been scanned."""
+
+    def __init__(self, scan: Scan, spec: ProbeSpec) -> None:
+        super().__init__(stall_seconds=spec.stall_seconds, max_pixels=spec.max_pixels)
+        self._scan = scan
+
+    def scan(self, path: Path, reader: str) -> Scan:
+        """Return the scan."""
+        assert reader == "pyav", reader
+        return self._scan
+
+
+def judged(videos: Path, of_file: Mapping[str, Any], scan: Scan, spec: ProbeSpec) -> dict[str, Any]:
+    """Return the manifest entry of a video that has been scanned with PyAV, the only reader of `spec`.
+
+    Args:
+        videos: folder of the videos.
+        of_file: path, sha256 and bytes of the video.
+        scan: its scan.
+        spec: settings.
+    """
+    facts = examine(videos / of_file["path"], _Seen(scan, spec), spec=spec)
+    return facts | dict(of_file) | {"usable": _usable(facts, spec)}
+
+
+def remember(entries: Entries, *, spec: ProbeSpec, cache: Path) -> None:
+    """Add entries to `cache`, so that `probe` does not decode these videos."""
+    write_json(
+        cache, _document(spec, _known(cache, _stamp(spec, {})) | entries)
+    )  # known ones are found by their sha256
 
 
 def _entry(

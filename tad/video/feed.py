@@ -20,6 +20,7 @@ import numpy as np
 from tad.core.errors import TadError
 from tad.core.processes import spawning
 from tad.video.ring import FRAMES_READ, MEMORY_STATUS, STARTED, WAITS, Job, Ring, serve
+from tad.video.scanning import Scan
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
@@ -144,6 +145,7 @@ class Feed:
         self._workers: list[_Worker] = []
         self._stopped = False
         self.lost: list[str] = []
+        self.scans: dict[str, Scan] = {}  # of videos that were not probed, until they are taken
 
     def _busy(self) -> dict[Any, _Worker]:
         return {worker.connection: worker for worker in self._workers if worker.job is not None}
@@ -178,6 +180,8 @@ class Feed:
             message = worker.connection.recv()
             if isinstance(message, str):
                 raise TadError(message)
+            if isinstance(message, Scan):
+                self.scans[job.video_id], message = message, None
             if message is None or isinstance(message[0], str):
                 worker.job = None
                 self._next(worker)

@@ -8,7 +8,6 @@ import logging
 import multiprocessing
 import signal
 import time
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -22,13 +21,12 @@ from tad.core.processes import QuietStart, end_with_parent_process, spawning
 from tad.settings.stages import ProbeSpec
 from tad.video.containers import has_edit_list
 from tad.video.health import contradictions, judge, lost_unseen, missing_samples
-from tad.video.reader import PyavReader, Tally, VideoError, open_video
+from tad.video.scanning import POINTS, Scan, scan
 from tad.video.wholeness import ENDS, lost_samples
 
 log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 0.2
-POINTS = 8  # a frame's signature consists of POINTS × POINTS pixels
 SAME_LEVELS = 12.0  # largest mean difference of these, in grey levels, between identical frames
 COLOUR_LEVELS = 3  # largest difference of any of these, in grey levels, between identical colours
 SAME_RATE, HALF_FRAME = 1e-3, 0.5  # tolerated relative error of the header's rate, and its drift in frames at the end
@@ -37,70 +35,6 @@ JITTER, LONG_GAP, LONG_SHARE = 0.05, 1.5, 0.01
 AHEAD_BYTES = 1 << 30
 START_SECONDS = 120.0
 FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")  # signals that no crash of a decoder sends
-
-
-@dataclass(frozen=True, slots=True)
-class Scan:
-    """Result of one reader's pass over a file."""
-
-    times: np.ndarray  # (N,) float64 seconds from the first frame
-    marks: np.ndarray  # (N, POINTS·POINTS·3) uint8
-    shape: tuple[int, ...]  # (H, W, 3) of an upright frame
-    facts: dict[str, Any]  # PyAV only: the header, the orientation and the result of `promised`
-    cause: str  # why the pass stopped early; empty if it is complete
-    tally: Tally | None = None  # PyAV only
-    start: float = 0.0  # time of the first frame in seconds on the file's time line; PyAV only
-
-    @property
-    def frames(self) -> int:
-        """Number of decoded frames."""
-        return len(self.times)
-
-
-def _mark(image: np.ndarray) -> np.ndarray:
-    rows = (np.arange(POINTS) + 0.5) / POINTS * image.shape[0]
-    columns = (np.arange(POINTS) + 0.5) / POINTS * image.shape[1]
-    return image[rows.astype(int)[:, None], columns.astype(int)[None, :], :3].reshape(-1)
-
-
-def scan(path: Path, reader: str, *, max_pixels: int, beat: Any = lambda frames: None) -> Scan:
-    """Decode the whole file once; a failure ends the scan and becomes its `cause`.
-
-    Args:
-        path: the video file.
-        reader: name of the reader.
-        max_pixels: files whose header states larger frames are rejected before decoding (PyAV only, which runs first).
-        beat: called after each frame with the number of frames so far.
-    """
-    times: list[float] = []
-    marks: list[np.ndarray] = []
-    shape: tuple[int, ...] = ()
-    facts: dict[str, Any] = {}
-    cause, start, tally = "", 0.0, None
-    try:
-        with open_video(path, reader=reader) as video:
-            if isinstance(video, PyavReader):
-                header = video.header
-                facts = {"header": header, "promised": (0, 0)}
-                if header.width * header.height > max_pixels:
-                    raise VideoError(
-                        path, f"header states {header.width}x{header.height} pixels, more than {max_pixels}"
-                    )
-            for frame in video:
-                shape, start = shape or frame.image.shape, frame.start
-                if frame.image.ndim != 3 or frame.image.shape[2] != 3 or not np.isfinite(frame.time):
-                    raise VideoError(path, f"frame {frame.number} comes as {frame.image.shape} at {frame.time} s")
-                times.append(frame.time)
-                marks.append(_mark(frame.image))
-                beat(len(times))
-            if isinstance(video, PyavReader):
-                facts |= {"orientation": video.orientation, "promised": video.promised(path.stat().st_size)}
-                tally = video.tally
-    except VideoError as error:
-        cause = error.cause
-    empty = np.zeros((0, POINTS * POINTS * 3), np.uint8)
-    marked = np.stack(marks) if marks else empty
-    return Scan(np.array(times, np.float64), marked, shape, facts, cause, tally, start)
 
 
 def _serve(connection: Connection, quiet: QuietStart) -> None:

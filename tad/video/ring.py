@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from typing import Any
 import numpy as np
 
 from tad.core.errors import TadError
-from tad.video.reader import Frame, PyavReader, Reader, VideoError, open_video
+from tad.video.reader import Frame, Header, PyavReader, Reader, VideoError, open_video
 from tad.video.sampling import sampled
+from tad.video.scanning import Scan, Scanner
 
 SLOTS = 4  # one is read while another is filled; two more absorb variations in speed
 SLOT_BYTES = 1 << 23
@@ -36,7 +38,11 @@ FRAMES_READ, WAITS, STARTED = 0, 1, 2  # indices of `Ring.progress`
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A video to decode, with its reader, its rate policy and its properties found by `probe`."""
+    """A video to decode, with its reader, its rate policy and its properties found by `probe`.
+
+    `max_pixels`: if it is not 0, the video has not been probed. It is read with PyAV, at most this many pixels large,
+    and scanned on the way; its other properties are guesses.
+    """
 
     video_id: str
     path: Path
@@ -47,6 +53,7 @@ class Job:
     frames: int
     frame_bytes: int
     start: float = 0.0
+    max_pixels: int = 0
 
 
 class Ring:
@@ -69,8 +76,8 @@ class Ring:
 class Sender:
     """Decoding process's end of the connection.
 
-    It receives a `Job` or the number of a free slot. It sends (slot, shape) of each filled slot, and after a video None
-    or the cause of a failure.
+    It receives a `Job` or the number of a free slot. It sends (slot, shape) of each filled slot, and after a video
+    None, its `Scan` if it was not probed before, or the cause of a failure.
     """
 
     def __init__(self, connection: Connection, ring: Ring) -> None:
@@ -90,15 +97,19 @@ class Sender:
             self._free.append(message)
         return message
 
-    def send(self, job: Job) -> None:
-        """Decode a video into the ring.
+    def send(self, job: Job) -> Scan | None:
+        """Decode a video into the ring; return the scan of a video that was not probed.
 
         Raises:
             TadError: see `read_frames`; or frames are larger than the manifest states.
         """
         slot, filled, shape = -1, 0, (0, 0, 0)
+        scanner = Scanner(job.path, max_pixels=job.max_pixels) if job.max_pixels else None
+        images = scanned_frames(job, scanner, beat=self._beat) if scanner else read_frames(job, beat=self._beat)
         try:
-            for image in read_frames(job, beat=self._beat):
+            for image in images:
+                if image.nbytes > self.ring.slot_bytes and scanner:
+                    raise VideoError(job.path, "frames are too large to be read before they are probed")
                 if image.nbytes > self.ring.slot_bytes:
                     size = f"frames of {image.shape[1]}x{image.shape[0]}"
                     raise TadError(f"{job.path}: {size}, larger than its manifest states; run probe again")
@@ -114,6 +125,7 @@ class Sender:
             if slot >= 0:
                 self.connection.send((slot, (filled, *shape)))
                 slot = -1
+            return scanner.result() if scanner else None
         finally:
             if slot >= 0:
                 self._free.appendleft(slot)
@@ -155,6 +167,36 @@ def read_frames(job: Job, *, beat: Callable[[], None] = lambda: None) -> Iterato
         raise TadError(f"{job.path}: {decoded} frames, but its manifest states {job.frames}; run probe again")
 
 
+def guessed_rate(header: Header) -> float:
+    """Return the frame rate that a video is read with before it is probed: the one that its header states."""
+    return header.rate or 25.0
+
+
+def scanned_frames(job: Job, scanner: Scanner, *, beat: Callable[[], None] = lambda: None) -> Iterator[np.ndarray]:
+    """Yield the resampled frames (H, W, 3) uint8 of a video that was not probed, and record what probing needs.
+
+    They are those of `read_frames` after probing if that finds the rate that the header states (`guessed_rate`).
+
+    Raises:
+        VideoError: the file cannot be read to its end.
+    """
+
+    def counted(frames: Iterator[Frame]) -> Iterator[Frame]:
+        for frame in frames:
+            beat()
+            yield frame
+
+    with open_video(job.path, reader="pyav") as video:
+        frames = counted(scanner.frames(video))
+        first = next(frames, None)
+        if first is None:
+            raise VideoError(job.path, "no frame can be decoded")
+        native_rate = guessed_rate(scanner.facts["header"])
+        yield from sampled(
+            chain((first,), frames), policy=job.policy, rate=job.rate, native_rate=native_rate, start=first.start
+        )
+
+
 def own_bytes() -> int:
     """Return the private resident memory of this process in bytes, without mapped files and rings."""
     if sys.platform == "linux":
@@ -193,8 +235,7 @@ def serve(connection: Connection, ring: Ring, memory: int) -> None:
             job = sender.next_job()
             limit[0] = memory + REFERENCE_FRAMES * job.frame_bytes
             try:
-                sender.send(job)
-                connection.send(None)
+                connection.send(sender.send(job))
             except VideoError as error:
                 connection.send((job.video_id, error.cause))
             except MemoryError:
