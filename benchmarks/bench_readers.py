@@ -128,13 +128,23 @@ def salvage(folder: Path, readers: list[str]) -> None:
             sys.stdout.write(f"| {kind} ({codec}), {name} | {len(whole)} | " + " | ".join(cells) + " |\n")
 
 
+def _loads() -> bool:
+    """Return whether torchcodec is installed and finds FFmpeg's libraries; say it if it does not."""
+    try:
+        importlib.import_module("torchcodec.decoders")
+    except (ImportError, RuntimeError, OSError) as error:
+        sys.stderr.write(f"without torchcodec: {str(error).splitlines()[0]}\n")
+        return False
+    return True
+
+
 def main() -> None:
     """Measure the installed readers and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, help="real clips")
     parser.add_argument("--quick", action="store_true", help="one clip, nothing damaged: does it still run?")
     arguments = parser.parse_args()
-    readers = [r for r in READERS if r != "torchcodec" or importlib.util.find_spec("torchcodec")]
+    readers = [r for r in READERS if r != "torchcodec" or _loads()]
     files = {path.name[:32]: path for path in sorted(arguments.folder.rglob("*")) if path.suffix in EXTENSIONS}
     versions = ", ".join(f"{r} {importlib.metadata.version({'pyav': 'av'}.get(r, r))}" for r in readers)
     sys.stdout.write(

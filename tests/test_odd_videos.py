@@ -121,16 +121,6 @@ CUT: dict[str, tuple[Callable[[Path], object], str, tuple[int, int]]] = {
 }  # fmt: skip
 
 
-def usable(reader: str) -> bool:
-    if reader != "torchcodec":
-        return True
-    try:
-        import torchcodec.decoders  # noqa: F401
-    except (ImportError, RuntimeError, OSError):
-        return False
-    return True
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scratch, path = tmp_path_factory.mktemp("scratch"), tmp_path_factory.mktemp("videos")
@@ -143,7 +133,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=list(READERS))
 def manifest(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    if not usable(request.param):
+    if not vt.usable(request.param):
         pytest.skip(f"{request.param} is not installed")
     out = tmp_path_factory.mktemp("out") / "m.json"
     return {"reader": request.param, **read_json(probe(folder, out, spec=ProbeSpec(dataset="d", reader=request.param)))}

@@ -16,6 +16,8 @@ from tad.video.orientation import of_matrix
 from tad.video.probing import Decoder, examine
 from tad.video.reader import READERS, av, open_video
 
+NO_TORCHCODEC = "torchcodec is not installed, or finds no shared libraries of FFmpeg"
+
 ONE = 1 << 16
 CORNERS = {"top left": (0, 0), "top right": (0, -1), "bottom left": (-1, 0), "bottom right": (-1, -1)}
 
@@ -70,8 +72,8 @@ def with_matrix(source: Path, path: Path, numbers: tuple[int, int, int, int]) ->
 
 @pytest.mark.parametrize("reader", [name for name in READERS if name != "torchcodec"] + ["torchcodec"])
 def test_mirrored_files_are_shown_mirrored_by_every_reader(tmp_path: Path, decoder: Decoder, reader: str) -> None:
-    if reader == "torchcodec":
-        pytest.importorskip("torchcodec")
+    if not vt.usable(reader):
+        pytest.skip(NO_TORCHCODEC)
     source = vt.encode(tmp_path / "plain.mp4", 8)
     for number, (numbers, corner) in enumerate(MATRICES.items()):
         path = with_matrix(source, tmp_path / f"{number}.mp4", numbers)
@@ -143,7 +145,8 @@ def full_range(path: Path) -> Path:
 
 def test_a_reader_with_other_colours_is_set_aside(tmp_path: Path, decoder: Decoder) -> None:
     """PyAV's colours are the drawn ones; torchcodec's are read only where they are the same within three levels."""
-    pytest.importorskip("torchcodec")
+    if not vt.usable("torchcodec"):
+        pytest.skip(NO_TORCHCODEC)
     path = full_range(tmp_path / "a.mp4")
     entry = examine(path, decoder, spec=ProbeSpec(dataset="d", reader="torchcodec"))
     with open_video(path, reader=entry["reader"]) as video:
@@ -158,7 +161,8 @@ def test_a_reader_with_other_colours_is_set_aside(tmp_path: Path, decoder: Decod
 
 
 def test_shared_colours(shared: Path, decoder: Decoder) -> None:
-    pytest.importorskip("torchcodec")
+    if not vt.usable("torchcodec"):
+        pytest.skip(NO_TORCHCODEC)
     for name in ("colour_vp9_709pc.webm", "colour_709_pc10.mp4"):
         spec = ProbeSpec(dataset="d", reader="torchcodec")
         entry = examine(shared / "cases/video" / name, decoder, spec=spec)

@@ -140,3 +140,14 @@ def empty(path: Path) -> Path:
     """Write an empty file."""
     path.write_bytes(b"")
     return path
+
+
+def usable(reader: str) -> bool:
+    """Return whether a reader loads; torchcodec needs FFmpeg's shared libraries of the system."""
+    if reader != "torchcodec":
+        return True
+    try:
+        import torchcodec.decoders  # noqa: F401
+    except (ImportError, RuntimeError, OSError):
+        return False
+    return True

@@ -127,6 +127,8 @@ def without_marks(text: str) -> tuple[str, int]:
 def unquoted(header: list[str], rows: Rows) -> tuple[dict[int, tuple[int, str]], list[str]]:
     """Remove quotation marks (`MARKS`) around every value of a column, in place.
 
+    A single value in marks may be a name that has them: nothing is removed where a column has no two different values.
+
     Returns:
         Line and value of the first quoted value of each column in which others are not quoted, by its index; and the
         names of the columns whose marks were removed.
@@ -135,7 +137,8 @@ def unquoted(header: list[str], rows: Rows) -> tuple[dict[int, tuple[int, str]],
     done = []
     for k, name in enumerate(header):
         quoted = [(number, cells[k]) for number, cells in rows if cells[k][:1] in MARKS and _is_quoted(cells[k])]
-        if not quoted:
+        filled = {cells[k] for _, cells in rows if cells[k]}
+        if not quoted or len(filled) == 1:
             continue
         if len({value[0] for _, value in quoted}) > 1 or len(quoted) < sum(bool(cells[k]) for _, cells in rows):
             mixed[k] = quoted[0]

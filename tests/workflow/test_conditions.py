@@ -24,6 +24,7 @@ from tad.training.io.tensors import write_tensors
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.wide,  # test_reruns edits the sources for fewer kinds of runs
     pytest.mark.skipif(importlib.util.find_spec("cv2") is None, reason="the extra `flow` is not installed"),
 ]
 # Python imports a module of this name in every process; what a child process imports counts as its parent's.
