@@ -49,6 +49,7 @@ def test_status_says_whether_all_was_survived(
     assert given["b"] == pytest.approx(40, abs=0.5), "b has the time that a did not use"
     printed = capsys.readouterr().out
     assert "| Title a" in printed
+    assert f"{SKIPPED}: the campaign b itself: no case in 40 s" in printed
     if outcome != SURVIVED:
         assert f"{outcome}: two: why" in printed
 
@@ -60,6 +61,8 @@ def test_a_campaign_that_fails_is_counted(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(runner, "campaigns", lambda: {"a": SimpleNamespace(__doc__="A.", run=fail)})
     assert runner.main([]) == 1
     assert runner.main(["--only", "nobody"]) == 2
+    monkeypatch.setattr(runner, "campaigns", lambda: {"a": SimpleNamespace(__doc__="A.", run=lambda seconds: [])})
+    assert runner.main([]) == 1, "nothing was tried"
 
 
 @pytest.mark.parametrize(

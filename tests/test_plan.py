@@ -148,7 +148,7 @@ def test_a_plan_has_a_line_for_each_stage_their_sum_and_what_was_assumed(
     steps = int(np.ceil(0.5 * 3)) * (spec.epochs + spec.warmup_epochs)
     assert planning.duration(2 + 0.5 * steps) in lines[4]
     assert "8 MB" in lines[4]
-    assert table["evaluate one"][5:9] == ["18", "s", "12", "s"], "6 s on a machine at half the pace that waits, too"
+    assert table["evaluate one"][5:9] == ["6", "s", "4", "s"], "2 s on a machine at half the pace that waits, too"
     assert any(line.startswith("assumed, not measured") and "evaluate one" in line for line in lines)
 
 

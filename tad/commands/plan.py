@@ -24,12 +24,12 @@ from tad.workflow.why import Job, planned
 
 SHARE, LEAST_SECONDS, MOST_SECONDS = 0.01, 24.0, 240.0  # of video in the trial
 # Of stages that are not tried: seconds of a job, and of each test video in it, and bytes for each video. Taken from
-# the benchmark files of runs on the demo and on eight real clips, on two cores; numba compiles within these times. They
-# are multiplied with the pace of this machine (`plan_trial.pace`).
+# the benchmark files of a run on the demo on two cores (2026-11-29; page, summarise, classify, convert, join and table
+# from earlier ones). They are multiplied with the pace of this machine (`plan_trial.pace`).
 ASSUMED = {
-    "render": (60.0, 0.0, 0.6e6), "annotate": (1.0, 0.0, 2e3), "check": (1.0, 0.0, 2e3), "merge": (1.0, 0.0, 1e3),
-    "index": (1.0, 0.0, 1e3), "convert": (2.0, 0.05, 1e3), "join": (2.0, 0.01, 1e3), "detect": (4.0, 0.1, 1e5),
-    "classify": (10.0, 0.1, 1e4), "suppress": (9.0, 0.1, 3e4), "evaluate": (6.0, 0.03, 2e3),
+    "render": (25.0, 0.0, 0.6e6), "annotate": (0.4, 0.0, 2e3), "check": (0.4, 0.0, 2e3), "merge": (0.4, 0.0, 1e3),
+    "index": (0.4, 0.0, 1e3), "convert": (2.0, 0.05, 1e3), "join": (2.0, 0.01, 1e3), "detect": (3.0, 0.06, 1e5),
+    "classify": (10.0, 0.1, 1e4), "suppress": (0.8, 0.02, 3e4), "evaluate": (1.9, 0.03, 2e3),
     "page": (15.0, 0.5, 1e5), "summarise": (6.0, 0.1, 2e3), "table": (2.0, 0.0, 0.0),
 }  # fmt: skip
 OTHER = (5.0, 0.0, 0.0)

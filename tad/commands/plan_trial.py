@@ -25,7 +25,7 @@ from tad.provenance.stamps import read_stamp, stamp
 from tad.video.base import av
 
 MOST_PIECE = 20.0  # seconds of one video, so that a sample has several
-FIXED_WORK_SECONDS = 0.14  # of `_fixed_work` on the machine and at the load of the assumed times
+FIXED_WORK_SECONDS = 0.38  # of `_fixed_work` on the machine and at the load of the assumed times
 BATCHES, EPOCHS = 4, (1, 4)  # of the trial trainings
 
 

@@ -123,5 +123,5 @@ def annotate(source: Path, out: Path, *, spec: AnnotateSpec) -> Path:
             table = as_moments(table, spec.moment)
         table = exclude(replace(table, dataset=spec.dataset, source=str(source)), spec.exclude)
         table = check(table, source=str(source), on_invalid=spec.on_invalid)
-    _report(table)
-    return write_table(table, out, stamp("annotate", spec.model_dump(mode="json"), inputs))
+        _report(table)
+        return write_table(table, out, stamp("annotate", spec.model_dump(mode="json"), inputs))

@@ -86,6 +86,8 @@ def _guided(seconds: float, folder: Path) -> list[Case]:
     runs = sum(int(number) for number in re.findall(r"Done (\d+) runs", done.stderr))
     if done.returncode:
         return [Case("guided edits", TRACEBACK, (done.stdout.strip().splitlines() or [done.stderr[-300:]])[-1][:300])]
+    if not runs:
+        return [Case("guided edits", TRACEBACK, f"nothing was read: {done.stderr.strip()[-250:]}")]
     return [Case(f"{runs} guided edits", SURVIVED)]
 
 

@@ -48,6 +48,8 @@ def one_kill(folder: Path, stage: str, seconds: float, wanted: dict[str, str], r
             problem = Case(name, TRACEBACK, text.strip()[-1000:])
         elif status is not None and status != 0 and status not in EXPECTED[number]:
             problem = Case(name, SILENT, f"exit status {status}: {text.strip()[-200:]}")
+    elif status != 0:
+        problem = Case(name, LOST, f"ended with {status} before it was killed: {process.text().strip()[-200:]}")
     parts = _parts(folder) if stage == "extract" and status != 0 else 0
     again = pipeline.Process(pipeline.command(stage, folder), folder)  # at once: its children may still run
     second = again.wait()

@@ -59,7 +59,9 @@ def attempt(name: str, campaign: ModuleType, seconds: float) -> Result:
     title = (campaign.__doc__ or name).strip().partition("\n")[0].rstrip(".")
     started = time.monotonic()
     try:
-        cases = list(campaign.run(seconds))
+        cases = list(campaign.run(seconds)) or [
+            Case(f"the campaign {name} itself", SKIPPED, f"no case in {seconds:.0f} s")
+        ]
     except Exception as error:
         traceback.print_exc()
         cases = [Case(f"the campaign {name} itself", TRACEBACK, f"{type(error).__name__}: {error}"[:200])]
@@ -127,7 +129,8 @@ def main(argv: list[str] | None = None) -> int:
     if a.out:
         report = {result.name: [case._asdict() for case in result.cases] for result in results}
         a.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return 1 if bad or not any(result.cases for result in results) else 0
+    tried = any(case.outcome != SKIPPED for result in results for case in result.cases)
+    return 0 if tried and not bad else 1
 
 
 if __name__ == "__main__":
