@@ -206,12 +206,20 @@ def make_label_studio(folder: Path) -> None:
     (folder / "clip.json").write_text(json.dumps([{**task, "annotations": [annotation]}]))
 
 
+def read_csv(path: Path) -> list[Any]:
+    import pandas
+
+    frame = pandas.read_csv(path)
+    assert set(frame["video"]) == {"clip"}
+    return [[float(start), float(end), str(label)] for start, end, label in frame[["start", "end", "label"]].values]
+
+
 MAKERS: dict[str, Callable[[Path], None]] = {
     "srt": make_srt, "vtt": make_vtt, "elan": make_eaf, "csv": make_xlsx, "nwb": make_nwb, "boris_table": make_boris,
     "label_studio": make_label_studio,
 }  # fmt: skip
 READERS: dict[str, Callable[[Path], list[Any]]] = {
-    "srt": read_srt, "vtt": read_vtt, "elan": read_eaf, "boris": read_boris,
+    "srt": read_srt, "vtt": read_vtt, "elan": read_eaf, "boris": read_boris, "csv": read_csv,
 }  # fmt: skip
 
 
