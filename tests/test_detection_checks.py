@@ -97,7 +97,9 @@ def test_without_durations_the_ground_truth_tells(factor: float, words: str, tmp
 
 
 @pytest.mark.parametrize(("full", "words"), [(0, "positions on the grid"), (1, ""), (5, "")])
-def test_one_video_with_detections_to_its_end_shows_seconds(full: int, words: str) -> None:
+def test_one_video_with_detections_to_its_end_shows_seconds(
+    full: int, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
     truth = videos()
     found = {
         v: [
@@ -107,6 +109,8 @@ def test_one_video_with_detections_to_its_end_shows_seconds(full: int, words: st
     }
     counts = outside_their_videos(collect(found.items()), Table("t", ("x",), truth), truth)
     assert counts["look_like"][: len("positions on the grid")] == words
+    reached = max(rows[-1]["segment"][1] / (truth[v].duration or 1) for v, rows in found.items())  # type: ignore[index]
+    assert not words or f"no detection ends in the last {100 * (1 - reached):.0f} % of any" in caplog.messages[-1]
 
 
 @settings(max_examples=80, deadline=None)

@@ -91,7 +91,7 @@ def test_thresholds_are_numbers() -> None:
         score("a", mAP={"<b>": 0.5})
 
 
-@pytest.mark.parametrize("text", ["=1+1", "-dash_id", "+x", "@y", "plain", "'quoted'", "'=x"])
+@pytest.mark.parametrize("text", ["=1+1", "-dash_id", "+x", "@y", "plain", "'quoted'", "'=x", "`x`", "“x”", '"x"'])
 def test_own_csv_files_come_back_as_they_were(text: str, tmp_path: Path) -> None:
     assert csv_text(csv_cell(text)) == text
     path = Detections((Detection(text, 0.0, 1.0, text, 0.5),), {text: 1.0}, {}).to_csv(tmp_path / "a.csv")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from tad.core.errors import TadError
 from tad.core.files import publish
-from tad.core.printable import csv_cell
+from tad.core.printable import csv_cell, csv_quoting
 
 
 def pandas_module() -> Any:
@@ -91,7 +91,8 @@ class Detections(Sequence[Detection]):
         """Write a CSV file with the columns video, start, end, label and score, which can be read as labels."""
         path = Path(path)
         with publish(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
+            texts = (value for row in self.rows for value in row if isinstance(value, str))
+            writer = csv.writer(file, quoting=csv_quoting(texts))
             writer.writerow(Detection._fields)
             for row in self.rows:  # no spreadsheet computes a text; the reader of your own labels drops the apostrophe
                 writer.writerow([csv_cell(value) if isinstance(value, str) else value for value in row])

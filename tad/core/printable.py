@@ -1,6 +1,9 @@
 """Escape text from files for terminals, logs, Markdown and CSV, where parts of it could act as commands."""
 
+import csv
 import re
+from collections.abc import Iterable
+from typing import Literal
 
 from tad.core.limits import MESSAGE
 
@@ -14,6 +17,8 @@ GAP = " … "
 TAIL = 160  # characters kept from the end of a long message: it ends with the remedy
 FORMULA = ("=", "+", "-", "@")  # how a spreadsheet recognises a formula
 ESCAPED_FORMULA = re.compile(r"'+[=+\-@]")
+# Quotation marks that CSV does not have, which scripts, SQL exports and word processors write, and their ends.
+QUOTATION = {"'": "'", "`": "`", "“": "”", "‘": "’", "„": "“", "«": "»"}
 MARKDOWN = re.compile(r"([\\`*\[\]|~$])")  # an underscore inside a word is an underscore
 
 
@@ -60,6 +65,15 @@ def csv_cell(text: str) -> str:
     """
     line = " ".join(printable(text).split())
     return f"'{line}" if line.startswith(FORMULA) or ESCAPED_FORMULA.match(line) else line
+
+
+def csv_quoting(texts: Iterable[str]) -> Literal[0, 2]:
+    """Return the quoting of a CSV file with these texts, for `csv.writer`.
+
+    It is minimal, but all texts are in double quotes if one begins with another quotation mark: a reader takes such
+    marks for those of the file (`tad.datasets._csv_text`), unless they stand within double quotes.
+    """
+    return csv.QUOTE_NONNUMERIC if any(text[:1] in QUOTATION for text in texts if text) else csv.QUOTE_MINIMAL
 
 
 def csv_text(cell: str) -> str:

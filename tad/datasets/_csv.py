@@ -14,6 +14,7 @@ from tad.core.printable import csv_text
 from tad.datasets._csv_text import (
     COMMENTS,
     delimiter_of,
+    holds_marks,
     refuse_other_kinds,
     refuse_other_separator,
     unquoted,
@@ -102,7 +103,8 @@ def read_sheet(path: Path) -> Sheet:
     quote = "'" if len(cells) > 1 and all(len(cell) > 2 and cell[0] == cell[-1] == "'" for cell in cells) else '"'
     if quote == "'":
         seen["header in single quotes"] += 1
-    return _sheet(path, _text_rows(path, text, delimiter, quote), delimiter, seen)
+    rows_found = _text_rows(path, text, delimiter, quote)
+    return _sheet(path, rows_found, delimiter, seen, literal=holds_marks(text))
 
 
 def _text_rows(path: Path, text: str, delimiter: str, quote: str) -> Iterator[tuple[int, list[str]]]:
@@ -132,7 +134,10 @@ def _fitted(cells: list[str], header: list[str], where: str) -> list[str]:
     raise TadError(f"{where}: {len(cells)} values for {width} columns; {hint}")
 
 
-def _sheet(path: Path, raw_rows: Iterable[tuple[int, list[str]]], delimiter: str, seen: Counter[str]) -> Sheet:
+def _sheet(
+    path: Path, raw_rows: Iterable[tuple[int, list[str]]], delimiter: str, seen: Counter[str], *, literal: bool = False
+) -> Sheet:
+    """Return the table of these rows; if `literal`, quotation marks other than those of CSV are parts of the values."""
     header: list[str] = []
     header_line, decomposed, rows = 0, 0, []
     for number, row in raw_rows:
@@ -156,7 +161,7 @@ def _sheet(path: Path, raw_rows: Iterable[tuple[int, list[str]]], delimiter: str
             rows.append((number, cells))
     if not header:
         raise TadError(f"{path}: the table is empty; is this the right file and the first sheet?")
-    mixed, columns = unquoted(header, rows)
+    mixed, columns = ({}, []) if literal else unquoted(header, rows)
     for _, cells in rows:
         cells[:] = [csv_text(cell) if cell[:1] == "'" else cell for cell in cells]
     notes = [f"{count} {what}" for what, count in seen.items() if count]

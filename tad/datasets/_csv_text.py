@@ -8,15 +8,13 @@ from pathlib import Path
 from tad.core.csv_rows import csv_rows
 from tad.core.errors import TadError
 from tad.core.limits import LimitError
+from tad.core.printable import QUOTATION
 from tad.datasets._columns import OURS, PAIRS, USUAL, plain
 
 DELIMITERS = ",;\t|"
 NAMES = frozenset(
     {*OURS, *(name for names in USUAL.values() for name in names), *(name for pair in PAIRS for name in pair)}
 )
-# Quotation marks that CSV does not have, which scripts, SQL exports and word processors write. A value in double quotes
-# within those of CSV is one that holds them.
-MARKS = {"'": "'", "`": "`", "“": "”", "‘": "’", "„": "“", "«": "»"}
 COMMENTS = "comment lines (#)"
 BYTE_ORDER_MARK = "\ufeff"
 Rows = list[tuple[int, list[str]]]
@@ -124,8 +122,13 @@ def without_marks(text: str) -> tuple[str, int]:
     return (text.removeprefix(BYTE_ORDER_MARK).replace("\n" + BYTE_ORDER_MARK, "\n"), count) if count else (text, 0)
 
 
+def holds_marks(text: str) -> bool:
+    """Return whether a value in the double quotes of CSV begins with another mark, which is then a part of it."""
+    return any(f'"{mark}' in text for mark in QUOTATION)
+
+
 def unquoted(header: list[str], rows: Rows) -> tuple[dict[int, tuple[int, str]], list[str]]:
-    """Remove quotation marks (`MARKS`) around every value of a column, in place.
+    """Remove quotation marks (`QUOTATION`) around every value of a column, in place.
 
     A single value in marks may be a name that has them: nothing is removed where a column has no two different values.
 
@@ -136,7 +139,7 @@ def unquoted(header: list[str], rows: Rows) -> tuple[dict[int, tuple[int, str]],
     mixed: dict[int, tuple[int, str]] = {}
     done = []
     for k, name in enumerate(header):
-        quoted = [(number, cells[k]) for number, cells in rows if cells[k][:1] in MARKS and _is_quoted(cells[k])]
+        quoted = [(number, cells[k]) for number, cells in rows if cells[k][:1] in QUOTATION and _is_quoted(cells[k])]
         filled = {cells[k] for _, cells in rows if cells[k]}
         if not quoted or len(filled) == 1:
             continue
@@ -144,11 +147,11 @@ def unquoted(header: list[str], rows: Rows) -> tuple[dict[int, tuple[int, str]],
             mixed[k] = quoted[0]
             continue
         done.append(name)
-        mark = MARKS[quoted[0][1][0]]
+        mark = QUOTATION[quoted[0][1][0]]
         for _, cells in rows:
             cells[k] = cells[k][1:-1].replace(2 * mark, mark).strip()
     return mixed, done
 
 
 def _is_quoted(value: str) -> bool:
-    return len(value) > 1 and value[-1] == MARKS[value[0]]
+    return len(value) > 1 and value[-1] == QUOTATION[value[0]]

@@ -17,6 +17,7 @@ from tad.core.ids import VIDEO_EXTENSIONS, invisible
 from tad.metrics.columns import Columns
 from tad.metrics.evaluation import Evaluation
 from tad.metrics.files import Detections, Truth
+from tad.metrics.overrun import outside_their_videos
 from tad.settings.stages import EvaluateStageSpec
 
 log = logging.getLogger(__name__)
@@ -140,6 +141,29 @@ def repeated(columns: Columns) -> int:
             " remove the repetitions", count, len(columns),
         )  # fmt: skip
     return count
+
+
+def detected(
+    result: Evaluation, found: Detections, table: Table, truth: Truth, *, excluded: Collection[str], path: Path
+) -> dict[str, Any]:
+    """Report what was scored of the detections, what was not and why.
+
+    Args:
+        excluded: videos that the protocol or annotate leaves out.
+        path: the detections, for messages.
+
+    Raises:
+        TadError: the times cannot be seconds, or an id is written differently from an annotated one.
+    """
+    times = outside_their_videos(found.columns, table, truth, refused_as=path)
+    others = outside([v for v in result.outside if v not in excluded], table, result.missing, path)
+    return {
+        "scored": result.detections,
+        "repeated": repeated(found.columns),
+        **unscored(result, found.columns),
+        "times": times,
+        **others,
+    }
 
 
 def warn_if_weak(result: Evaluation, interval: Sequence[float], spec: EvaluateStageSpec) -> None:

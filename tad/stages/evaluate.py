@@ -25,7 +25,6 @@ from tad.datasets._parse import NOTHING
 from tad.metrics import Evaluation, Protocol, coverage, epic_actions, grounding, protocol
 from tad.metrics.bootstrap import describe, draw, resample
 from tad.metrics.files import Detections, Scored, Truth, read_detections, score_detections, score_file
-from tad.metrics.overrun import outside_their_videos
 from tad.metrics.timeline import timeline
 from tad.provenance.stamps import expect, stamp
 from tad.settings.stage_table import TABLES
@@ -350,9 +349,7 @@ def _write(score: _Score, figure: Path | None, diagnosis: Path | None) -> Path:
     """Write map.json, and the figure and the diagnosis if requested."""
     spec, scored, table, out = score.spec, score.scored, score.table, score.out
     result, truth, detections, excluded = scored.result, scored.truth, scored.detections, scored.excluded
-    times = outside_their_videos(detections.columns, table, truth, refused_as=score.detections)
-    not_split = [video_id for video_id in result.outside if video_id not in excluded]
-    outside = coverage.outside(not_split, table, result.missing, score.detections)
+    found = coverage.detected(result, detections, table, truth, excluded=excluded, path=score.detections)
     pictures = (figure is not None) + 4 * (diagnosis is not None)
     forecast(out, SCORE_BYTES + CLASS_BYTES * len(table.labels) + PICTURE_BYTES * pictures, what="evaluate")
     identity = str(detections.stamp["identity"]) if detections.stamp else sha256(score.detections)[:16]
@@ -377,13 +374,7 @@ def _write(score: _Score, figure: Path | None, diagnosis: Path | None) -> Path:
         "instances_without_length": result.points,
         "reversed": coverage.backward(result, truth),
         "instances_dropped": coverage.dropped(result, table, spec.split),
-        "detections": {
-            "scored": result.detections,
-            "repeated": coverage.repeated(detections.columns),
-            **coverage.unscored(result, detections.columns),
-            "times": times,
-            **outside,
-        },
+        "detections": found,
         "classes": "one, proposals" if scored.proposals else len(result.labels),
         "external_scores": detections.external_scores,
         **_made_by(dict(score.trained), detections.stamp, own),

@@ -10,7 +10,7 @@ from typing import Any
 
 from tad.annotations.table import Table
 from tad.core.files import publish
-from tad.core.printable import csv_cell
+from tad.core.printable import csv_cell, csv_quoting
 from tad.datasets import csv as own
 from tad.datasets._columns import plain
 from tad.datasets._formats._collect import milliseconds
@@ -57,7 +57,8 @@ def write_csv(table: Table, path: Path, _files: Mapping[str, Path]) -> None:
         if there
     ]
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
+    labels = (instance.label for video in videos for instance in video.instances)
+    writer = csv.writer(text, lineterminator="\n", quoting=csv_quoting((*table.videos, *labels)))
     columns = ["time"] if table.kind == "moments" else ["start", "end"]
     writer.writerow(["video", *columns, "label", *extra])
     for video_id, video in table.videos.items():
