@@ -256,6 +256,31 @@ def test_a_training_goes_on_where_it_was_killed(
     assert not (tmp_path / "kept/state.safetensors").exists()
 
 
+def test_adamw_goes_on_where_it_was_killed(
+    dataset: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = {"lr_backbone": 1e-3, "lr_stem": 1e-3, "lr_heads": 2e-3, "global_feature": "none"}
+    spec, step, left = make_spec(optimizer="adamw", epochs=1, milestones=(), **rates), tsp.Trainer._step, [10**6]
+
+    def counted(*arguments: Any) -> float:
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+        return step(*arguments)
+
+    def run(name: str) -> bytes:
+        out, kept = tmp_path / f"{name}.safetensors", tmp_path / name
+        return pretrain(**dataset, out=out, spec=spec, cache=kept, device="cpu", every_seconds=0).read_bytes()
+
+    monkeypatch.setattr(tsp.Trainer, "_step", counted)
+    wanted = run("once")
+    left[0] = 5
+    with pytest.raises(Killed):
+        run("twice")
+    left[0] = 10**6
+    assert run("twice") == wanted
+
+
 def test_labels_that_are_not_drawn_stay_unseen(dataset: dict[str, Any]) -> None:
     table, spec = read_json(dataset["annotations"]), make_spec(share=0.3, share_seed=1)
     seen = _train_videos(table, dataset["manifests"], spec)
