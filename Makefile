@@ -1,4 +1,5 @@
 # Two commands: `make demo` and `make test`. Each sets up .venv with pinned versions first (needs only Python >= 3.11).
+# Python compiles a module when it is first imported; compiling all of them at installation takes longer than the rest.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -13,7 +14,7 @@ $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"tad needs Python >= 3.11, {sys.executable} is {sys.version.split()[0]}; name another with PYTHON=...")'
 	@echo "setting up .venv (once; a few minutes) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt 2> .venv/pip.log || { cat .venv/pip.log; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt 2> .venv/pip.log || { cat .venv/pip.log; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . 2>> .venv/pip.log || { cat .venv/pip.log; exit 1; }
 	@$(BIN)/python workflow_scripts/compile_loops.py 2>> .venv/pip.log || { cat .venv/pip.log; exit 1; }
 	@touch $(READY)
@@ -30,7 +31,7 @@ demo: $(READY)
 DEV := .venv/.dev
 $(DEV): $(READY) requirements-dev.txt requirements-extras.txt
 	@echo "installing what the tests need (once) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt 2> .venv/pip.log || { cat .venv/pip.log; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-dev.txt 2> .venv/pip.log || { cat .venv/pip.log; exit 1; }
 	@touch $(DEV)
 
 check: $(DEV)
@@ -50,7 +51,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadgroup --no-load
 # mediapipe pins old versions of packages that tad needs newer; only the model inside it is used.
 MODELS := .venv/.models
 $(MODELS): $(DEV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps mediapipe==0.10.14 2> .venv/pip.log || { cat .venv/pip.log; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps mediapipe==0.10.14 2> .venv/pip.log || { cat .venv/pip.log; exit 1; }
 	@touch $(MODELS)
 
 test: check $(MODELS)
@@ -60,7 +61,7 @@ test: check $(MODELS)
 TOOLS := .venv/tools
 $(TOOLS)/.ready: tests/label_tools.txt $(READY)
 	@$(PYTHON) -m venv $(TOOLS)
-	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/label_tools.txt
+	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r tests/label_tools.txt
 	@touch $(TOOLS)/.ready
 
 test-wide: export TAD_LABEL_TOOLS = $(abspath $(TOOLS))/bin/python
@@ -79,7 +80,7 @@ bench-gpu: $(DEV)
 # The documentation site, in results/site/; nothing is loaded from the network when it is read.
 SITE := .venv/.site
 $(SITE): $(READY)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check mkdocs-material==9.8.2 mkdocstrings-python==2.0.11 2> .venv/pip.log || { cat .venv/pip.log; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile mkdocs-material==9.8.2 mkdocstrings-python==2.0.11 2> .venv/pip.log || { cat .venv/pip.log; exit 1; }
 	@touch $(SITE)
 
 docs: $(SITE)
