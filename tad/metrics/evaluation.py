@@ -7,7 +7,7 @@ not matter; with `ties="file"` (for scripts with a stable sort) they are broken 
 # D detections, G instances, H tIoU thresholds, K classes, R recall depths, V videos
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -164,46 +164,46 @@ def evaluate(
         TadError: no threshold, no instances, no common video, no known label, or values that are not finite.
     """
     if near is not None:  # the caller may have made points of the detections
-        tiou, segments, shortest = [t.value for t in near.tolerances], "as given", -np.inf
+        segments, shortest = "as given", -np.inf
         detections = as_points(in_videos(detections, sorted(truth))[0], near)
-    if not len(tiou) or not (near or all(0 < t <= 1 for t in tiou)):
-        raise TadError(f"tiou: {list(tiou)}: give at least one threshold, each in (0, 1]")
+    thresholds, threshold_names = _thresholds(tiou, near)
     names = list(labels) if labels is not None else sorted({label for rows in truth.values() for _, _, label in rows})
     ids, as_given = sorted(truth), segments == "as given"
     rules = {"duplicates": duplicates, "tolerance": tolerance, "shortest": -np.inf if as_given else shortest}
     true, dropped = _instances(truth, ids, names, rules, as_given=as_given)
-    columns, given = in_videos(detections, ids)
-    _expect_common(ids, given)
-    seen = detection_rows(columns, ids, names, as_given=as_given)
+    seen, apart = _detected(detections, ids, names, as_given=as_given)
     scored = np.flatnonzero(np.bincount(true.label, minlength=len(names)))
     class_of, unscored = _class_table(names, scored, seen.label, absent_labels)
-    facts = _facts(true, seen, ids, given, unscored) | dropped
-    facts["unknown_labels"] = columns.unknown_labels(
-        names, videos=np.array([v in truth for v in columns.video_ids], bool)
-    )
-    if as_given and matching == "devkit":
-        true, seen = true.forward(), seen.forward()
+    facts = dropped | apart | _counts(true, seen, unscored)
     sets = _Sets(
-        true, seen, class_of, ids, np.array(tiou, np.float64), np.array(recall_at, np.int64), ties, as_given, near
+        true, seen, class_of, ids, np.array(thresholds, np.float64), np.array(recall_at, np.int64), ties, as_given, near
     )
     ap, recall, matches, detail = _score(sets, ambiguous or {}) if matching == "devkit" else _score(sets, None)
     return Evaluation(
-        tiou=tuple(tiou), labels=tuple(names[k] for k in scored), ap=ap,
+        tiou=thresholds, names=threshold_names, labels=tuple(names[k] for k in scored), ap=ap,
         recall_at=tuple(recall_at), recall=recall.mean(axis=2),
         instances=tuple(np.bincount(matches.truth_class, minlength=len(scored)).tolist()),
-        matches=matches, detail=detail, near=near, weights=near.weights if near else None,
-        names=tuple(map(str, near.tolerances)) if near else tuple(f"{t:g}" for t in tiou), **facts,
+        matches=matches, detail=detail, near=near, weights=near.weights if near else None, **facts,
     )  # fmt: skip
 
 
-def _facts(true: Rows, seen: Rows, ids: list[str], given: set[str], unscored: dict[str, int]) -> dict[str, Any]:
-    """Return counts of videos, instances and detections, by field of `Evaluation`."""
+def _thresholds(tiou: Sequence[float], near: Nearness | None) -> tuple[tuple[float, ...], tuple[str, ...]]:
+    """Return the thresholds, or the numbers of the tolerances, and their names, by which they are reported.
+
+    Raises:
+        TadError: there is none, or a threshold is not in (0, 1].
+    """
+    values = tuple(t.value for t in near.tolerances) if near else tuple(tiou)
+    if not values or not (near or all(0 < t <= 1 for t in values)):
+        raise TadError(f"tiou: {list(values)}: give at least one threshold, each in (0, 1]")
+    return values, tuple(map(str, near.tolerances)) if near else tuple(f"{t:g}" for t in values)
+
+
+def _counts(true: Rows, seen: Rows, unscored: dict[str, int]) -> dict[str, Any]:
+    """Return counts of the instances and detections that count, by field of `Evaluation`."""
     return {
         "points": int((true.segments[:, 0] == true.segments[:, 1]).sum()),
         "reversed": sum(int((rows.segments[:, 0] > rows.segments[:, 1]).sum()) for rows in (true, seen)),
-        "videos": len(ids),
-        "missing": tuple(video_id for video_id in ids if video_id not in given),
-        "outside": tuple(sorted(given - set(ids))),
         "detections": len(seen.label) - sum(unscored.values()),
         "unscored": unscored,
     }
@@ -225,17 +225,29 @@ def _instances(
     return true, {"duplicates": copies, "too_short": short}
 
 
-def _expect_common(ids: Sequence[str], given: set[str]) -> None:
-    """Check that a video of the detections (`given`) has ground truth, if there are any.
+def _detected(
+    detections: Detections | Columns, ids: list[str], names: Sequence[str], *, as_given: bool
+) -> tuple[Rows, dict[str, Any]]:
+    """Return the detections in videos with ground truth, and what only one of the two has, by field of `Evaluation`.
 
     Raises:
-        TadError: none has.
+        TadError: none of the videos with detections has ground truth; see also `detection_rows`.
     """
-    if given and given.isdisjoint(ids):
+    columns, given = in_videos(detections, ids)
+    known = set(ids)
+    if given and given.isdisjoint(known):
         raise TadError(
             f"detections: none of {len(given)} videos is among the {len(ids)} of the ground truth, for example "
             f"'{min(given)}'; are split and video ids right?"
         )
+    seen = detection_rows(columns, ids, names, as_given=as_given)
+    in_truth = np.array([video_id in known for video_id in columns.video_ids], bool)
+    return seen, {
+        "videos": len(ids),
+        "missing": tuple(video_id for video_id in ids if video_id not in given),
+        "outside": tuple(sorted(given - known)),
+        "unknown_labels": columns.unknown_labels(names, videos=in_truth),
+    }
 
 
 def _class_table(
@@ -276,6 +288,8 @@ def _score(
     sets: _Sets, ambiguous: Mapping[str, Sequence[tuple[float, float]]] | None
 ) -> tuple[Array, Array, Matches, Detail]:
     """Compute AP (H, K), recall (H, R, K) and the matches; by the devkit's rule unless `ambiguous` is None."""
+    if ambiguous is not None and sets.as_given:  # the devkit's script reads reversed segments as forward ones
+        sets = replace(sets, true=sets.true.forward(), seen=sets.seen.forward())
     if sets.near is not None:
         return _score_moments(sets, sets.near)
     videos, true = len(sets.ids), sets.true

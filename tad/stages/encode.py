@@ -87,6 +87,27 @@ def _cached(path: Path, key: str) -> bool:
         return False
 
 
+def _stamp(detector: AdaptedDetector, indexed: dict[str, Any], around: str, spec: EncodeSpec) -> dict[str, Any]:
+    """Return the stamp of the features.
+
+    Args:
+        detector: the model, with the learnt adapters in its encoder.
+        indexed: stamp of the frame index.
+        around: identity of the encoder's frozen weights.
+        spec: settings.
+    """
+    learnt = weights_digest({name: value for name, value in detector.encoder.state_dict().items()})
+    inputs = {"frames": str(indexed["identity"]), "adapters": learnt, "encoder": around}
+    recipe = {
+        "backbone": spec.adapters.backbone.model_dump(mode="json"),
+        "adapters": spec.adapters.model_dump(mode="json"),
+        "frames": indexed["spec"]["frames"],
+        "pretrained_on": spec.trained_on,
+        "dtype": spec.dtype,
+    }
+    return stamp("encode", spec.model_dump(mode="json"), inputs, recipe=recipe, weights=digest([learnt, around], 16))
+
+
 def encode(
     frames: Path,
     model: Path,
@@ -125,18 +146,7 @@ def encode(
         )  # fmt: skip
         detector = loaded.detector
         assert isinstance(detector, AdaptedDetector)
-        learnt = weights_digest({name: value for name, value in detector.encoder.state_dict().items()})
-        inputs = {"frames": str(indexed["identity"]), "adapters": learnt, "encoder": around}
-        recipe = {
-            "backbone": spec.adapters.backbone.model_dump(mode="json"),
-            "adapters": spec.adapters.model_dump(mode="json"),
-            "frames": indexed["spec"]["frames"],
-            "pretrained_on": spec.trained_on,
-            "dtype": spec.dtype,
-        }
-        stamped = stamp(
-            "encode", spec.model_dump(mode="json"), inputs, recipe=recipe, weights=digest([learnt, around], 16)
-        )
+        stamped = _stamp(detector, indexed, around, spec)
         keys = {
             video_id: digest({"recipe": stamped["identity"], "video": str(reader.attrs(video_id)["checksum"])}, 32)
             for video_id in reader.video_ids

@@ -12,10 +12,8 @@ videos are cached in a separate folder and reused.
 # T snippets, C channels
 
 import logging
-import os
-import shutil
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,17 +26,15 @@ from tad.backbones._contract import BackboneBase
 from tad.backbones._weights import load_weights, weights_identity
 from tad.core.device import leased, name_of, reproducible, threads_of_network
 from tad.core.errors import TadError
-from tad.core.files import digest, publish, read_json
-from tad.core.formats import OlderFormatError, replaceable
+from tad.core.files import read_json
 from tad.core.grid import Grid
-from tad.core.notices import TRANSIENT
 from tad.core.progress import track
-from tad.core.storage import forecast, storing
+from tad.core.storage import forecast
 from tad.extraction.batches import Stream
 from tad.extraction.engines import prepare, version
 from tad.extraction.pipeline import encode, reading
-from tad.features.growing import rows_of_start
-from tad.features.store import FeatureReader, ShardWriter, key_of
+from tad.features.row_cache import RowCache
+from tad.features.store import FeatureReader, ShardWriter
 from tad.provenance.stamps import expect, stamp
 from tad.settings import plugins
 from tad.settings.stages import ExtractSpec
@@ -50,28 +46,10 @@ from tad.video.scanning import Scan
 from tad.weights.store import expect_published
 
 log = logging.getLogger(__name__)
-NAME_BYTES = 180  # maximum length of a part's file name, without its suffixes (also those of a partial file)
 HEADER_BYTES = 2048  # of a video: its attributes
-NOT_IN_ROWS = {"dataset", "on_damaged", "stall_seconds", "reader_mb"}  # settings that do not change a video's rows
 
 Entry = dict[str, Any]
 Factory = Callable[..., BackboneBase]
-
-
-def _row_key(entry: Entry, recipe: str) -> str:
-    """Return the digest of everything that a video's rows depend on."""
-    return digest({"recipe": recipe, "video": entry["sha256"], "reader": entry["reader"]}, 32)
-
-
-def _row_key_of(entry: Entry, recipe: str, sha256: str) -> str:
-    """Return the `_row_key` of another content of the same video."""
-    return _row_key({**entry, "sha256": sha256}, recipe)
-
-
-def _recipe(spec: ExtractSpec, stamped: dict[str, Any]) -> str:
-    """Return the digest of everything but the video that rows depend on; `stamped`: stamp of the shard."""
-    settings, weights = spec.model_dump(mode="json", exclude=NOT_IN_ROWS), stamped["inputs"].get("weights", "")
-    return digest({"spec": settings, "code": stamped["code"], "weights": weights}, 32)
 
 
 def _timing(entry: Entry, stream: Stream, spec: ExtractSpec, backbone: BackboneBase) -> tuple[Grid, dict[str, Any]]:
@@ -120,69 +98,6 @@ def _refuse_missing(annotations: Path, spec: ExtractSpec) -> None:
             f"{annotations}: {len(missing)} videos without a file, first '{video_id}': {cause}; add the files or set"
             " on_damaged: exclude"
         )
-
-
-def _stored(path: Path, key: str, video_id: str) -> bool:
-    """Return whether `path` holds the complete rows of this video with this key."""
-    try:
-        with FeatureReader(path) as reader:
-            if video_id not in reader.video_ids or reader.attrs(video_id).get("row_key") != key:
-                return False
-            reader.stored(video_id)
-            return True
-    except (TadError, OSError, KeyError) as error:
-        if not replaceable(error):
-            raise
-        log.warning("%s: cached rows of %s are not usable (%s)", path, video_id, error, extra=TRANSIENT)
-        return False
-
-
-def _part(cache: Path, video_id: str) -> Path:
-    """Return the cache file of a finished video.
-
-    File names are limited to 255 bytes, and a letter of a non-Latin script takes nine bytes here. So a long id is
-    truncated and a digest is added.
-    """
-    name = key_of(video_id)
-    if len(name) > NAME_BYTES:
-        name = f"{name[: NAME_BYTES - 33]}-{digest(video_id, 32)}"
-    return cache / f"{name}.part.h5"
-
-
-def _older(path: Path) -> bool:
-    """Return whether a cache file has an older format, which is reported once and not for each of its videos."""
-    try:
-        with FeatureReader(path):
-            return False
-    except OlderFormatError as error:
-        log.warning("%s: cached rows are not usable (%s)", path, error, extra=TRANSIENT)
-        return True
-    except (TadError, OSError):  # `_stored` reports it
-        return False
-
-
-def _sources(usable: dict[str, Entry], keys: dict[str, str], cache: Path) -> dict[str, Path]:
-    """Return the cache file of each video whose rows can be reused."""
-    whole = cache / "shard.h5"
-    shards = [whole] if whole.is_file() and not _older(whole) else []
-    sources: dict[str, Path] = {}
-    for video_id in usable:
-        for path in (_part(cache, video_id), *shards):
-            if path.is_file() and _stored(path, keys[video_id], video_id):
-                sources[video_id] = path
-                break
-    return sources
-
-
-def _grown(usable: dict[str, Entry], folder: Path, cache: Path, recipe: str) -> dict[str, np.ndarray]:
-    """Return the cached rows of the first clips of videos that have grown at their end since."""
-    known: dict[str, np.ndarray] = {}
-    for video_id, entry in usable.items():
-        key = partial(_row_key_of, entry, recipe)
-        places = (_part(cache, video_id), cache / "shard.h5")
-        rows_TC = rows_of_start(video_id, Path(folder) / entry["path"], places, size=entry["bytes"], key=key)
-        known |= {} if rows_TC is None else {video_id: rows_TC}
-    return known
 
 
 def _jobs(usable: dict[str, Entry], todo: list[str], folder: Path, spec: ExtractSpec) -> list[Job]:
@@ -249,18 +164,6 @@ def _assemble(out: Path, stamped: dict[str, Any], sources: dict[str, Path], excl
                 shard.add(video_id, reader.stored(video_id), grid=reader.grid(video_id), attrs=facts)
 
 
-def _keep(out: Path, cache: Path) -> None:
-    """Cache the shard in `cache` (as a hard link if possible), then remove the parts that it contains."""
-    with publish(cache / "shard.h5", size=out.stat().st_size) as fresh:
-        try:
-            os.link(out, fresh)
-        except OSError:  # another file system, or one without hard links
-            shutil.copyfile(out, fresh)
-    for part in cache.glob("*.part.h5"):
-        with suppress(FileNotFoundError):
-            part.unlink()
-
-
 def _failure_cause(ended: Ended, spec: ExtractSpec) -> str:
     """Return the cause of a video that could not be read.
 
@@ -275,11 +178,10 @@ def _failure_cause(ended: Ended, spec: ExtractSpec) -> str:
 def _extract_parts(
     jobs: list[Job],
     entry_of: Callable[[str, Scan | None], Entry | None],
-    keys: dict[str, str],
     stamped: dict[str, Any],
     build: Callable[[torch.device], BackboneBase],
     spec: ExtractSpec,
-    cache: Path,
+    cache: RowCache,
     *,
     device: str,
     workers: int,
@@ -290,7 +192,6 @@ def _extract_parts(
     Args:
         entry_of: returns the manifest entry of a video, given its scan if it was not probed before; None: its rows
             are not stored.
-        keys: keys of the cached rows by video id.
         stamped: stamp of the shard.
         build: builds the backbone on a device.
         known: rows of the first clips of files that grow; None: files do not grow.
@@ -312,9 +213,8 @@ def _extract_parts(
         feed.start()  # decoding starts while the network is built
         model = build(target)
         environment = {"device": name_of(target), "engine": version(spec.network)}
-        with closing(
-            encode(jobs, feed, model, spec, target, known or {})
-        ) as done:  # ended before the feed that it reads
+        # ended before the feed that it reads
+        with closing(encode(jobs, feed, model, spec, target, known or {})) as done:
             for item in track(done, f"extract {spec.dataset}", len(jobs)):
                 if isinstance(item, Ended):
                     excluded[item.video_id] = _failure_cause(item, spec)
@@ -323,9 +223,9 @@ def _extract_parts(
                 if entry is None:
                     continue
                 grid, facts = _timing(entry, item, spec, model)
-                part = _part(cache, item.video_id)
+                part = cache.part(item.video_id)
                 with ShardWriter(part, stamped) as writer:
-                    facts |= environment | {"row_key": keys[item.video_id]}
+                    facts |= environment | {"row_key": cache.key(entry)}
                     facts |= {} if known is None else {"bytes": entry["bytes"]}
                     writer.add(item.video_id, item.rows.features(), grid=grid, attrs=facts)
                 sources[item.video_id] = part
@@ -366,12 +266,9 @@ def extract_unprobed(
     """
     expect_published(weights, spec.backbone)
     stamped = stamp("extract", spec.model_dump(mode="json"), {"weights": weights_identity(weights, spec.backbone)})
-    recipe = _recipe(spec, stamped)
+    cached = RowCache.at(cache, spec, stamped)
     expected = {video_id: {**entry, "reader": "pyav"} for video_id, entry in unprobed.items()}
-    keys = {video_id: _row_key(entry, recipe) for video_id, entry in expected.items()}
-    with storing(cache):
-        cache.mkdir(parents=True, exist_ok=True)
-    known = _grown(expected, videos, cache, recipe) if growing else None
+    known = cached.grown(expected, videos) if growing else None
     jobs = [
         Job(
             video_id, Path(videos) / entry["path"], "pyav", policy=spec.clip.policy, rate=spec.clip.rate,
@@ -390,7 +287,7 @@ def extract_unprobed(
 
     lenient = spec.model_copy(update={"on_damaged": "exclude"})  # extract reports damaged videos
     build = partial(_built, spec, weights, None)
-    _extract_parts(jobs, entry_of, keys, stamped, build, lenient, cache, device=device, workers=workers, known=known)
+    _extract_parts(jobs, entry_of, stamped, build, lenient, cached, device=device, workers=workers, known=known)
 
 
 def extract(
@@ -437,14 +334,11 @@ def extract(
         expect_published(weights, spec.backbone)
         inputs["weights"] = weights_identity(weights, spec.backbone)
     stamped = stamp("extract", spec.model_dump(mode="json"), inputs)
-    recipe = _recipe(spec, stamped)
-    keys = {video_id: _row_key(entry, recipe) for video_id, entry in usable.items()}
-    with storing(cache):
-        cache.mkdir(parents=True, exist_ok=True)
-    sources = _sources(usable, keys, cache)
+    cached = RowCache.at(cache, spec, stamped)
+    sources = cached.sources(usable)
     fresh = {video_id: entry for video_id, entry in usable.items() if video_id not in sources}
-    known = _grown(fresh, videos, cache, recipe) if growing else None
-    jobs = _jobs(usable, [video_id for video_id in usable if video_id not in sources], videos, spec)
+    known = cached.grown(fresh, videos) if growing else None
+    jobs = _jobs(usable, list(fresh), videos, spec)
     log.info("%d videos to extract, %d cached, %d excluded", len(jobs), len(sources), len(excluded))
     if jobs:
 
@@ -455,11 +349,11 @@ def extract(
             return model
 
         made, failed = _extract_parts(
-            jobs, lambda video_id, _: usable[video_id], keys, stamped, build, spec, cache,
+            jobs, lambda video_id, _: usable[video_id], stamped, build, spec, cached,
             device=device, workers=workers, known=known,
         )  # fmt: skip
         sources |= made
         excluded |= failed
     _assemble(out, stamped, sources, excluded)
-    _keep(out, cache)
+    cached.keep(out)
     return Path(out)
