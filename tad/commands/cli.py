@@ -125,10 +125,11 @@ def _prepare(a: argparse.Namespace) -> None:
     for stream in (sys.stdout, sys.stderr):  # a terminal may lack characters of file names and labels
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    # Read when OpenMP starts. By default waiting threads spin, which makes a training step 12 times slower on cores
-    # that are shared with other jobs (measured: 2 threads, load 6).
+    # Read when OpenMP starts. By default waiting threads spin for milliseconds, which makes a training step 12 times
+    # slower on cores that are shared with other jobs (measured: 2 threads, load 6). Without any spinning each of the
+    # many short parallel regions costs two context switches; some microseconds avoid most of them.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     if getattr(a, "threads", 0):
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
             os.environ[name] = str(a.threads)

@@ -9,9 +9,9 @@ the remaining steps.
 import logging
 import math
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -227,7 +227,7 @@ class Engine:
         started, first = time.monotonic(), self.step
         try:
             with Curves(tensorboard, step=self.step) if self.ranks.first else nullcontext() as curves:
-                for batch, positives in prefetch(partial(map, self._batch, range(self.step, self.total)), depth=1):
+                for batch, positives in self._batches():
                     parts.append(self._train_step(batch, positives))
                     if curves:
                         curves.add(parts[-1], step=self.step - 1)
@@ -258,6 +258,23 @@ class Engine:
         state = STATE_COPIES * weights
         if self.ranks.first:
             forecast(self.saving.path, 2 * state + 2 * weights, what="train", least=2 * weights)
+
+    def _batches(self) -> Iterator[tuple[Batch, int]]:
+        """Iterate over the batches of all further steps; a thread of its own reads the next one.
+
+        That thread computes on one core: a second team of OpenMP threads would make both wait for each other, so that
+        training with two threads took longer than with one.
+        """
+        threads = torch.get_num_threads()
+
+        def alone() -> Iterator[tuple[Batch, int]]:
+            torch.set_num_threads(1)  # of this thread
+            return map(self._batch, range(self.step, self.total))
+
+        for number, item in enumerate(prefetch(alone, depth=1)):
+            if number == 0:
+                torch.set_num_threads(threads)  # threads that start later have the number that was set last
+            yield item
 
     def _batch(self, step: int) -> tuple[Batch, int]:
         """Return a step's batch and the number of positives in the whole batch; called by a prefetch thread."""

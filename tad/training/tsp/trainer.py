@@ -115,10 +115,10 @@ class Trainer:
         self.optimiser = self._optimiser()
 
     def _optimiser(self) -> torch.optim.Optimizer:
-        decay = {"lr": 0.0, "weight_decay": self.spec.weight_decay}
-        if self.spec.optimizer == "adamw":
-            return torch.optim.AdamW(self.groups, **decay)
-        return torch.optim.SGD(self.groups, momentum=self.spec.momentum, **decay)
+        spec = self.spec
+        if spec.optimizer == "adamw":
+            return torch.optim.AdamW(self.groups, lr=0.0, weight_decay=spec.weight_decay)
+        return torch.optim.SGD(self.groups, lr=0.0, momentum=spec.momentum, weight_decay=spec.weight_decay)
 
     def _groups(self) -> list[dict[str, Any]]:
         stem = list(self.backbone.stem.parameters())
