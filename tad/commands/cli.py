@@ -19,7 +19,7 @@ from tad.commands.command_table import COMMANDS, GROUPS, Command
 from tad.core.errors import TadError
 from tad.core.limits import MESSAGE
 from tad.core.printable import one_line, printable
-from tad.core.processes import Terminated, clean_up_on_sigterm, end_with_supervisor
+from tad.core.processes import Terminated, clean_up_on_sigterm, end_with_supervisor, spins
 from tad.settings.stage_table import STAGES, Stage
 
 INTERRUPTED = 130  # 128 + SIGINT
@@ -125,11 +125,9 @@ def _prepare(a: argparse.Namespace) -> None:
     for stream in (sys.stdout, sys.stderr):  # a terminal may lack characters of file names and labels
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    # Read when OpenMP starts. By default waiting threads spin for milliseconds, which makes a training step 12 times
-    # slower on cores that are shared with other jobs (measured: 2 threads, load 6). Without any spinning each of the
-    # many short parallel regions costs two context switches; some microseconds avoid most of them.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when OpenMP starts
+    if hasattr(a, "device"):
+        os.environ.setdefault("GOMP_SPINCOUNT", str(spins()))
     if getattr(a, "threads", 0):
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
             os.environ[name] = str(a.threads)
