@@ -242,8 +242,8 @@ def end_with_parent_process() -> None:
 def spins(loads: Path = Path("/proc/loadavg")) -> int:
     """Return how often a waiting thread of OpenMP looks for work before it sleeps.
 
-    By default it looks for milliseconds, which makes a training step 12 times slower on cores that are shared with other
-    jobs. If it sleeps at once, each of the many short parallel regions of a network costs two context switches: a
+    By default it looks for milliseconds, which makes a training step 12 times slower on cores that are shared with
+    other jobs. If it sleeps at once, each of the many short parallel regions of a network costs two context switches: a
     training with two threads takes longer than with one. So it looks for some dozen microseconds where no other process
     is running, and for one or two where others are, or where that is not known. Results do not depend on it.
     """
