@@ -102,7 +102,8 @@ def _near_100(spans: Sequence[Span]) -> bool:
 
 
 def _whole_minutes(span: Span) -> bool:
-    return span.last % 60 == 0 and (span.first or 0.0) % 60 == 0
+    """Return whether both times are whole minutes; the last alone may be a number of frames."""
+    return span.first is not None and span.last % 60 == 0 and span.first % 60 == 0
 
 
 def _shorter_than_a_frame(spans: Sequence[Span], factor: float) -> bool:
