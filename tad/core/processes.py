@@ -253,7 +253,7 @@ def spins(loads: Path = Path("/proc/loadavg")) -> int:
             if int(loads.read_text().split()[3].partition("/")[0]) <= 1:  # this process
                 return many
             if number < samples - 1:
-                time.sleep(0.005)
+                threading.Event().wait(0.005)
     except (OSError, ValueError, IndexError):
         return few  # not Linux
     return few
