@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,19 @@ def shared() -> Path:
     if not (folder / "golden").is_dir():
         pytest.skip("the shared oracles are not beside this checkout")
     return folder
+
+
+USUAL: list[int] = []  # torch's number of threads when the tests begin
+
+
+@pytest.fixture(autouse=True)
+def _usual_threads() -> None:
+    """Give torch its usual number of threads again, which a training in an earlier test of this process may change."""
+    torch = sys.modules.get("torch")
+    if torch and USUAL and torch.get_num_threads() != USUAL[0]:
+        torch.set_num_threads(USUAL[0])
+    elif torch and not USUAL:
+        USUAL.append(torch.get_num_threads())
 
 
 @pytest.fixture

@@ -48,6 +48,7 @@ def test_workflow_parses_without_a_number_of_cores(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.wide  # minutes, most of them waiting for Slurm
 def test_same_bytes_on_a_real_slurm() -> None:
     environment = os.environ | {"PYTHON": sys.executable}
     command = [str(ROOT / "tests/cluster/run_slurm.sh")]

@@ -271,10 +271,14 @@ class Engine:
             torch.set_num_threads(1)  # of this thread
             return map(self._batch, range(self.step, self.total))
 
-        for number, item in enumerate(prefetch(alone, depth=1)):
-            if number == 0:
-                torch.set_num_threads(threads)  # threads that start later have the number that was set last
-            yield item
+        batches = prefetch(alone, depth=1)
+        try:
+            first = next(batches, None)
+        finally:
+            torch.set_num_threads(threads)  # threads that start later have the number that was set last
+        if first is not None:
+            yield first
+            yield from batches
 
     def _batch(self, step: int) -> tuple[Batch, int]:
         """Return a step's batch and the number of positives in the whole batch; called by a prefetch thread."""
