@@ -53,13 +53,21 @@ def build_network(
     return net
 
 
+def centred(x_MCFHW: Tensor) -> Tensor:
+    """Subtract the mean over a clip's frames, which removes a static background and keeps what moves."""
+    return x_MCFHW - x_MCFHW.mean(dim=2, keepdim=True)
+
+
 class VideoMaeTrunk(Trunk):
-    """The parts of a VideoMAEModel."""
+    """The parts of a VideoMAEModel; with `subtract`, its input is `centred`."""
 
     net: Any
 
-    def __init__(self, net: Any, *, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(
+        self, net: Any, *, mean: tuple[float, ...], std: tuple[float, ...], subtract: bool = False
+    ) -> None:
         super().__init__()
+        self.subtract = subtract
         self.net = net
         self.width, self.clip, self.tubelet = self.net.config.hidden_size, FRAMES, TUBELET
         self.mean, self.std = mean, std
@@ -67,6 +75,8 @@ class VideoMaeTrunk(Trunk):
 
     def embed(self, x_MCFHW: Tensor) -> Tensor:
         """Return the patches' tokens (M, N, D) with their position code."""
+        if self.subtract:
+            x_MCFHW = centred(x_MCFHW)
         tokens_MND: Tensor = self.net.embeddings(x_MCFHW.transpose(1, 2), None)
         return tokens_MND
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tad.backbones._contract import BackboneBase
 from tad.backbones._frames import normalise, resize_uint8
-from tad.backbones._videomae import FRAMES, VideoMaeTrunk, build_network
+from tad.backbones._videomae import FRAMES, VideoMaeTrunk, build_network, centred
 from tad.backbones.vit_tiny_settings import Settings
 from tad.core.errors import TadError
 from tad.layers.adapters.trunk import Trunk
@@ -26,6 +26,7 @@ class Backbone(BackboneBase):
         super().__init__()
         self.frame_size = self.crop_size = (settings.crop, settings.crop)
         self.dim, self.mean, self.std = settings.dim, settings.mean, settings.std
+        self.centred = settings.subtract == "clip_mean"
         self.net: Any = build_network(
             width=settings.dim, layers=settings.layers, heads=settings.heads, hidden=4 * settings.dim,
             image=self.frame_size, patch=settings.patch, side=settings.crop // settings.patch, use_mean_pooling=True,
@@ -47,6 +48,8 @@ class Backbone(BackboneBase):
 
     def features(self, x_BCTHW: Tensor) -> Tensor:
         """Return the features (B, dim) of a normalised input."""
+        if self.centred:
+            x_BCTHW = centred(x_BCTHW)
         tokens_BNC: Tensor = self.net(x_BCTHW.transpose(1, 2)).last_hidden_state
         return tokens_BNC.mean(dim=1)
 
@@ -62,7 +65,7 @@ class Backbone(BackboneBase):
     def trunk(self, clip: int) -> Trunk:
         """Return the transformer without its pooling."""
         self._expect(clip)
-        return VideoMaeTrunk(self.net, mean=self.mean, std=self.std)
+        return VideoMaeTrunk(self.net, mean=self.mean, std=self.std, subtract=self.centred)
 
     def _expect(self, clip: int) -> None:
         if clip != FRAMES:

@@ -1,6 +1,6 @@
 """Settings of a tiny video transformer that `tad pretrain` trains from scratch in minutes on a CPU."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -21,6 +21,10 @@ class Settings(BackboneSettings):
     dim: Count = Field(default=64, description="width, a multiple of heads")
     layers: Count = Field(default=3, description="number of blocks")
     heads: Count = Field(default=2, description="attention heads of a block")
+    subtract: Literal["clip_mean", "none"] = Field(
+        default="clip_mean",
+        description="clip_mean: subtract the mean of the 16 frames, which removes a static background; none: nothing",
+    )
     mean: PerChannel = Field(default=(0.5, 0.5, 0.5), description="mean per channel, of values in 0..1")
     std: Deviations = Field(default=(0.25, 0.25, 0.25), description="standard deviation per channel")
 

@@ -32,7 +32,12 @@ class PretrainRecipe(Spec):
     lr_backbone: float = Field(default=1e-4, ge=0)
     lr_stem: float = Field(default=0.0, ge=0)
     lr_heads: Positive = 2e-3
-    momentum: float = 0.9
+    optimizer: Literal["sgd", "adamw"] = Field(
+        default="sgd",
+        exclude_if=lambda value: value == "sgd",
+        description="sgd, as TSP trains; adamw for transformers, which SGD does not train from scratch",
+    )
+    momentum: float = Field(default=0.9, description="momentum of SGD")
     weight_decay: float = 0.005
     global_feature: Literal["max", "mean", "none"] = "max"
     flip: float = Field(

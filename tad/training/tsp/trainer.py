@@ -1,4 +1,4 @@
-"""TSP training of a clip encoder: an action head, a region head, cross-entropy, and SGD with three learning rates.
+"""TSP training of a clip encoder: an action head, a region head, cross-entropy, and three learning rates.
 
 Follows "TSP: Temporally-Sensitive Pretraining of Video Encoders for Localization Tasks" (ICCV-W 2021).
 Shapes: V videos, B clips, T frames, H rows, W columns, C channels, K classes.
@@ -112,7 +112,13 @@ class Trainer:
         heads = Heads(dim=backbone.dim, global_dim=self.global_VC.shape[1], num_classes=num_classes)
         self.heads = heads.to(self.device)
         self.groups = self._groups()
-        self.optimiser = torch.optim.SGD(self.groups, lr=0.0, momentum=spec.momentum, weight_decay=spec.weight_decay)
+        self.optimiser = self._optimiser()
+
+    def _optimiser(self) -> torch.optim.Optimizer:
+        decay = {"lr": 0.0, "weight_decay": self.spec.weight_decay}
+        if self.spec.optimizer == "adamw":
+            return torch.optim.AdamW(self.groups, **decay)
+        return torch.optim.SGD(self.groups, momentum=self.spec.momentum, **decay)
 
     def _groups(self) -> list[dict[str, Any]]:
         stem = list(self.backbone.stem.parameters())
