@@ -36,7 +36,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     for item in items:
         item.add_marker(pytest.mark.xdist_group("checkout" if checkout(item) else str(item.path)))
-    items.sort(key=lambda item: (not checkout(item), item.path.parent.name != "workflow"))
+    long = {"workflow", "test_slurm_profile.py"}
+    items.sort(key=lambda item: (not checkout(item), not {item.path.parent.name, item.path.name} & long))
 
 
 @pytest.hookimpl(trylast=True)
