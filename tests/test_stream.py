@@ -181,22 +181,32 @@ def test_what_was_printed_does_not_depend_on_what_follows(
     assert whole[: len(half)] == half
 
 
+def piped(toy: Path, transport: bytes, *arguments: str) -> tuple[subprocess.Popen[bytes], bytes]:
+    """A command that reads a stream from a pipe which stays open, and its first line.
+
+    The line would not come if lines were kept back.
+    """
+    options = ["--score", "0.2", "--config", str(toy / "config.yaml"), "--device", "cpu", *arguments]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tad", "stream", "causal", "-", *options],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(transport)
+    process.stdin.flush()
+    return process, process.stdout.readline()
+
+
 def test_standard_input(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A transport stream through a pipe; lines appear before the pipe is closed."""
     path = vt.encode(tmp_path / "v1.ts", 150, rate=30, keyframes=30)
     assert streamed(toy, str(path), "--score", "0.2", "--name", "p") == 0
     whole, transport = lines(capsys), path.read_bytes()
-    arguments = ["stream", "causal", "-", "--config", str(toy / "config.yaml"), "--device", "cpu"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tad", *arguments, "--score", "0.2", "--name", "p"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    process, first = piped(toy, transport, "--name", "p")
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
-    process.stdin.write(transport)
-    process.stdin.flush()
-    first = process.stdout.readline()  # would wait for ever if lines were kept back
     process.stdin.close()
     rest, errors = process.stdout.read(), process.stderr.read()
     process.wait()
@@ -207,21 +217,15 @@ def test_standard_input(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_ctrl_c_ends_with_what_was_found(toy: Path, tmp_path: Path) -> None:
     transport = vt.encode(tmp_path / "v1.ts", 150, rate=30, keyframes=30).read_bytes()
-    arguments = ["stream", "causal", "-", "--score", "0.2", "--config", str(toy / "config.yaml"), "--device", "cpu"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tad", *arguments],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stdin is not None
+    process, first = piped(toy, transport)
     assert process.stdout is not None
     assert process.stderr is not None
-    process.stdin.write(transport)
-    process.stdin.flush()
-    first = process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    threading.Timer(60, process.kill).start()  # a hang fails the test
+    kill = threading.Timer(60, process.kill)  # a hang fails the test
+    kill.start()
     rest, errors = process.stdout.read(), process.stderr.read()
     process.wait()
+    kill.cancel()
     assert process.returncode == 0, errors.decode()
     found = (first + rest).decode().splitlines()
     assert all(json.loads(line)["video"] == "stdin" for line in found)
