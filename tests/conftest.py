@@ -36,8 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     for item in items:
         item.add_marker(pytest.mark.xdist_group("checkout" if checkout(item) else str(item.path)))
-    long = {"workflow", "test_slurm_profile.py"}
-    items.sort(key=lambda item: (not checkout(item), not {item.path.parent.name, item.path.name} & long))
+    items.sort(key=lambda item: (not checkout(item), item.path.parent.name != "workflow"))
 
 
 @pytest.hookimpl(trylast=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import video_tools as vt
 
 from tad.core.files import read_json
 from tad.settings import plugins
@@ -89,13 +90,7 @@ def test_the_clip_encoder_is_far_ahead_of_single_frames(tmp_path: Path) -> None:
         videos = {
             name: (
                 {"instances": [[*a["segment"], a["label"]] for a in truth[name]["annotations"]]},
-                {
-                    "path": facts["file"],
-                    "reader": "pyav",
-                    "start": 0.0,
-                    "frames": facts["frames"],
-                    "rate": facts["frames"] / truth[name]["duration"],
-                },
+                vt.probed(facts["file"], frames=facts["frames"], rate=facts["frames"] / truth[name]["duration"]),
             )
             for name, facts in receipt.items()
             if facts["subset"] == subset

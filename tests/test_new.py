@@ -1,6 +1,7 @@
 """`tad new`: labels of any kind and a folder of videos become a configuration of under 20 lines that resolves."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ from video_tools import encode
 
 from tad.annotations.table import Dropped, Instance, Table, Video, read_table, write_table
 from tad.commands import new_features
-from tad.commands.new import _cause, _sound, new
+from tad.commands.new import REMEDIES, _cause, _sound, new
 from tad.core.errors import TadError
 from tad.core.files import write_json
 from tad.settings.config import Config
 from tad.settings.paths import path_of
 from tad.settings.stages import AnnotateSpec
 from tad.stages.annotate import annotate
+
+ROOT = Path(__file__).parents[1]
 
 VIDEOS = ("clip_a", "clip_b", "clip_c", "clip_d", "clip_e")
 SECONDS, RATE = 4, 25
@@ -287,3 +290,12 @@ def test_apply_finds_the_weights_that_a_package_holds(tmp_path: Path, monkeypatc
     features = {"own": {"backbone": "efficientnet_lite0", "weights": "package"}}
     config = Config({"datasets": {"demo": {}}, "features": features, "runs": {}})
     assert _weights(config, "demo", "own") == weights
+
+
+@pytest.mark.parametrize("pattern", [pattern for pattern, _ in REMEDIES])
+def test_a_remedy_that_is_replaced_is_still_said(pattern: str) -> None:
+    """Else the remedy was reworded, and names a setting of a file that does not exist yet."""
+    texts = "".join(path.read_text() for path in (ROOT / "tad").rglob("*.py") if path.name != "new.py")
+    texts = re.sub(r'"\s*\n\s*f?"', "", texts).replace("{{", "<").replace("}}", ">")
+    said = re.sub(r"\{[^{}]*\}", "word", texts).replace("<", "{").replace(">", "}")
+    assert re.search(pattern, said)

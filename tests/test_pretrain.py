@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 import torch
+import video_tools as vt
 
 from tad.annotations.label_draw import draw_labelled
 from tad.backbones._weights import load_weights
@@ -77,10 +78,7 @@ def write_dataset(folder: Path) -> dict[str, Any]:
         write_video(path, draw(k))
         split = "train" if k < 3 else "test"
         videos[f"v{k}"] = {"split": split, "duration": SECONDS, "instances": SEGMENTS, "ambiguous": []}
-        probed[f"v{k}"] = {
-            "path": path.name, "sha256": sha256(path), "reader": "pyav", "rate": RATE, "status": "ok",
-            "frames": RATE * SECONDS, "usable": True, "start": 0.0,
-        }  # fmt: skip
+        probed[f"v{k}"] = vt.probed(path.name, frames=RATE * SECONDS, rate=RATE, sha256=sha256(path))
     spec = {"dataset": "squares"}
     stamps = {
         stage: {"stage": stage, "identity": stage, "spec": spec, **mark(of_stage(stage))}

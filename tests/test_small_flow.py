@@ -33,10 +33,8 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Any:
     found = {}
     for name, frames in (("a", FRAMES), ("short", 9)):
         path = vt.encode(folder / f"{name}.mp4", frames, rate=RATE)
-        facts = {"frames": frames, "rate": RATE, "duration": frames / RATE, "bytes": path.stat().st_size}
-        facts |= {"width": 64, "height": 48, "sha256": sha256(path), "status": "ok", "vfr": False}
-        facts |= {"usable": True, "start": 0.0}
-        found[name] = ({}, {"path": path.name, "reader": "pyav", **facts})
+        facts = {"width": 64, "height": 48, "sha256": sha256(path), "bytes": path.stat().st_size}
+        found[name] = ({}, vt.probed(path.name, frames=frames, rate=RATE, **facts))
     return folder, found
 
 

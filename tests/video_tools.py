@@ -142,6 +142,13 @@ def empty(path: Path) -> Path:
     return path
 
 
+def probed(path: str, *, frames: int, rate: float, **facts: Any) -> dict[str, Any]:
+    """The manifest entry of a whole video, with all that stages after `probe` read."""
+    duration = frames / rate
+    own = {"path": path, "reader": "pyav", "frames": frames, "rate": rate, "duration": duration, "start": 0.0}
+    return own | {"status": "ok", "usable": True, "vfr": False, "sha256": "", "bytes": 0} | facts
+
+
 def usable(reader: str) -> bool:
     """Return whether a reader loads; torchcodec needs FFmpeg's shared libraries of the system."""
     if reader != "torchcodec":

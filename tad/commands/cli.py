@@ -18,8 +18,9 @@ from tad import __version__
 from tad.commands.command_table import COMMANDS, GROUPS, Command
 from tad.core.errors import TadError
 from tad.core.limits import MESSAGE
+from tad.core.openmp import spins
 from tad.core.printable import one_line, printable
-from tad.core.processes import Terminated, clean_up_on_sigterm, end_with_supervisor, spins
+from tad.core.processes import Terminated, clean_up_on_sigterm, end_with_supervisor
 from tad.settings.stage_table import STAGES, Stage
 
 INTERRUPTED = 130  # 128 + SIGINT

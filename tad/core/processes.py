@@ -237,23 +237,3 @@ def end_with_parent_process() -> None:
         os.kill(os.getpid(), signal.SIGKILL)  # nothing to clean up: only the parent publishes files
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
-
-
-def spins(loads: Path = Path("/proc/loadavg")) -> int:
-    """Return how often a waiting thread of OpenMP looks for work before it sleeps.
-
-    By default it looks for milliseconds, which makes a training step 12 times slower on cores that are shared with
-    other jobs. If it sleeps at once, each of the many short parallel regions of a network costs two context switches: a
-    training with two threads takes longer than with one. So it looks for some dozen microseconds where no other process
-    is running, and for one or two where others are, or where that is not known. Results do not depend on it.
-    """
-    few, many, samples = 1000, 20000, 4
-    try:
-        for number in range(samples):  # the process that started this one may still be busy for a moment
-            if int(loads.read_text().split()[3].partition("/")[0]) <= 1:  # this process
-                return many
-            if number < samples - 1:
-                threading.Event().wait(0.005)
-    except (OSError, ValueError, IndexError):
-        return few  # not Linux
-    return few

@@ -230,8 +230,9 @@ def _extract_parts(
                     writer.add(item.video_id, item.rows.features(), grid=grid, attrs=facts)
                 sources[item.video_id] = part
         del item  # frees its rows
-        for line in feed.lost:
-            log.log(logging.INFO if jobs[0].max_pixels else logging.WARNING, "%s", line)
+        if not jobs[0].max_pixels:  # videos that were not probed are read again, and only a second failure counts
+            for line in feed.lost:
+                log.warning("%s", line)
     return sources, excluded
 
 
