@@ -231,7 +231,7 @@ def alone(name: str, side: str, folder: Path) -> None:
 
 
 def in_process(name: str, side: str, folder: Path) -> list[float]:
-    """Run `alone` in its own process and return what it prints."""
+    """Run the function `alone` in a process of its own and return its output."""
     one = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}  # compilers run as child processes that are waited for
     command = [sys.executable, __file__, "--alone", name, side, f"--{name}", str(folder)]
     out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | one).stdout
@@ -272,7 +272,7 @@ def compiled(name: str, folder: Path, repeats: int) -> str:
 
 
 def main() -> None:
-    """Compare and time, printing each result as it is ready."""
+    """Compare and time both implementations, and print each result at once."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in DETECTORS:
         parser.add_argument(f"--{name}", type=Path, help="checkout of the published code")

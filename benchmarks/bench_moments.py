@@ -106,7 +106,7 @@ def compare_spot(folder: Path, name: str, seed: int, *, most: int) -> tuple[str,
 
 
 def compare_soccernet(folder: Path, spot: Path, name: str, seed: int, *, clips: int, rate: int) -> tuple[str, float]:
-    """Compare one label file, whose clips become halves of games, with SoccerNet's function."""
+    """Compare our scores of one label file with SoccerNet's function; each clip counts as a half of a game."""
     space = load(
         folder / "SoccerNet" / "Evaluation" / "ActionSpotting.py", SOCCER_FUNCTIONS,
         {"np": np, "time": time, "tqdm": lambda values: values},

@@ -159,7 +159,7 @@ def side(a: argparse.Namespace) -> None:
 
 
 def held(run: Callable[[], Any], name: str) -> Any:
-    """Return what a peer's extraction stores under a name."""
+    """Return the features that a peer's extraction stores under this name."""
     code: Any = run
     return dict(zip(code.__code__.co_freevars, (cell.cell_contents for cell in code.__closure__), strict=True))[name]
 

@@ -255,7 +255,7 @@ def row(name: str, data: Path, folder: Path, folds: list[int], seeds: list[int])
 
 
 def main() -> None:
-    """Train what is missing, and print the table."""
+    """Run the trainings that have no record yet, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="the folder of 50Salads (docs/datasets.md)")
     parser.add_argument("folder", type=Path, help="receives records, models and caches")

@@ -105,7 +105,7 @@ def _table(annotations: Path | str | Truth, counted: Sequence[str], moment: Any)
 
 
 def _found(detections: Any) -> tuple[Found, str]:
-    """Return the detections as columns, and what messages call them."""
+    """Return the detections as columns, and their name in messages."""
     if isinstance(detections, (str, Path)):
         return read_detections(Path(detections)), str(detections)
     if isinstance(detections, Columns):

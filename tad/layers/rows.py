@@ -363,7 +363,7 @@ class Attention:
         self.keys, self.values = Past(window - 1, width), Past(window - 1, width)
 
     def push(self, q_TC: np.ndarray, k_TC: np.ndarray, v_TC: np.ndarray) -> np.ndarray:
-        """Return the weighted values (T, C)."""
+        """Attend from new rows to the past; return the weighted values (T, C)."""
         keys, values = self.keys.push(k_TC), self.values.push(v_TC)
         y: np.ndarray = _attended(q_TC, keys, values, self._window, self.keys.missing, self._heads)
         self.keys.advance(len(q_TC))

@@ -40,7 +40,7 @@ def transparent(module: str) -> bool:
 
 
 class Code:
-    """A snapshot of the code of `tad`, and its fingerprints.
+    """The code of `tad` at one moment, and the fingerprints computed from it.
 
     Args:
         sources: the package; default: its current state on disk.
