@@ -18,7 +18,7 @@ COPY envs /src/envs
 COPY workflow_scripts /src/workflow_scripts
 COPY tad /src/tad
 RUN pip install --no-deps --no-build-isolation /src \
-    && python /src/workflow_scripts/compile_loops.py
+    && python /src/workflow_scripts/precompile.py
 
 # config.yaml, data and results are in the folder that is mounted here.
 WORKDIR /work

@@ -1,5 +1,7 @@
 # Two commands: `make demo` and `make test`. Each sets up .venv with pinned versions first (needs only Python >= 3.11).
-# Python compiles a module when it is first imported; compiling all of them at installation takes longer than the rest.
+# Python compiles a module when it is first imported and keeps the bytecode, so set-up imports what the stages import;
+# compiling all modules at installation takes longer than the rest. Without bytecode each process compiles torch anew.
+unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -16,7 +18,7 @@ $(READY): requirements.txt pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt 2> .venv/pip.log || { cat .venv/pip.log; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . 2>> .venv/pip.log || { cat .venv/pip.log; exit 1; }
-	@$(BIN)/python workflow_scripts/compile_loops.py 2>> .venv/pip.log || { cat .venv/pip.log; exit 1; }
+	@$(BIN)/python workflow_scripts/precompile.py 2>> .venv/pip.log || { cat .venv/pip.log; exit 1; }
 	@touch $(READY)
 
 demo: $(READY)

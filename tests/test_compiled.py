@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from training_tools import real_spec
 
-from tad.core.device import cache_graphs, compile_cache
+from tad.core.device import compile_cache, prepare_compilation
 from tad.core.errors import TadError
 from tad.layers.masked import ChannelNorm
 from tad.layers.types import Targets
@@ -95,10 +95,10 @@ def test_a_missing_compiler_is_said_before_training(monkeypatch: pytest.MonkeyPa
 def test_where_graphs_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "chosen")
-    cache_graphs()
+    prepare_compilation()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "chosen"
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
-    cache_graphs()
+    prepare_compilation()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "tad" / "inductor")
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))

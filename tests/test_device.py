@@ -127,3 +127,25 @@ def test_freed_memory_is_used_again() -> None:
         for mode in ("keep", "default")
     }
     assert faults["keep"] < faults["default"] / 10
+
+
+COMPILER = """
+import sys
+import torch
+from tad.core.device import prepare_compilation, reproducible
+with reproducible(torch.device("cpu")):
+    assert torch.are_deterministic_algorithms_enabled()
+assert not torch.are_deterministic_algorithms_enabled()
+print(sorted({"torch._dynamo", "torch._inductor"} & set(sys.modules)))
+with reproducible(torch.device("cpu")):
+    prepare_compilation()
+    print(torch._inductor.config.deterministic)
+print(torch._inductor.config.deterministic)
+with reproducible(torch.device("cpu")):
+    print(torch._inductor.config.deterministic)
+"""
+
+
+def test_deterministic_kernels_import_no_compiler_and_compiled_ones_are_deterministic_too() -> None:
+    done = subprocess.run([sys.executable, "-c", COMPILER], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["[]", "True", "False", "True"], done.stderr

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import cache_from_source, find_spec
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,22 @@ def test_wrong_versions_are_problems_with_the_command_that_helps(monkeypatch: py
     assert wrong["av is 9.1, but at least 14 is needed"] == "pip install 'av>=14'"
     assert "numba is not installed" in wrong
     assert len(wrong) == 3
+
+
+def test_bytecode(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path))  # where Python looks for it
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    assert states(packages.bytecode()) == []
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    assert states(packages.bytecode()) == [("bytecode", "note")]
+    spec = find_spec("torch")
+    assert spec is not None
+    assert spec.origin is not None
+    kept = Path(cache_from_source(spec.origin))
+    assert tmp_path in kept.parents
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    assert states(packages.bytecode()) == []
 
 
 def test_devices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

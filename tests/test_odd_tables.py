@@ -132,7 +132,10 @@ def test_the_remedy_for_a_name_that_begins_with_a_mark_works(tmp_path: Path) -> 
 def test_what_a_writer_of_csv_quotes_stays_as_it_is(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
 ) -> None:
-    """Values of a written table come back, but for spaces around them; or one line says which mark is unclear."""
+    """Values of a written table come back, but for spaces around them; or one line says which mark is unclear.
+
+    A row of one value that begins with `#` is a comment of a spreadsheet, and is counted.
+    """
     import csv
 
     path = tmp_path_factory.mktemp("written") / "x.csv"
@@ -142,9 +145,12 @@ def test_what_a_writer_of_csv_quotes_stays_as_it_is(
     if message:
         assert "quotation marks" in message
         return
-    expected = [{"video": a.strip(), "label": b.strip()} for a, b in rows if a.strip() or b.strip()]
+    stripped = [(a.strip(), b.strip()) for a, b in rows]
+    comments = sum(a[:1] == "#" and not b for a, b in stripped)
+    expected = [{"video": a, "label": b} for a, b in stripped if (a or b) and not (a[:1] == "#" and not b)]
     if not any(set(a + b) & set("'\"") for a, b in rows):
         assert [row for _, row in sheet] == expected
+        assert any(note.startswith(f"{comments} ") for note in read_sheet(path).notes) == (comments > 0)
 
 
 @pytest.mark.parametrize(("name", "video"), [

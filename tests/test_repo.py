@@ -75,8 +75,8 @@ def test_the_two_test_commands_together_run_every_test() -> None:
 def test_set_up_compiles_every_loop(tmp_path: Path) -> None:
     """With an empty cache, in a process of its own: each function that numba compiles gets its machine code."""
     program = (
-        "import importlib, pkgutil, sys; sys.path.insert(0, 'workflow_scripts'); import compile_loops\n"
-        "compile_loops.compile_all()\n"
+        "import importlib, pkgutil, sys; sys.path.insert(0, 'workflow_scripts'); import precompile\n"
+        "precompile.compile_all()\n"
         "import tad.metrics, tad.nms\n"
         "for package in (tad.metrics, tad.nms):\n"
         "    for found in pkgutil.iter_modules(package.__path__, package.__name__ + '.'):\n"
@@ -93,7 +93,7 @@ def test_set_up_compiles_every_loop(tmp_path: Path) -> None:
     assert len(counts) > 15
     assert {module.split(".")[1] for module, _, _ in counts} == {"metrics", "nms"}
     assert not [line for line in counts if line[2] == "0"]
-    assert "python workflow_scripts/compile_loops.py" in (ROOT / "Makefile").read_text()
+    assert "python workflow_scripts/precompile.py" in (ROOT / "Makefile").read_text()
 
 
 def test_files_stay_small_and_name_no_machine() -> None:

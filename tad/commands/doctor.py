@@ -48,6 +48,7 @@ def findings(config: Path) -> Iterator[Finding]:
         results = config.parent / RESULTS
         checks: tuple[Callable[[], Iterator[Finding]], ...] = (
             packages.versions,
+            packages.bytecode,
             packages.weights,
             lambda: folder.file_system(results),
             lambda: folder.space(results),

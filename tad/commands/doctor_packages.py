@@ -1,4 +1,4 @@
-"""Checks of `tad doctor` on what is installed: versions, extras, devices, readers, compiled loops, weights."""
+"""Checks of `tad doctor` on what is installed: versions, extras, devices, readers, compiled code, weights."""
 
 import importlib.metadata
 import os
@@ -7,7 +7,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
-from importlib.util import find_spec
+from importlib.util import cache_from_source, find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,6 +104,18 @@ def versions() -> Iterator[Finding]:
     fine = [f"{one.name} {version_of(one.name)}" for one in needed if one not in [bad for bad, _ in wrong]]
     yield Finding("versions", "ok", ", ".join([f"tad {__version__}", f"Python {python}", *fine]))
     yield from _extras()
+
+
+def bytecode() -> Iterator[Finding]:
+    """Report whether every process compiles torch's modules anew."""
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:  # reported with the versions
+        return
+    kept = Path(cache_from_source(spec.origin)).is_file()
+    if not kept and sys.dont_write_bytecode:
+        yield Finding("bytecode", "note", "PYTHONDONTWRITEBYTECODE is set, and torch was installed without bytecode:"
+                      " every process compiles it anew, which takes seconds",
+                      "unset it, or run `python -m compileall` on the installed packages once")  # fmt: skip
 
 
 def _extras() -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -153,11 +154,30 @@ def compile_cache(kind: str) -> Path | None:
     return folder
 
 
-def cache_graphs() -> None:
-    """Make torch.compile cache its graphs for later processes, in `$TORCHINDUCTOR_CACHE_DIR` or our cache folder."""
+def prepare_compilation() -> None:
+    """Make torch.compile deterministic inside `reproducible`, and make it cache its graphs for later processes.
+
+    The cache is `$TORCHINDUCTOR_CACHE_DIR` or a folder in our cache folder.
+    """
+    import torch
+    import torch._inductor.config
+
+    torch._inductor.config.deterministic = torch.are_deterministic_algorithms_enabled()
     folder = compile_cache("inductor")
     if folder is not None:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+
+
+def _set_deterministic(mode: int | str) -> None:
+    """Choose deterministic kernels, as `torch.use_deterministic_algorithms` does, which takes seconds: it imports the
+    compiler only to pass the choice on to it (see `prepare_compilation`).
+    """
+    import torch
+
+    torch.set_deterministic_debug_mode(mode)
+    compiler: Any = sys.modules.get("torch._inductor.config")
+    if compiler is not None:
+        compiler.deterministic = torch.are_deterministic_algorithms_enabled()
 
 
 @contextmanager
@@ -170,16 +190,16 @@ def reproducible(device: "torch.device") -> Iterator[None]:
     import torch.utils.deterministic
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts; torch requires it
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    before = torch.get_deterministic_debug_mode()
     memory: Any = torch.utils.deterministic
     benchmark, fills = torch.backends.cudnn.benchmark, memory.fill_uninitialized_memory
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
+        _set_deterministic("warn" if device.type == "cuda" else "error")
         torch.backends.cudnn.benchmark = False
         memory.fill_uninitialized_memory = False  # filling with NaN costs time and only reveals reads before writes
         try:
             yield
         finally:
-            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+            _set_deterministic(before)
             torch.backends.cudnn.benchmark, memory.fill_uninitialized_memory = benchmark, fills

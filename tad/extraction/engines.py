@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tad.backbones._contract import BackboneBase
-from tad.core.device import cache_graphs, compile_cache
+from tad.core.device import compile_cache, prepare_compilation
 from tad.core.errors import TadError
 from tad.settings.stages import NetworkSpec
 
@@ -65,7 +65,7 @@ def _torch(module: nn.Module, network: NetworkSpec, device: torch.device) -> Fea
                 part.weight.data = part.weight.data.contiguous(memory_format=layout)
     run = features
     if network.compile:
-        cache_graphs()
+        prepare_compilation()
         run = torch.compile(features, dynamic=False)
 
     def computed(x_BCTHW: Tensor) -> Tensor:

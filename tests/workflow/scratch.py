@@ -18,7 +18,6 @@ from tad.workflow.why import parse_dry_run
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("Snakefile", "rules", "envs", "profiles", "tad", "workflow_scripts")
-NO_BYTECODE = shutil.ignore_patterns("__pycache__")
 TINY = {"embed_dim": 16, "head_dim": 16, "mlp_dim": 16, "regression_ranges": [[0, 4], [4, 10000]]}
 TRAIN = {"epochs": 1, "warmup_epochs": 1, "max_length": 32, "ema_decay": 0.5}
 CONFIG = {
@@ -175,7 +174,7 @@ class Checkout:
 
     def copy(self, folder: Path) -> "Checkout":
         """Copy the checkout elsewhere, with all results, records and modification times."""
-        shutil.copytree(self.folder, folder, symlinks=True, ignore=NO_BYTECODE)
+        shutil.copytree(self.folder, folder, symlinks=True)
         return Checkout(folder)
 
 
@@ -186,11 +185,11 @@ def make_weights(checkout: Checkout, *, seed: int) -> None:
 
 
 def copy_workflow(folder: Path) -> Checkout:
-    """Copy the workflow without configuration and data."""
+    """Copy the workflow without configuration and data, with what Python and numba have compiled."""
     folder.mkdir()
     for part in PARTS:
         if (ROOT / part).is_dir():
-            shutil.copytree(ROOT / part, folder / part, ignore=NO_BYTECODE)
+            shutil.copytree(ROOT / part, folder / part)
         else:
             shutil.copy(ROOT / part, folder / part)
     return Checkout(folder)

@@ -5,7 +5,7 @@ import shutil
 
 import torch
 
-from tad.core.device import cache_graphs
+from tad.core.device import prepare_compilation
 from tad.core.errors import TadError
 from tad.layers.contract import DetectorBase
 
@@ -16,8 +16,8 @@ def compile_networks(detector: DetectorBase, device: torch.device, *, backend: s
     """Compile a detector's networks in place; parameter names are unchanged.
 
     Label assignment depends on the data and is not compiled. The first compilation takes minutes; later ones take
-    seconds if the cache holds graphs of the same shapes (see `cache_graphs`). Windows are padded to their full length,
-    so one graph serves all batches.
+    seconds if the cache holds graphs of the same shapes (see `prepare_compilation`). Windows are padded to their full
+    length, so one graph serves all batches.
 
     Raises:
         TadError: no C++ compiler is installed, which graphs for a CPU need.
@@ -28,7 +28,7 @@ def compile_networks(detector: DetectorBase, device: torch.device, *, backend: s
             f"train.compile: no C++ compiler ({compiler}) on this machine; install one, set $CXX to one, or set"
             " train.compile: false"
         )
-    cache_graphs()
+    prepare_compilation()
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
     detector.fixed_length = True
     for part in detector.children():

@@ -1,21 +1,29 @@
-"""Compile all numba loops of suppression, evaluation and streams, so that the first score or frame does not wait.
+"""Compile what the first commands would otherwise compile: Python's modules, and all numba loops of suppression,
+evaluation and streams.
 
-`make setup` runs it once. numba caches the machine code, next to the sources or in the user's cache folder. The script
-scores two small results files with each rule of evaluation, all measures and the diagnosis. It takes the code path of
-`tad evaluate`, so that the loops are compiled for the types with which they are called.
+`make setup` runs it once. Python keeps the bytecode of a module beside it; if PYTHONDONTWRITEBYTECODE is set, as in
+many containers, every process would compile torch anew, which takes seconds. numba caches the machine code, next to the
+sources or in the user's cache folder. The script scores two small results files with each rule of evaluation, all
+measures and the diagnosis. It takes the code path of `tad evaluate`, so that the loops are compiled for the types with
+which they are called.
 """
 
+import compileall
+import importlib
 import tempfile
 from pathlib import Path
 
 import yaml
 
+import tad
 from tad.core.files import write_json
 from tad.layers import rows
 from tad.metrics.protocols import TABLE, protocol
 from tad.nms import compile_loops
 from tad.stages.evaluate import evaluate_file
 
+# What the stages import; torch imports its compiler in each training.
+PACKAGES = ("snakemake.cli", "torch._dynamo", "torch.utils.tensorboard", "matplotlib.pyplot", "decord", "av", "h5py")
 MEASURES = ("proposals", "frames", "segmentation")
 
 
@@ -29,7 +37,10 @@ def write_inputs(folder: Path) -> tuple[Path, Path]:
 
 
 def compile_all() -> None:
-    """Suppress and score once for every rule whose loops differ."""
+    """Import the packages, and suppress and score once for every rule whose loops differ."""
+    for name in PACKAGES:
+        importlib.import_module(name)
+    compileall.compile_dir(Path(tad.__file__).parent, quiet=1)
     compile_loops()
     rows.compile_loops()
     with tempfile.TemporaryDirectory() as name:
