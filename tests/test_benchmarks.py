@@ -28,6 +28,7 @@ ALONE = (
     "bench_large_annotations",
     "bench_checksums",
     "bench_loading",
+    "bench_steps",
     "bench_gpu",
     "bench_adapters",
 )
