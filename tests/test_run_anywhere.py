@@ -32,12 +32,12 @@ def folder_with_config(path: Path, text: str = CONFIG) -> Path:
 
 
 def words(command: list[str]) -> list[str]:
-    """The words after the Snakefile."""
-    assert command[:2] == [sys.executable, "-m"]
-    assert command[2] == ("snakemake" if "-n" in command else "tad.workflow.launch")  # a dry run has nothing to watch
-    assert command[3] == "--snakefile"
+    """The words after the Snakefile and the logger."""
+    assert command[:4] == [sys.executable, "-m", "tad.workflow.launch", "--snakefile"]
     assert Path(command[4]).samefile(ROOT / "Snakefile")
-    return command[5:]
+    logger = [] if "-n" in command else ["--logger", "tad"]  # a dry run has nothing to watch
+    assert command[5 : 5 + len(logger)] == logger
+    return command[5 + len(logger) :]
 
 
 @pytest.mark.parametrize(

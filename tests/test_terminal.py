@@ -2,6 +2,9 @@
 
 import io
 import logging
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +15,11 @@ from rich.console import Console
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from tad.workflow import interrupt
+from tad.workflow.launch import without_profile_line
 from tad.workflow.run import snakemake_command
 from tad.workflow.terminal import Job, LogHandler, Screen, clock, last_message, next_steps, title_of
+
+ROOT = Path(__file__).parents[1]
 
 
 def handler(*, terminal: bool = False) -> tuple[LogHandler, io.StringIO]:
@@ -130,11 +136,46 @@ def test_names_and_times() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "module"), [("-v", "snakemake"), ("--dry-run", "snakemake"), ("a", "tad.workflow.launch")]
+    ("word", "module", "logger"),
+    [
+        ("-v", "snakemake", False),
+        ("--verbose", "snakemake", False),
+        ("--dry-run", "tad.workflow.launch", False),
+        ("a", "tad.workflow.launch", True),
+    ],
 )
-def test_own_output_of_snakemake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, module: str) -> None:
+def test_own_output_of_snakemake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, module: str, logger: bool
+) -> None:
     (tmp_path / "config.yaml").write_text("runs: {}\n")
     monkeypatch.chdir(tmp_path)
     command = snakemake_command([word])
     assert command[2] == module
+    assert ("--logger" in command) == logger
     assert "-v" not in command
+
+
+@pytest.mark.parametrize(("words", "times"), [([], 0), (["-n"], 0), (["--summary"], 0), (["-v", "-n"], 1)])
+def test_the_profile_of_the_workflow_is_not_mentioned(tmp_path: Path, words: list[str], times: int) -> None:
+    """Snakemake prints the line with `-v`, else this test would not notice that its wording has changed."""
+    (tmp_path / "config.yaml").write_text("runs: {}\n")
+    command = [sys.executable, "-m", "tad", "run", "--cores", "1", *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    line = f"Using workflow specific profile {ROOT / 'profiles/default'} for setting default command line arguments.\n"
+    assert (done.stdout + done.stderr).count("specific profile") == done.stderr.count(line) == times
+
+
+def test_other_text_is_printed_although_the_arguments_are_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "Using workflow specific profile a b for setting default command line arguments."
+
+    @without_profile_line()
+    def parse() -> None:
+        print("Using profile mine and workflow specific profile p for …\n" + line, file=sys.stderr)
+        print("usage: snakemake", file=sys.stderr)
+        sys.exit(2)
+
+    with pytest.raises(SystemExit):
+        parse()
+    assert capsys.readouterr().err == "Using profile mine and workflow specific profile p for …\nusage: snakemake\n"

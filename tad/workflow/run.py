@@ -28,6 +28,7 @@ OWN_OUTPUT = frozenset({
     "--list-params-changes", "--list-code-changes", "--containerize", "--export-cwl",
     "--delete-all-output", "--delete-temp-output",
 })  # fmt: skip
+VERBOSE = frozenset({"-v", "--verbose"})
 PROFILES = ("--profile", "--workflow-profile")
 SNAKEFILE = re.compile(r"-s|--snakefile(=.*)?")
 
@@ -62,7 +63,8 @@ def snakemake_command(words: Sequence[str]) -> list[str]:
 
     It is `snakemake` with the Snakefile of this package and these words. The name of a run stands for its score. All
     cores are used unless an argument sets their number. One line per job shows its progress (`tad.workflow.terminal`);
-    with `-v`, and for dry runs and lists, the output is Snakemake's own.
+    with `-v`, and for dry runs and lists, the output is Snakemake's own. Its line about the workflow profile is shown
+    only with `-v`.
 
     Raises:
         TadError: this folder has no config.yaml, or it is invalid.
@@ -79,11 +81,12 @@ def snakemake_command(words: Sequence[str]) -> list[str]:
     cores = (
         [] if any(CORES.fullmatch(word) for word in words) or "SNAKEMAKE_PROFILE" in os.environ else ["--cores", "all"]
     )
+    module = "snakemake" if VERBOSE.intersection(words) else "tad.workflow.launch"
     own = any(word.partition("=")[0] in OWN_OUTPUT for word in words)
+    progress = [] if own else ["--logger", "tad"]
     words = [word for word in words if word != "-v"]
-    module = "snakemake" if own else "tad.workflow.launch"
     command = [sys.executable, "-m", module, "--snakefile", str(workflow_file("Snakefile"))]
-    return [*command, *cores, *_arguments(words, runs)]
+    return [*command, *progress, *cores, *_arguments(words, runs)]
 
 
 def run(words: Sequence[str]) -> NoReturn:
