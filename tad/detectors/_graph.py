@@ -177,20 +177,25 @@ def examples(detector: DetectorBase) -> list[tuple[Tensor, Tensor]]:
     """Return random inputs of several lengths: features, and lengths of windows or of the sequence."""
     least, unit = detector.graph_lengths
     generator = torch.Generator().manual_seed(0)
+
+    def rows(*shape: int) -> Tensor:
+        if detector.frames:
+            return torch.randint(0, 256, (*shape, detector.feature_dim), generator=generator).float()
+        return torch.randn(*shape, detector.feature_dim, generator=generator)
+
     if detector.windowed:
         lengths = [[unit], [unit, unit // 2], [1, unit - 1, unit, unit // 3]]
-        return [
-            (torch.randn(len(b), unit, detector.feature_dim, generator=generator), torch.tensor(b)) for b in lengths
-        ]
+        return [(rows(len(b), unit), torch.tensor(b)) for b in lengths]
     some = sorted({1, least - 3, least, least + 1, least + 2 * unit - 1})
-    return [(torch.randn(1, t, detector.feature_dim, generator=generator), torch.tensor([t])) for t in some if t > 0]
+    return [(rows(1, t), torch.tensor([t])) for t in some if t > 0]
 
 
 @torch.no_grad()
 def expected(detector: DetectorBase, features: Tensor, lengths: Tensor) -> dict[str, np.ndarray]:
     """Compute in PyTorch what the graph computes."""
     if not detector.windowed:
-        padded = detector.padded(features.shape[1])
+        least, unit = detector.graph_lengths
+        padded = least if features.shape[1] <= least else -(-features.shape[1] // unit) * unit
         features = nn.functional.pad(features, (0, 0, 0, padded - features.shape[1]))
     return {name: value.numpy() for name, value in detector.dense(features, lengths).items()}
 

@@ -35,8 +35,7 @@ class Detector(SaliencyDetector):
     """AFSD on frames and, with a gate, the published GAF. For the settings see afsd_frames_settings.py."""
 
     settings: Settings
-    graphable = False
-    why_no_graph = "its network reads frames of videos; only detectors on features are exported"
+    frames = True
 
     def __init__(self, settings: Settings, *, feature_dim: int, num_classes: int, max_length: int) -> None:
         height, width = settings.frame_size
@@ -85,13 +84,17 @@ class Detector(SaliencyDetector):
         Padding is 0. Published: -1 if `view_B3` is given, that is, while training.
         """
         x_BTC = super().window(feats_BTC, lengths_B)
-        x_BTHWC = self._cropped(
-            x_BTC.reshape(*x_BTC.shape[:2], *self.settings.frame_size, self.channels) / 127.5 - 1, view_B3
-        )
         if view_B3 is not None and "padded" not in self.repaired:
-            return x_BTHWC
+            return self._cropped(self._images(x_BTC), view_B3)
         real_BT = torch.arange(self.max_length, device=x_BTC.device) < lengths_B.to(x_BTC.device)[:, None]
-        return x_BTHWC * real_BT[:, :, None, None, None]
+        return self.prepared(x_BTC, real_BT, view_B3)
+
+    def prepared(self, x_BTC: Tensor, real_BT: Tensor, view_B3: Tensor | None = None) -> Tensor:
+        """Return the frames (B, T, H, W, C) of whole windows in [-1, 1], cropped; padding is 0."""
+        return self._cropped(self._images(x_BTC), view_B3) * real_BT[:, :, None, None, None]
+
+    def _images(self, x_BTC: Tensor) -> Tensor:
+        return x_BTC.reshape(*x_BTC.shape[:2], *self.settings.frame_size, self.channels) / 127.5 - 1
 
     def _cropped(self, x_BTHWC: Tensor, view_B3: Tensor | None) -> Tensor:
         rest = [size - self.settings.crop for size in self.settings.frame_size]

@@ -60,6 +60,11 @@ def contrast(curve_T: Tensor, first: int, last: int, *, margin: float) -> float:
 class Detector(DetectorBase):
     """See prompt_settings.py; its only weights are the classes' embeddings, which stage train computes from texts."""
 
+    why_no_graph = (
+        "its segments are runs of snippets, whose number depends on values; its only weights are the embeddings of the"
+        " texts, texts_KC in model.safetensors"
+    )
+
     def __init__(self, settings: Settings, *, feature_dim: int, num_classes: int, max_length: int) -> None:
         super().__init__()
         self.settings = settings

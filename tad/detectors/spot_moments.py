@@ -5,6 +5,7 @@ The temporal network is that of T-DEED (Xarles et al., CVPR Workshops 2024), on 
 
 # B videos, T positions, C channels
 
+import torch
 from torch import Tensor
 
 from tad.detectors._moments.detector import MomentDetector
@@ -26,7 +27,7 @@ class Detector(MomentDetector):
             share_B11 = mixed[0][:, None, None]
             other_BTC = feats_BTC.gather(1, mixed[1][:, :, None].expand_as(feats_BTC))
             feats_BTC = share_B11 * feats_BTC + (1 - share_B11) * other_BTC
-        time_T = feats_BTC.new_tensor(range(feats_BTC.shape[1]))
+        time_T = torch.arange(feats_BTC.shape[1], device=feats_BTC.device)
         mask_B1T = padding_of((time_T < lengths_B.to(feats_BTC.device)[:, None])[:, None])
         x_BCT = zero_outside(feats_BTC.transpose(1, 2), mask_B1T)
         return self.norm(self.project(x_BCT, mask_B1T), relu=True)  # type: ignore[no-any-return]

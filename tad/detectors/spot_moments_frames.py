@@ -27,6 +27,7 @@ class Detector(MomentDetector):
     """See spot_moments_frames_settings.py."""
 
     settings: Settings
+    frames = True
 
     def __init__(self, settings: Settings, *, feature_dim: int, num_classes: int, max_length: int) -> None:
         height, width = settings.frame_size
@@ -56,7 +57,7 @@ class Detector(MomentDetector):
         time_T = torch.arange(x_BTHWC.shape[1], device=x_BTHWC.device)
         real_BT = time_T < lengths_B.to(x_BTHWC.device)[:, None]
         x_BTHWC = x_BTHWC * real_BT[:, :, None, None, None]
-        x_BCT: Tensor = self.trunk(x_BTHWC.permute(0, 1, 4, 2, 3)).transpose(1, 2)
+        x_BCT: Tensor = self.trunk(x_BTHWC.permute(0, 1, 4, 2, 3), real_BT).transpose(1, 2)
         if self.project is not None:
             x_BCT = self.project(x_BCT)
         return x_BCT
@@ -85,6 +86,18 @@ class Detector(MomentDetector):
         finally:
             self.flipped = False
         return [Raw(own.rows, lengths_B, [(a + b) / 2 for a, b in zip(own.outputs, other.outputs, strict=True)])]
+
+    def dense(self, feats_BTC: Tensor, lengths_B: Tensor) -> dict[str, Tensor]:
+        """Compute the outputs of one padded sequence for all positions; see `MomentDetector.dense`."""
+        own = self.outputs(feats_BTC, lengths_B)
+        if not self.settings.mirrored:
+            return self.decoded(*own, lengths_B)
+        self.flipped = True
+        try:
+            other = self.outputs(feats_BTC, lengths_B)
+        finally:
+            self.flipped = False
+        return self.decoded((own[0] + other[0]) / 2, (own[1] + other[1]) / 2, lengths_B)
 
     def train(self, mode: bool = True) -> Self:
         """Set the training mode; the encoder's batch norms stay in evaluation mode."""

@@ -335,13 +335,17 @@ class SaliencyDetector(GatedDetector):
         outputs: Outputs = self.network(self.seen(self.maps_of(x_BTC), masks)[0], masks)
         return [Raw(rows, lengths_B[rows], outputs.joined())]
 
+    def prepared(self, x_BTC: Tensor, real_BT: Tensor) -> Tensor:
+        """Return what the network sees of whole windows whose padding is 0."""
+        return x_BTC
+
     def dense(self, feats_BTC: Tensor, lengths_B: Tensor) -> dict[str, Tensor]:
         """Compute the outputs of windows for all points; see `DetectorBase.dense`.
 
         The logits are those of the refining head, with the background as class 0, so they have one class more.
         """
         real_BT = torch.arange(self.max_length, device=feats_BTC.device) < lengths_B[:, None]
-        x_BTC = feats_BTC.masked_fill(~real_BT[:, :, None], 0.0)
+        x_BTC = self.prepared(feats_BTC.masked_fill(~real_BT[:, :, None], 0.0), real_BT)
         masks = self.network.masks(lengths_B, x_BTC.device)
         raw = self.network(self.seen(self.maps_of(x_BTC), masks)[0], masks).joined()
         mean_BPK = 0.5 * (raw["logits_PK"].softmax(dim=2) + raw["refined_PK"].softmax(dim=2))[:, :, 1:]

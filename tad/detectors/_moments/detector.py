@@ -42,6 +42,7 @@ class MomentDetector(DetectorBase):
     """A detector of moments; a subclass turns features into vectors of positions (`embed`)."""
 
     exclusive = True
+    graphable = True
 
     def __init__(self, settings: MomentSettings, *, feature_dim: int, num_classes: int, max_length: int) -> None:
         super().__init__()
@@ -122,6 +123,35 @@ class MomentDetector(DetectorBase):
         self.expect_width(feats_BTC)
         outputs = self.network(self.embed(feats_BTC, lengths_B, None), lengths_B)
         return [Raw(list(range(len(lengths_B))), lengths_B, list(outputs))]
+
+    @property
+    def graph_lengths(self) -> tuple[int, int]:
+        """Return twice what the network halves a sequence to; padding changes nothing."""
+        return (2**self.settings.levels, 2**self.settings.levels)
+
+    def dense(self, feats_BTC: Tensor, lengths_B: Tensor) -> dict[str, Tensor]:
+        """Compute the outputs of one padded sequence for all positions; see `DetectorBase.dense`.
+
+        The logits have one class more, the background as class 0. A segment begins and ends at its moment.
+        """
+        return self.decoded(*self.outputs(feats_BTC, lengths_B), lengths_B)
+
+    def outputs(self, feats_BTC: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Return class logits (B, K + 1, T) and displacements (B, T)."""
+        found: tuple[Tensor, Tensor] = self.network(self.embed(feats_BTC, lengths_B, None), lengths_B)
+        return found
+
+    def decoded(self, logits_BKT: Tensor, displacement_BT: Tensor, lengths_B: Tensor) -> dict[str, Tensor]:
+        """Return the outputs of `dense` from those of the network."""
+        time_T = torch.arange(displacement_BT.shape[1], device=displacement_BT.device)
+        real_BT = time_T < lengths_B[:, None]
+        moment_BT = time_T - displacement_BT
+        return {
+            "logits": logits_BKT.transpose(1, 2),
+            "scores": (logits_BKT.softmax(dim=1)[:, 1:] * real_BT[:, None]).transpose(1, 2),
+            "segments": torch.stack([moment_BT, moment_BT], dim=2)[:, :, None],
+            "level": torch.zeros_like(time_T),
+        }
 
     def decode_candidates(
         self, raw: list[Raw], videos: int, *, score_threshold: float, topk: int, min_length: float

@@ -114,7 +114,8 @@ class TemporalNetwork(nn.Module):
         real_B1T = (torch.arange(length, device=x_BCT.device) < lengths_B.to(x_BCT.device)[:, None])[:, None]
         mask_B1T = padding_of(real_B1T)
         if self.code is not None:
-            x_BCT = x_BCT + position_code(self.code, lengths_B.tolist(), length)
+            spans = [lengths_B[0]] if torch.compiler.is_exporting() else lengths_B.tolist()
+            x_BCT = x_BCT + position_code(self.code, spans, length)
         x_BCT = zero_outside(x_BCT, mask_B1T)
         skips: list[tuple[Tensor, Mask]] = []
         for down in self.down:

@@ -76,9 +76,11 @@ class GateShift(nn.Module):
         nn.init.zeros_(self.gate.weight)
         nn.init.zeros_(self.gate.bias)  # type: ignore[arg-type]
 
-    def forward(self, x_NCHW: Tensor, frames: int) -> Tensor:
-        """(N, C, H, W) of videos of `frames` frames each → the same."""
+    def forward(self, x_NCHW: Tensor, frames: int, real_N111: Tensor | None = None) -> Tensor:
+        """(N, C, H, W) of videos of `frames` frames each → the same; nothing is shifted out of padding."""
         part_NCHW, rest_NCHW = x_NCHW[:, : self.channels], x_NCHW[:, self.channels :]
+        if real_N111 is not None:
+            part_NCHW = part_NCHW * real_N111
         part_BCTHW = part_NCHW.reshape(-1, frames, *part_NCHW.shape[1:]).transpose(1, 2)
         gate_B2THW = torch.tanh(self.gate(F.relu(part_BCTHW)))
         gated_BCTHW = part_BCTHW * gate_B2THW.repeat_interleave(self.channels // 2, dim=1)
@@ -103,8 +105,8 @@ class Block(nn.Module):
         changes = stride > 1 or inputs != outputs
         self.downsample = Unit(inputs, outputs, 1, stride=stride, act=False) if changes else None
 
-    def forward(self, x_NCHW: Tensor, frames: int) -> Tensor:
-        y_NCHW = x_NCHW if self.shift is None else self.shift(x_NCHW, frames)
+    def forward(self, x_NCHW: Tensor, frames: int, real_N111: Tensor | None) -> Tensor:
+        y_NCHW = x_NCHW if self.shift is None else self.shift(x_NCHW, frames, real_N111)
         y_NCHW = self.conv3(self.se(self.conv2(self.conv1(y_NCHW))))
         return F.relu(y_NCHW + (x_NCHW if self.downsample is None else self.downsample(x_NCHW)))
 
@@ -128,12 +130,14 @@ class RegNetY(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
-    def forward(self, x_BTCHW: Tensor) -> Tensor:
+    def forward(self, x_BTCHW: Tensor, real_BT: Tensor | None = None) -> Tensor:
+        """Encode frames; those outside `real_BT`, if it is given, do not influence the others."""
         frames = x_BTCHW.shape[1]
+        real_N111 = None if real_BT is None else real_BT.flatten()[:, None, None, None].to(x_BTCHW.dtype)
         x_NCHW = self.stem(x_BTCHW.flatten(0, 1))
         for block in self.modules():
             if isinstance(block, Block):
-                x_NCHW = block(x_NCHW, frames)
+                x_NCHW = block(x_NCHW, frames, real_N111)
         vectors_NC: Tensor = x_NCHW.mean((2, 3))
         return vectors_NC.reshape(-1, frames, self.dim)
 
