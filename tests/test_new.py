@@ -11,7 +11,8 @@ from video_tools import encode
 
 from tad.annotations.table import Dropped, Instance, Table, Video, read_table, write_table
 from tad.commands import new_features
-from tad.commands.new import REMEDIES, _cause, _sound, new
+from tad.commands.new import REMEDIES, _sound, new
+from tad.commands.new_stages import _cause
 from tad.core.errors import TadError
 from tad.core.files import write_json
 from tad.settings.config import Config

@@ -142,7 +142,7 @@ def tad(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedP
 @pytest.mark.wide
 @pytest.mark.timeout(1200)
 def test_the_wheel_starts_a_project_with_few_jobs(installed: Path, tmp_path: Path) -> None:
-    """`tad new` with the installed wheel checks eight clips; what is left to run are at most eight jobs."""
+    """`tad new` with the installed wheel checks eight clips; what is left, with the table, are at most eight jobs."""
     clips = tmp_path / "clips"
     rows = ["video,start,end,label"]
     for k in range(8):

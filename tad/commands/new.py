@@ -3,8 +3,6 @@
 import math
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,15 +28,14 @@ from tad.commands.new_labels import (
     set_split,
     set_times,
 )
+from tad.commands.new_stages import make_checked
 from tad.commands.suggest import COMMON_RATE, Advice, advise, measure
-from tad.core.bundle import workflow_file
 from tad.core.errors import TadError
 from tad.core.files import publish, read_json
 from tad.core.ids import unsafe
 from tad.settings.config import Config
 from tad.settings.paths import path_of
 from tad.video.listing import list_videos
-from tad.workflow.why import refusal
 
 DETECTOR: dict[str, Any] = {"name": "mse", "embed_dim": 128, "mlp_dim": 192, "head_dim": 128}
 TRAIN: dict[str, Any] = {"epochs": 35, "warmup_epochs": 5, "lr": 1.0e-3, "ema_decay": 0.99}
@@ -157,31 +154,18 @@ def _checked(table: Table, source: Path, on_invalid: Policy) -> None:
     check(replace(table, videos=videos, known={"empty": "keep"}), source=str(source), on_invalid=on_invalid)
 
 
-def _cause(name: str, root: Path) -> str:
-    """Return the error of the first stage that failed, from its log; empty if no log has one."""
-    for stage in ("annotate", "probe", "check"):
-        logs = path_of(stage, root=root, dataset=name, shard="*").parent / "logs"
-        for log in sorted(logs.glob(f"{'*' if stage == 'probe' else name}.{stage}.log")):
-            errors = re.findall(rf"^tad {stage}: (.*)", log.read_text(encoding="utf-8"), flags=re.MULTILINE)
-            if errors:
-                return str(errors[-1])
-    return ""
-
-
 def _decode(name: str, root: Path) -> Iterator[str]:
-    """Run the workflow up to the check of the labels against the decoded videos.
+    """Decode the videos, and check the labels against them.
 
     Raises:
         TadError: a stage refuses the labels or the videos; the message is its own.
     """
-    target = path_of("check", dataset=name)
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(workflow_file("Snakefile")), "--cores", "all"]
-    done = subprocess.run([*command, "--quiet", "all", "--", str(target)], cwd=root, capture_output=True, text=True)
-    if done.returncode:
-        cause = _cause(name, root) or refusal(done.stdout + done.stderr)
+    try:
+        make_checked(name, root)
+    except TadError as error:
         raise TadError(
-            f"{cause} (config.yaml is written; correct the labels or the settings in it, then: tad run {name})"
-        )
+            f"{error} (config.yaml is written; correct the labels or the settings in it, then: tad run {name})"
+        ) from None
     yield from _sound(name, root)
 
 

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 from base64 import urlsafe_b64encode
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +34,27 @@ def record_of(output: str, folder: Path = FOLDER) -> Path:
     name, most = urlsafe_b64encode(output.encode()).decode(), os.pathconf(folder, "PC_NAME_MAX") - 1
     parts = [name[at : at + most] for at in range(0, len(name), most)]
     return folder.joinpath("metadata", *(f"@{part}" for part in parts[:-1]), parts[-1])
+
+
+def write_record(
+    output: str, rule: str, *, params: Iterable[str], inputs: Sequence[str] | None = None, folder: Path = FOLDER
+) -> None:
+    """Write Snakemake's record of an output that is made without a job, so that it is compared like any other.
+
+    Args:
+        output: path of the output.
+        rule: name of its rule.
+        params: the rule's parameters, in any order.
+        inputs: the rule's inputs; None: not recorded, so that Snakemake compares only their dates.
+        folder: Snakemake's folder.
+    """
+    known = {} if inputs is None else {"input": sorted(inputs)}
+    text = json.dumps({"record_format_version": FORMAT, "rule": rule, "params": sorted(map(repr, params)), **known})
+    (folder / "metadata").mkdir(parents=True, exist_ok=True)
+    with storing(folder):
+        record = record_of(output, folder)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(text, encoding="utf-8")
 
 
 def _artefacts(stage: Stage, flow: Workflow) -> Iterator[tuple[Path, SimpleNamespace]]:

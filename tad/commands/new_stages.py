@@ -1,0 +1,100 @@
+"""Run the workflow for `tad new`: decode the videos, then check the labels against them.
+
+Only `probe` is a job of its own. The other two stages take less time than a job needs to start, so they run in this
+process, as their rules would run them: with the same settings, inputs, log and record of Snakemake.
+"""
+
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import chdir, redirect_stderr
+from pathlib import Path
+
+from tad.commands.cli import build_parser
+from tad.commands.stages import call
+from tad.core.bundle import workflow_file
+from tad.core.errors import TadError
+from tad.settings.paths import path_of
+from tad.settings.stage_table import STAGES
+from tad.settings.strict_yaml import read_yaml
+from tad.workflow.records import write_record
+from tad.workflow.rules import Workflow
+from tad.workflow.runs import Wildcards
+from tad.workflow.why import refusal
+
+TABULAR = ("annotate", "check")  # the stages that run in this process, in this order
+
+
+def make_checked(name: str, root: Path) -> None:
+    """Make the table of labels that is checked against the decoded videos.
+
+    The outputs of an earlier configuration, which only Snakemake can judge, are left to the workflow.
+
+    Args:
+        name: the data set.
+        root: the folder of config.yaml.
+
+    Raises:
+        TadError: a stage refuses the labels or the videos; the message is its own.
+    """
+    earlier = any(path_of(stage, root=root, dataset=name).exists() for stage in TABULAR)
+    _snakemake(name, root, until=() if earlier else ("--until", "probe"))
+    if not earlier:
+        with chdir(root):  # paths in config.yaml are relative to its folder
+            _tabulate(name)
+
+
+def _snakemake(name: str, root: Path, until: Sequence[str]) -> None:
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(workflow_file("Snakefile")), "--cores", "all"]
+    command += ["--quiet", "all", *until, "--", str(path_of("check", dataset=name))]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    if done.returncode:
+        raise TadError(_cause(name, root) or refusal(done.stdout + done.stderr))
+
+
+def _tabulate(name: str) -> None:
+    """Run the tabular stages in the current folder."""
+    hashes = Path(".snakemake/tad_hashes.json").absolute()  # it is saved at the end of the process
+    flow = Workflow(read_yaml(Path("config.yaml")), workflow_file("Snakefile").parent, hashes)
+    names = Wildcards(dataset=name)
+    source, manifests = flow.annotation_source(names), flow.manifests(names)
+    table, videos = str(path_of("annotate", dataset=name)), flow.video_folder(names)
+    _run("annotate", flow, names, [source], params=(source, flow.annotation_content(names)))
+    arguments = [table, "--manifests", *manifests, "--videos", videos]
+    _run("check", flow, names, arguments, params=(videos,), inputs=[table, *manifests])
+
+
+def _run(
+    stage: str,
+    flow: Workflow,
+    names: Wildcards,
+    arguments: Sequence[str],
+    *,
+    params: Sequence[str],
+    inputs: Sequence[str] | None = None,
+) -> None:
+    """Run a stage with the arguments of its rule, log to the rule's file, and let Snakemake know.
+
+    The record is written first: after a kill it describes a missing output. Labels that change meanwhile differ from
+    it, so the stage runs again.
+    """
+    out = path_of(stage, dataset=names.dataset)
+    spec = flow.spec(stage, names)
+    write_record(str(out), stage, params=(spec, flow.code(stage, names), *params), inputs=inputs)
+    log = out.parent / "logs" / f"{names.dataset}.{stage}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    words = build_parser(stage).parse_args([stage, *arguments, "--spec", spec, "--out", str(out)])
+    with open(log, "w", encoding="utf-8") as file, redirect_stderr(file):  # logging writes there as well
+        list(call(STAGES[stage], words))
+
+
+def _cause(name: str, root: Path) -> str:
+    """Return the error of the first stage that failed, from its log; empty if no log has one."""
+    for stage in ("annotate", "probe", "check"):
+        logs = path_of(stage, root=root, dataset=name, shard="*").parent / "logs"
+        for log in sorted(logs.glob(f"{'*' if stage == 'probe' else name}.{stage}.log")):
+            errors = re.findall(rf"^tad {stage}: (.*)", log.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            if errors:
+                return str(errors[-1])
+    return ""

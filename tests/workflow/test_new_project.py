@@ -1,0 +1,123 @@
+"""A project that `tad new` starts: few jobs, and what it makes without a job is treated like the output of one."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from scratch import PATIENCE, encode
+
+from tad.workflow.why import parse_dry_run
+
+ROOT = Path(__file__).parents[2]
+CLIPS = 8
+TABLES = ("kitchen.json", "kitchen.checked.json")
+LEFT = ["extract", "merge", "train", "detect", "suppress", "evaluate"]
+
+
+def tad(folder: Path, *arguments: str) -> str:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tad", *arguments],
+        cwd=folder, env=environment, text=True, capture_output=True, check=False, timeout=PATIENCE,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    return done.stdout + done.stderr
+
+
+def start(folder: Path) -> str:
+    """Start a project with the encoder that needs the most jobs: it is trained first."""
+    options = ("--videos", "clips", "--labels", "labels.csv", "--offline", "--backbone", "r2plus1d_small")
+    return tad(folder, "new", "kitchen", *options)
+
+
+def planned(folder: Path) -> list[str]:
+    """Return the rules of the jobs that are left for the score."""
+    said = tad(folder, "run", "--dry-run", "--nocolor", "kitchen")
+    assert "missing metadata" not in said
+    return [job.rule for job in parse_dry_run(said)]
+
+
+def finished_jobs(folder: Path) -> list[str]:
+    """Return the rules of the jobs that Snakemake has run: it measures each."""
+    return sorted(path.stem.split(".")[-1] for path in (folder / "results").rglob("logs/*.tsv"))
+
+
+def tables(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / "results/annotations" / name).read_bytes() for name in TABLES}
+
+
+def relabel(folder: Path) -> None:
+    path = folder / "labels.csv"
+    path.write_text(path.read_text().replace("clip0,0.5", "clip0,0.75"))
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of eight clips for which nothing but `tad new` has been run."""
+    folder = tmp_path_factory.mktemp("started")
+    for k in range(CLIPS):
+        encode(folder / f"clips/clip{k}.mp4", seed=k, frames=75)
+    rows = [f"clip{k},0.5,2.5,{('jump', 'run')[k % 2]}" for k in range(CLIPS)]
+    (folder / "labels.csv").write_text("\n".join(["video,start,end,label", *rows]) + "\n")
+    assert "check: 8 videos decoded (0.4 minutes), and all times lie within them" in start(folder)
+    return folder
+
+
+@pytest.fixture
+def project(started: Path, tmp_path: Path) -> Path:
+    """A copy of the project."""
+    return Path(shutil.copytree(started, tmp_path / "project"))
+
+
+def test_eight_clips_take_at_most_eight_jobs(started: Path) -> None:
+    """From nothing to a score: the job of `tad new` and those of `tad run kitchen`."""
+    assert finished_jobs(started) == ["probe"]
+    assert sorted(planned(started)) == sorted([*LEFT, "pretrain"])
+    assert len(finished_jobs(started)) + len(planned(started)) <= 8
+
+
+def test_only_what_changed_runs_again(project: Path) -> None:
+    before = (project / "config.yaml").read_text()
+    (project / "config.yaml").write_text(before.replace("split_seed: ", "split_seed: 1"))
+    assert {"annotate", "check"} <= set(planned(project)), "a setting"
+    (project / "config.yaml").write_text(before)
+    assert not {"annotate", "check"} & set(planned(project))
+    relabel(project)
+    assert {"annotate", "check"} <= set(planned(project)), "the labels"
+    assert "probe" not in planned(project)
+
+
+@pytest.mark.parametrize(("lost", "jobs"), [(TABLES, ["annotate", "check", "probe"]), (TABLES[1:], ["check", "probe"])])
+def test_jobs_write_the_same_bytes(project: Path, lost: tuple[str, ...], jobs: list[str]) -> None:
+    """After a kill of `tad new`, jobs make what is missing; records may exist before their files."""
+    before = tables(project)
+    for name in lost:
+        (project / "results/annotations" / name).unlink()
+    tad(project, "run", "results/annotations/kitchen.checked.json")
+    assert finished_jobs(project) == jobs
+    assert tables(project) == before
+
+
+def test_outputs_of_an_earlier_configuration_are_judged_by_the_workflow(project: Path) -> None:
+    before = tables(project)
+    relabel(project)
+    (project / "config.yaml").unlink()
+    assert "check: 8 videos decoded" in start(project)
+    assert finished_jobs(project) == ["annotate", "check", "probe"]
+    assert tables(project)["kitchen.json"] != before["kitchen.json"]
+    assert not {"annotate", "check"} & set(planned(project))
+
+
+def test_the_project_may_lie_in_another_folder(started: Path, tmp_path: Path) -> None:
+    """Paths of the artefacts are relative to the folder of config.yaml, wherever `tad new` is run."""
+    folder = tmp_path / "other/project"
+    shutil.copytree(started / "clips", folder / "clips")
+    shutil.copy(started / "labels.csv", folder)
+    options = ("--offline", "--backbone", "r2plus1d_small", "--out", "project/config.yaml")
+    tad(folder.parent, "new", "kitchen", "--videos", "project/clips", "--labels", "project/labels.csv", *options)
+    assert tables(folder) == tables(started)
+    assert sorted(planned(folder)) == sorted([*LEFT, "pretrain"])
+    assert [path.name for path in folder.parent.iterdir()] == ["project"]
