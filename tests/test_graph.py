@@ -62,7 +62,7 @@ def detector_of(name: str, settings: dict[str, Any]) -> DetectorBase:
     torch.manual_seed(0)
     detector: DetectorBase = plugins.build("detectors", name, settings, **SIZES_OF.get(name, SIZES))
     for parameter in detector.parameters():
-        if not detector.frames:
+        if not detector.reads_frames:
             torch.nn.init.normal_(parameter, 0.0, 0.3 if parameter.dim() > 1 else 1.0)
         elif float(parameter.detach().std(correction=0)) == 0:
             torch.nn.init.normal_(parameter, float(parameter.flatten()[0]), 0.3)
@@ -112,7 +112,7 @@ def test_the_best_points_are_the_candidates(case: str) -> None:
     detector = detector_of(name, laid("detectors", name, changes))
     moments = isinstance(detector, MomentDetector)  # have no length
     rule: dict[str, Any] = {
-        "score_threshold": 0.1 if detector.frames else 0.3,
+        "score_threshold": 0.1 if detector.reads_frames else 0.3,
         "topk": 50,
         "min_length": -1.0 if moments else 0.05,
     }

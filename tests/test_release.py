@@ -61,9 +61,24 @@ def test_what_cannot_be_released_is_said(config: Path, tmp_path: Path) -> None:
     with pytest.raises(TadError, match="mine: exists and is no released run"):
         list(export("toy", out=tmp_path / "mine", onnx=False, config=config))
     rows = yaml.safe_load(config.read_text())
-    rows["runs"]["other"] = {**rows["runs"]["toy"], "external": {"source": "own"}}
+    rows["features"] |= {"pictures": {"frames": {"rate": 5.0, "height": 24, "width": 40}}, "again": {"run": "adapted"}}
+    rows["features"]["vit"] = {"backbone": {"name": "vit_tiny", "crop": 16, "patch": 8}, "weights": "vit.safetensors"}
+    rows["runs"]["scored"] = {**rows["runs"]["toy"], "external": {"source": "own"}}
+    rows["runs"]["fused"] = {**rows["runs"]["toy"], "detect": {"fuse": "toy"}}
+    adapters = {"adapters": {"encoder": "vit"}, "train": {"max_length": 32}, "detect": {"window_stride": 16}}
+    rows["runs"]["adapted"] = {**rows["runs"]["toy"], "features": "pictures", **adapters}
+    rows["runs"]["encoded"] = {**rows["runs"]["toy"], "features": "again"}
     rows["runs"]["new"] = {**rows["runs"]["toy"]}
     write_json(config, rows, seal=False)
+    for run, why in {
+        "scored": r"needs scores of whole videos \(`external`\); export a run without `external`",
+        "fused": r"averages its network's outputs with those of 'toy' \(`fuse`\); export a run without `fuse`",
+        "adapted": r"trains adapters in an encoder \(`adapters`\); give others your config.yaml and results/ instead",
+        "encoded": "its features come from the encoder of run 'adapted'; export a run on other features",
+    }.items():
+        with pytest.raises(TadError, match=rf"^runs\.{run}: {why}$"):
+            list(export(run, out=tmp_path / "out", onnx=False, config=config))
+        assert not (tmp_path / "out").exists()
     with pytest.raises(TadError, match=r"new/seed-0/model\.safetensors: no such file; train it with `snakemake"):
         list(export("new", out=tmp_path / "out", onnx=False, config=config))
 

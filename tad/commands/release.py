@@ -83,14 +83,27 @@ class _Writer:
     def __init__(self, run: str, out: Path, settings: Config) -> None:
         self.run, self.out, self.settings = run, out, settings
         self.row: RunRow = settings.run(run)
+        for why, instead in self._unreleased():
+            raise TadError(f"runs.{run}: {why}; {instead}")
         self.training = settings.trainings(run)[0]
         self.model = path_of("train", root=settings.root, run=self.training)
         if not self.model.is_file():
             raise TadError(f"{self.model}: no such file; train it with `snakemake {self.model}`")
-        if self.row.external:
-            raise TadError(f"runs.{run}: needs scores of whole videos (`external`); export a run without `external`")
         if out.exists() and not is_release(str(out)) and (not out.is_dir() or any(out.iterdir())):
             raise TadError(f"{out}: exists and is no released run; name another folder, or remove it")
+
+    def _unreleased(self) -> Iterator[tuple[str, str]]:
+        """Yield why the run cannot be released, and what to do instead."""
+        row = self.row
+        if row.external:
+            yield "needs scores of whole videos (`external`)", "export a run without `external`"
+        if row.adapters is not None:
+            yield "trains adapters in an encoder (`adapters`)", "give others your config.yaml and results/ instead"
+        if other := str(row.detect.get("fuse") or ""):
+            yield f"averages its network's outputs with those of '{other}' (`fuse`)", "export a run without `fuse`"
+        for part in self.settings.parts(row.features):
+            if of := self.settings.feature_set(part).run:
+                yield f"its features come from the encoder of run '{of}'", "export a run on other features"
 
     def copy(self, source: Path, name: str) -> None:
         """Copy a file into the folder."""
@@ -211,7 +224,10 @@ def export(run: str, *, out: Path, onnx: bool = True, config: Path = Path("confi
     yield f"{out}: {len(files)} files, {size / 1e6:.1f} MB"
     if why:
         yield f"{ONNX} was left out: {why}"
-    if any(settings.feature_set(part).made_by != "extract" for part in parts):
+    made_by = {settings.feature_set(part).made_by for part in parts}
+    if "index" in made_by:
+        yield f"it reads frames, which `tad apply` does not; {ONNX} takes frames"
+    elif made_by != {"extract"}:
         yield "its features come from elsewhere, so it cannot be applied to videos; detector.onnx takes such features"
     else:
         yield f"next, here or on another machine: tad apply {out} VIDEO --out detections.json"

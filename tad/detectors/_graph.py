@@ -27,6 +27,7 @@ PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OUTPUTS = ("logits", "scores", "segments", "level")
 OPSET = 20
 BAR = 1e-4  # largest difference to PyTorch, absolute below 1 and relative above
+CHATTY = ("torch.onnx", "torch.export", "torch._subclasses", "torch._dynamo", "onnxscript", "onnx_ir")
 FACTS = "tad"  # key of the facts in the file's metadata, as JSON
 LONGEST = 1 << 20  # snippets of a sequence
 
@@ -65,11 +66,11 @@ def _exported(detector: DetectorBase) -> Any:
     else:
         features, lengths = torch.zeros(1, 5 * unit, detector.feature_dim), torch.tensor([5 * unit - 1])
         shapes = ({1: unit * torch.export.Dim("units", min=1, max=LONGEST)}, {})
-    chatty = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    chatty = [logging.getLogger(name) for name in CHATTY]
     levels = [logger.level for logger in chatty]
     try:
         for logger in chatty:
-            logger.setLevel(logging.ERROR)
+            logger.setLevel(logging.CRITICAL)  # what goes wrong is in the error
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
@@ -179,7 +180,7 @@ def examples(detector: DetectorBase) -> list[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(0)
 
     def rows(*shape: int) -> Tensor:
-        if detector.frames:
+        if detector.reads_frames:
             return torch.randint(0, 256, (*shape, detector.feature_dim), generator=generator).float()
         return torch.randn(*shape, detector.feature_dim, generator=generator)
 

@@ -35,7 +35,7 @@ class Detector(SaliencyDetector):
     """AFSD on frames and, with a gate, the published GAF. For the settings see afsd_frames_settings.py."""
 
     settings: Settings
-    frames = True
+    reads_frames = True
 
     def __init__(self, settings: Settings, *, feature_dim: int, num_classes: int, max_length: int) -> None:
         height, width = settings.frame_size

@@ -27,7 +27,7 @@ class Detector(MomentDetector):
     """See spot_moments_frames_settings.py."""
 
     settings: Settings
-    frames = True
+    reads_frames = True
 
     def __init__(self, settings: Settings, *, feature_dim: int, num_classes: int, max_length: int) -> None:
         height, width = settings.frame_size

@@ -39,7 +39,7 @@ class DetectorBase(PerVideo, ABC):
         `observable`: others can be distilled from it (`observe`, `distances`; with a gate `explain_like`);
         `exclusive`: classes and background share one softmax;
         `rectified`: offsets pass a ReLU, whose outputs can die;
-        `frames`: rows of features are frames, height · width · channels values from 0 to 255;
+        `reads_frames`: rows of features are frames, height · width · channels values from 0 to 255;
         `graphable`: it can be exported as a graph (`dense`, `graph_lengths`; `windowed`: of windows of one length);
         `pseudo_targets`: its own pseudo-labels for unlabelled windows; `geometric`: geometric fusion of borders.
     """
@@ -50,7 +50,7 @@ class DetectorBase(PerVideo, ABC):
     observable: ClassVar[bool] = False
     graphable: ClassVar[bool] = False
     windowed: ClassVar[bool] = False
-    frames: ClassVar[bool] = False
+    reads_frames: ClassVar[bool] = False
     why_no_graph: ClassVar[str] = "no graph is defined for this detector (`dense`)"
 
     def __init__(self) -> None:

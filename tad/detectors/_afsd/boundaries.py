@@ -55,7 +55,9 @@ def _maxima(x_BTC: Tensor, left_BN: Tensor, right_BN: Tensor) -> Tensor:
         both = torch.maximum(value[:, width:], value[:, : length - width])
         tables.append(torch.cat([both, value[:, length - width :]], dim=1))
     span_BN = right_BN - left_BN + 1
-    level_BN = torch.stack([span_BN >= 2**level for level in range(1, levels)]).long().sum(dim=0)
+    level_BN = torch.zeros_like(span_BN)
+    for level in range(1, levels):
+        level_BN = level_BN + (span_BN >= 2**level).long()
     width_BN = torch.tensor([2**level for level in range(levels)], device=x_BTC.device)[level_BN]
     table_BRC = torch.cat(tables, dim=1)
     ends = (level_BN * length + at_BN for at_BN in (left_BN, right_BN - width_BN + 1))
