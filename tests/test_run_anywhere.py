@@ -32,12 +32,13 @@ def folder_with_config(path: Path, text: str = CONFIG) -> Path:
 
 
 def words(command: list[str]) -> list[str]:
-    """The words after the Snakefile and the logger."""
-    assert command[:4] == [sys.executable, "-m", "tad.workflow.launch", "--snakefile"]
-    assert Path(command[4]).samefile(ROOT / "Snakefile")
+    """The words after the Snakefile. A logger is named before it: Snakemake takes all words up to the next option."""
+    assert command[:3] == [sys.executable, "-m", "tad.workflow.launch"]
     logger = [] if "-n" in command else ["--logger", "tad"]  # a dry run has nothing to watch
-    assert command[5 : 5 + len(logger)] == logger
-    return command[5 + len(logger) :]
+    rest = command[3:]
+    assert rest[: len(logger) + 1] == [*logger, "--snakefile"]
+    assert Path(rest[len(logger) + 1]).samefile(ROOT / "Snakefile")
+    return rest[len(logger) + 2 :]
 
 
 @pytest.mark.parametrize(

@@ -155,15 +155,28 @@ def test_own_output_of_snakemake(
     assert "-v" not in command
 
 
-@pytest.mark.parametrize(("words", "times"), [([], 0), (["-n"], 0), (["--summary"], 0), (["-v", "-n"], 1)])
+@pytest.mark.parametrize(
+    ("words", "times"),
+    [
+        ([], 0),
+        (["results/table.md", "--cores", "1"], 0),  # the target is not taken for a logger
+        (["-n"], 0),
+        (["-n", "--profile", "mine"], 0),
+        (["--summary"], 0),
+        (["-v", "-n"], 1),
+        (["-v", "-n", "--profile", "mine"], 1),
+    ],
+)
 def test_the_profile_of_the_workflow_is_not_mentioned(tmp_path: Path, words: list[str], times: int) -> None:
     """Snakemake prints the line with `-v`, else this test would not notice that its wording has changed."""
     (tmp_path / "config.yaml").write_text("runs: {}\n")
-    command = [sys.executable, "-m", "tad", "run", "--cores", "1", *words]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/config.yaml").write_text("printshellcmds: true\n")
+    command = [sys.executable, "-m", "tad", "run", *([] if "--cores" in words else ["--cores", "1"]), *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    line = f"Using workflow specific profile {ROOT / 'profiles/default'} for setting default command line arguments.\n"
+    line = f"workflow specific profile {ROOT / 'profiles/default'} for setting default command line arguments.\n"
     assert (done.stdout + done.stderr).count("specific profile") == done.stderr.count(line) == times
 
 
@@ -172,10 +185,10 @@ def test_other_text_is_printed_although_the_arguments_are_wrong(capsys: pytest.C
 
     @without_profile_line()
     def parse() -> None:
-        print("Using profile mine and workflow specific profile p for …\n" + line, file=sys.stderr)
+        print("Using a profile and workflow specific profile p for …\n" + line, file=sys.stderr)
         print("usage: snakemake", file=sys.stderr)
         sys.exit(2)
 
     with pytest.raises(SystemExit):
         parse()
-    assert capsys.readouterr().err == "Using profile mine and workflow specific profile p for …\nusage: snakemake\n"
+    assert capsys.readouterr().err == "Using a profile and workflow specific profile p for …\nusage: snakemake\n"

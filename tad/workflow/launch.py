@@ -15,14 +15,17 @@ from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 from tad.workflow import terminal
 
 NAME = "tad"
-PROFILE = re.compile(r"Using workflow specific profile .* for setting default command line arguments\.\n")
+PROFILE = re.compile(
+    r"Using (profiles? .* and )?workflow specific profile .* for setting default command line arguments\.\n"
+)
 
 
 @contextmanager
 def without_profile_line() -> Iterator[None]:
     """Drop the line about the workflow profile from standard error; all other text appears at the end.
 
-    Snakemake prints it before it has a logger. The default profile is a part of `tad` that the user did not choose.
+    Snakemake prints it before it has a logger. The default profile is a part of `tad` that the user did not choose; a
+    profile that the user did choose stands in the command.
     """
     printed = io.StringIO()
     try:

@@ -83,10 +83,10 @@ def snakemake_command(words: Sequence[str]) -> list[str]:
     )
     module = "snakemake" if VERBOSE.intersection(words) else "tad.workflow.launch"
     own = any(word.partition("=")[0] in OWN_OUTPUT for word in words)
-    progress = [] if own else ["--logger", "tad"]
+    progress = [] if own else ["--logger", "tad"]  # before another option: it takes every word up to the next one
     words = [word for word in words if word != "-v"]
-    command = [sys.executable, "-m", module, "--snakefile", str(workflow_file("Snakefile"))]
-    return [*command, *progress, *cores, *_arguments(words, runs)]
+    command = [sys.executable, "-m", module, *progress, "--snakefile", str(workflow_file("Snakefile"))]
+    return [*command, *cores, *_arguments(words, runs)]
 
 
 def run(words: Sequence[str]) -> NoReturn:
