@@ -1,6 +1,7 @@
 """`tad new`: labels of any kind and a folder of videos become a configuration of under 20 lines that resolves."""
 
 import json
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from video_tools import encode
 
 from tad.annotations.table import Dropped, Instance, Table, Video, read_table, write_table
 from tad.commands import new_features
-from tad.commands.new import REMEDIES, _sound, new
+from tad.commands.new import OPTIONS, _sound, new
 from tad.commands.new_stages import _cause
-from tad.core.errors import TadError
+from tad.core.errors import Message, MissingError, Remedy, TadError
 from tad.core.files import write_json
+from tad.datasets import _any
 from tad.settings.config import Config
 from tad.settings.paths import path_of
 from tad.settings.stages import AnnotateSpec
@@ -205,6 +207,16 @@ def test_odd_tables_are_said(videos: Path) -> None:
         (csv_of(ROWS).replace(",", " "), {}, "line 1: the columns are separated by spaces"),
         (csv_of(ROWS, "a,b,c,d"), {}, "no column 'video'"),
         (csv_of(ROWS, "video,strat,end,label"), {}, "name it with --columns start=NAME"),
+        (
+            csv_of(ROWS, "video,start_frame,End (ms),label"),
+            {"columns": ["start=start_frame", "end=End (ms)"]},
+            "name two of one unit with --columns",
+        ),
+        (
+            csv_of([(v, 5 + k, 95 + k, x) for k, (v, _, _, x) in enumerate(ROWS)]),
+            {},
+            "; give --unit frames, or convert them to seconds",
+        ),
         (csv_of(ROWS), {"columns": ["video"]}, "write video=Clip, for example"),
         (csv_of(ROWS), {"tool": "elan"}, "not valid XML"),
         (csv_of(ROWS), {"tool": "excel"}, "annotation format 'excel'"),
@@ -293,10 +305,31 @@ def test_apply_finds_the_weights_that_a_package_holds(tmp_path: Path, monkeypatc
     assert _weights(config, "demo", "own") == weights
 
 
-@pytest.mark.parametrize("pattern", [pattern for pattern, _ in REMEDIES])
-def test_a_remedy_that_is_replaced_is_still_said(pattern: str) -> None:
-    """Else the remedy was reworded, and names a setting of a file that does not exist yet."""
-    texts = "".join(path.read_text() for path in (ROOT / "tad").rglob("*.py") if path.name != "new.py")
-    texts = re.sub(r'"\s*\n\s*f?"', "", texts).replace("{{", "<").replace("}}", ">")
-    said = re.sub(r"\{[^{}]*\}", "word", texts).replace("<", "{").replace(">", "}")
-    assert re.search(pattern, said)
+REMEDIES = re.findall(r'\bRemedy\(\s*"([^"]+)"', "".join(path.read_text() for path in (ROOT / "tad").rglob("*.py")))
+
+
+@pytest.mark.parametrize("options", [OPTIONS, _any.OPTIONS])
+def test_a_remedy_that_is_replaced_is_still_said(options: dict[str, str]) -> None:
+    assert set(options) <= set(REMEDIES)
+
+
+def test_a_remedy_is_replaced_by_its_key_alone() -> None:
+    """A value may look like a template, and other text like the remedy."""
+    unit = Message((Remedy("unit", "set `unit: {x}`", "{x}"), " or convert"))
+    error = MissingError("a.csv: 'set `unit: {x}`'; ", unit, Remedy("other", " {value}"))
+    assert str(error) == "a.csv: 'set `unit: {x}`'; set `unit: {x}` or convert {value}"
+    error.reword({"unit": "give --unit {value}"})
+    assert (
+        str(error)
+        == str(pickle.loads(pickle.dumps(error)))
+        == "a.csv: 'set `unit: {x}`'; give --unit {x} or convert {value}"
+    )
+    long = TadError("x" * 600, Remedy("end", "the end"))
+    long.reword({"end": "another end"})
+    assert len(str(long)) == 500
+    assert str(long).endswith("another end")
+
+
+def test_a_folder_of_videos_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(TadError, match=r"gone: no such folder; give the folder with the video files \(--videos\)$"):
+        made(tmp_path / "gone", csv_of(ROWS))

@@ -13,8 +13,8 @@ from typing import Literal
 from tad.annotations.doubts import percent
 from tad.annotations.duplicates import Near
 from tad.annotations.table import SPLITS, Dropped, Instance, Table, Video, among
-from tad.annotations.units import DAY, UNIX, fractions_of, likely_unit, span_of
-from tad.core.errors import TadError
+from tad.annotations.units import DAY, UNIX, fractions_of, likely_unit, set_unit, span_of
+from tad.core.errors import Message, Remedy, TadError
 from tad.core.ids import invisible, unsafe
 from tad.settings.plugins import nearest
 
@@ -32,6 +32,8 @@ DROPPABLE = ("nan", "negative", "degenerate", "beyond", "label", "duplicate")
 KNOWN_KINDS = ("degenerate", "negative", "beyond", "duplicate", "empty")
 LOST = "\ufffd"  # what a letter becomes that an encoding does not have
 CORRECT = "correct the two times"
+DROP = Message(("; or leave such instances out with ", Remedy("drop", "on_invalid: drop")))
+CLIP = Message((", or cut them at the ends of their video with ", Remedy("clip", "clip")))
 CLIPPABLE = ("beyond", "negative")
 Policy = Literal["error", "drop", "clip"]
 
@@ -46,14 +48,14 @@ class Problem:
     kind: str
     video: str
     entry: str
-    cause: str
-    remedy: str | Callable[[], str]
+    cause: str | Message
+    remedy: str | Message | Callable[[], str]
 
-    def line(self, source: str) -> str:
+    def line(self, source: str) -> Message:
         """Format the problem as one line."""
-        remedy = self.remedy if isinstance(self.remedy, str) else self.remedy()
+        remedy = self.remedy() if callable(self.remedy) else self.remedy
         place = f"video '{self.video}'" + (f", {self.entry}" if self.entry else "") if self.video else "all videos"
-        return f"{source}: {place}: {self.cause}; {remedy}"
+        return Message((f"{source}: {place}: ", self.cause, "; ", remedy))
 
 
 def _video_problem(video_id: str, video: Video) -> Problem | None:
@@ -90,9 +92,11 @@ def _moment_problem(video_id: str, instance: Instance, duration: float | None) -
     if not (math.isfinite(time) and math.isfinite(end)):
         return Problem("nan", video_id, entry, f"{time} is not a time", "give it in seconds")
     if end != time:
-        cause = f"{time:g}-{end:g} s has a length, but the data set has `kind: moments`"
-        remedy = "give one time (column time), or set `moment: start` (or middle, end) in the data set's row"
-        return Problem("degenerate", video_id, entry, cause, remedy)
+        kind = Remedy("is moments", "but the data set has `kind: moments`")
+        has_length = Message((f"{time:g}-{end:g} s has a length, ", kind))
+        choice = Remedy("moment", "set `moment: start` (or middle, end) in the data set's row")
+        one = Message(("give one time (column time), or ", choice))
+        return Problem("degenerate", video_id, entry, has_length, one)
     if time < 0:
         return Problem("negative", video_id, entry, f"{time:g} s lies before the video", "give 0 or later")
     if duration is not None and time > duration + TOLERANCE:
@@ -112,10 +116,9 @@ def _segment_problem(video_id: str, instance: Instance, duration: float | None) 
         cause = f"{start:g}-{end:g} s begins before the video"
         return Problem("negative", video_id, entry, cause, "begin at 0 or later")
     if end == start:
-        remedy = (
-            "correct the two times; if it is a moment, set `kind: moments` in the data set's row, or with format"
-            " annotation_tool `points: 2` in its settings for a segment of 2 s around it"
-        )
+        kind = Remedy("moments", "set `kind: moments` in the data set's row")
+        points = ", or with format annotation_tool `points: 2` in its settings for a segment of 2 s around it"
+        remedy = Message(("correct the two times; if it is a moment, ", kind, points))
         return Problem("degenerate", video_id, entry, f"{start:g}-{end:g} s has no length", remedy)
     if end < start:
         return Problem("degenerate", video_id, entry, f"{start:g}-{end:g} s ends before it starts", CORRECT)
@@ -195,8 +198,9 @@ def _unit_problem(videos: Mapping[str, Video]) -> Problem | None:
         unix = statistics.median(ends) > UNIX
         what = "Unix times or microseconds" if unix else "milliseconds (or microseconds)"
         cause = f"the times reach {statistics.median(ends):.0f}, more than a day, so they look like {what}"
-        setting = "" if unix else "set `unit: milliseconds`, or "
-        return Problem("unit", "", "", cause, f"{setting}convert them to seconds from the start of the video")
+        convert = "convert them to seconds from the start of the video"
+        remedy = convert if unix else Message((set_unit("milliseconds"), f", or {convert}"))
+        return Problem("unit", "", "", cause, remedy)
     if len(spans) > 1 and max(ends) <= 1 and statistics.median(span.duration for span in spans) >= 10:
         cause = f"all times lie between 0 and 1, so they look like {fractions_of(spans)}"
         return Problem("unit", "", "", cause, "convert them to seconds")
@@ -224,13 +228,13 @@ def _empty_problem(table: Table) -> Problem | None:
     return None
 
 
-def _refuse(problems: list[Problem], source: str, hint: str = "") -> None:
+def _refuse(problems: list[Problem], source: str, *hints: str | Message) -> None:
     if not problems:
         return
     for problem in problems[:LISTED] if len(problems) > 1 else []:  # a single problem is reported by the exception
         log.error("%s", problem.line(source))
     more = f" ({len(problems) - 1} more problems, the first ones in the log)" if len(problems) > 1 else ""
-    raise TadError(problems[0].line(source) + hint + more)
+    raise TadError(problems[0].line(source), *hints, more)
 
 
 def _cut(instance: Instance, problem: Problem, duration: float | None) -> Instance | None:
@@ -334,9 +338,7 @@ def check(table: Table, *, source: str, on_invalid: Policy = "error") -> Table:
         for problem, policy in problems:
             done[policy].append(problem)
     can_be_cut = any(problem.kind in CLIPPABLE for problem in done["error"])
-    hint = "; or leave such instances out with on_invalid: drop"
-    hint += ", or cut them at the ends of their video with clip" if can_be_cut else ""
-    _refuse(done["error"], source, hint + _common_cause(table, done["error"]))
+    _refuse(done["error"], source, DROP, *([CLIP] if can_be_cut else []), _common_cause(table, done["error"]))
     dropped, clipped = (
         tuple(Dropped(p.video, p.entry, f"{p.kind}: {p.cause}") for p in done[policy]) for policy in ("drop", "clip")
     )

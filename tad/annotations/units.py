@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tad.core.errors import Message, Remedy
+
 TOLERANCE = 1.0  # seconds by which a segment may end after its video, as in tad.annotations.checks
 FACTOR = 2.0  # minimum median ratio of last end to duration for which a unit is reported
 SHARE = 0.8  # minimum share of the videos with instances that end too late
@@ -62,14 +64,17 @@ class Unit:
     doubtful: bool = False
 
     @property
-    def remedy(self) -> str:
+    def remedy(self) -> Message:
         """The remedy to show to the user."""
         if not self.setting:
-            return "convert them to seconds from the start of the video"
-        return (
-            f"set `unit: {self.setting}` in the settings of the data set (formats csv and activitynet), or convert them"
-            " to seconds"
-        )
+            return Message(("convert them to seconds from the start of the video",))
+        where = Remedy("where", " in the settings of the data set (formats csv and activitynet)")
+        return Message((set_unit(self.setting), where, ", or convert them to seconds"))
+
+
+def set_unit(unit: str) -> Remedy:
+    """Return the remedy for times in this unit."""
+    return Remedy("unit", f"set `unit: {unit}`", unit)
 
 
 def _rates(spans: Sequence[Span]) -> str:

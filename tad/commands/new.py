@@ -2,9 +2,7 @@
 
 import math
 import os
-import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -43,16 +41,16 @@ MOMENTS: dict[str, Any] = {"name": "spot_moments", "embed_dim": 128, "mlp_dim": 
 MOMENTS_TRAIN: dict[str, Any] = {"window_stride": 128}
 STEPS, MOST_EPOCHS = 600, 200  # few videos are seen more often, until the optimiser has made this many steps
 WORDS = {"settings": "detector"}
-# Remedies that name settings of config.yaml, which does not exist yet → the options of this command
-REMEDIES = (
-    (r"with on_invalid: drop", "with --on-invalid drop"),
-    (r"(of their video) with clip", r"\1 with --on-invalid clip"),
-    (r"name it with the setting columns: \{(\w+): …\}", r"rename it, or name it with --columns \1=NAME"),
-    (r"with the setting columns", "with --columns"),
-    (r"set `unit: (\w+)` in the settings of the data set \(formats csv and activitynet\)", r"give --unit \1"),
-    (r"set `unit: (\w+)`", r"give --unit \1"),
-    (r"set the dataset's video folder to where the videos lie", "give the folder with the video files (--videos)"),
-)
+# key of a remedy that names settings of config.yaml, which does not exist yet → the options of this command
+OPTIONS = {
+    "drop": "--on-invalid drop",
+    "clip": "--on-invalid clip",
+    "column": "rename it, or name it with --columns {value}=NAME",
+    "columns": "--columns",
+    "unit": "give --unit {value}",
+    "where": "",
+    "videos": "give the folder with the video files (--videos)",
+}
 
 
 def _check_names(name: str, out: Path) -> None:
@@ -89,18 +87,6 @@ def _text(name: str, values: dict[str, Any]) -> str:
             lines.append(f"  {_flow(row)}:")
             lines += [f"    {key}: {_flow(value)}" for key, value in settings.items() if value not in ({}, "")]
     return "\n".join(lines) + "\n"
-
-
-@contextmanager
-def _in_options() -> Iterator[None]:
-    """Say the remedies of errors in this command's options instead of settings of a file that is not written yet."""
-    try:
-        yield
-    except TadError as error:
-        text = str(error)
-        for setting, option in REMEDIES:
-            text = re.sub(setting, option, text)
-        raise TadError(text) from None
 
 
 def _values(
@@ -234,13 +220,16 @@ def new(
     """
     _check_names(name, out)
     root = out.parent
-    with _in_options():
+    try:
         findings = read_labels(labels, tool=tool, columns=parse_columns(columns), unit=unit)
         beside = labels if labels.is_dir() else labels.parent
         split = _relative(split_file, beside) if split_file else ""
         clocks = _matched(findings, videos, labels, rate=rate, points=points, unit=unit)
         set_split(findings, share=test_share, split_file=split)
         _checked(as_moments(findings.table) if findings.moments else findings.table, labels, on_invalid)
+    except TadError as error:
+        error.reword(OPTIONS)
+        raise
     yield from (*findings.notes, *(f"labels: {sentence}" for sentence in doubts(findings.table)))
     choice = choose(root, backbone=backbone, offline=offline)
     yield f"features: {choice.reason}"

@@ -4,6 +4,8 @@ import pickle
 import struct
 import zipfile
 import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 from tad.core.limits import MESSAGE
@@ -17,6 +19,50 @@ DAMAGE = (
 )
 
 
+@dataclass(frozen=True)
+class Remedy:
+    """Words of a message that name settings of config.yaml. A command with options replaces them (`TadError.reword`).
+
+    Attributes:
+        key: what the words say; equal in all messages that say it.
+        text: the words.
+        value: what other words need to know.
+    """
+
+    key: str
+    text: str
+    value: str = ""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Message:
+    """Text in pieces, some of which may be replaced; `str` joins them."""
+
+    pieces: tuple["str | Remedy | Message", ...]
+
+    def __str__(self) -> str:
+        return "".join(map(str, self.pieces))
+
+    def reworded(self, words: Mapping[str, str]) -> "Message":
+        """Return the message with other words for its remedies.
+
+        Args:
+            words: key of a remedy → its words, in which `{value}` stands for its value. Others stay.
+        """
+        return Message(tuple(_reworded(piece, words) for piece in self.pieces))
+
+
+def _reworded(piece: str | Remedy | Message, words: Mapping[str, str]) -> str | Remedy | Message:
+    if isinstance(piece, Message):
+        return piece.reworded(words)
+    if isinstance(piece, Remedy) and piece.key in words:
+        return words[piece.key].format(value=piece.value)
+    return piece
+
+
 class TadError(ValueError):
     """An error that the user can fix.
 
@@ -24,12 +70,22 @@ class TadError(ValueError):
     Control characters in it are escaped, since values come from files, and the middle of a longer message is cut out.
     `tad` prints it without a traceback and exits with status 1. Any other exception is a bug in tad and keeps its
     traceback.
+
+    Args:
+        message: the message, or its pieces, which are joined.
     """
 
     most: ClassVar[int] = MESSAGE  # characters
 
-    def __init__(self, message: object = "") -> None:
-        super().__init__(one_line(str(message), self.most))
+    def __init__(self, *message: object) -> None:
+        pieces = (piece if isinstance(piece, Remedy | Message) else str(piece) for piece in message)
+        self.message = Message(tuple(pieces))
+        super().__init__(one_line(str(self.message), self.most))
+
+    def reword(self, words: Mapping[str, str]) -> None:
+        """Use other words for the remedies in the message, see `Message.reworded`; raise the error again afterwards."""
+        self.message = self.message.reworded(words)
+        self.args = (one_line(str(self.message), self.most),)
 
 
 class MissingError(TadError):

@@ -20,6 +20,15 @@ log = logging.getLogger(__name__)
 AMBIGUOUS = "Ambiguous"
 SHOWN = 3
 SHEETS = (".csv", ".tsv", ".txt")
+# key of a remedy that names settings of config.yaml → the options of `tad evaluate`
+OPTIONS = {
+    "splits": "map it, with --splits",
+    "drop": "--on-invalid drop",
+    "is moments": "and the protocol scores moments",
+    "moment": "--moment start, middle or end",
+    "moments": "use a protocol of moments (--protocol moments)",
+    "unit": "make the table with `tad annotate` and `unit: {value}`",
+}
 
 
 def read_any(path: Path, *, splits: Mapping[str, str] = NOTHING) -> Table:
@@ -63,7 +72,8 @@ def _of_database(value: Any, path: Path, splits: Mapping[str, str]) -> Table:
     try:
         videos = read_database(path, ambiguous=AMBIGUOUS, splits=names, ignored=ignored, entries=entries)
     except TadError as error:
-        raise TadError(str(error).replace("map it with the setting splits", "map it, with --splits")) from None
+        error.reword(OPTIONS)
+        raise
     if ignored:
         counts = ", ".join(f"{subset} {count}" for subset, count in sorted(ignored.items()))
         log.warning("%s: videos of unknown subsets without annotations are left out (%s)", path, counts)
@@ -121,15 +131,8 @@ def read_checked(
     try:
         return replace(check(replace(table, known=known), source=str(path), on_invalid=policy), known={})
     except TadError as error:
-        said = str(error).replace("on_invalid: drop", "--on-invalid drop")
-        said = said.replace("but the data set has `kind: moments`", "and the protocol scores moments")
-        said = said.replace(
-            "set `moment: start` (or middle, end) in the data set's row", "--moment start, middle or end"
-        )
-        said = said.replace(
-            "set `kind: moments` in the data set's row", "use a protocol of moments (--protocol moments)"
-        )
-        raise TadError(said.replace("set `unit:", "make the table with `tad annotate` and `unit:")) from None
+        error.reword(OPTIONS)
+        raise
 
 
 def split_of(table: Table, seen: Collection[str], source: Path) -> str:

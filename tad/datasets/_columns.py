@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tad.core.errors import TadError
+from tad.core.errors import Remedy, TadError
 from tad.settings.plugins import nearest
 
 OURS = ("video", "start", "end", "label", "split", "duration", "fps", "time")
@@ -167,7 +167,8 @@ def columns_of(header: Sequence[str], settings: Mapping[str, str], where: str) -
                 raise TadError(f"{where}: no column '{ours}', and '{name}' is in {unit}; convert the times to seconds")
             raise TadError(
                 f"{where}: no column '{ours}' (the first line must be a header such as {example}); "
-                f"{nearest(ours, others)}; name it with the setting columns: {{{ours}: …}}"
+                f"{nearest(ours, others)}; ",
+                Remedy("column", f"name it with the setting columns: {{{ours}: …}}", ours),
             )
     times = [names["start"], names["end"]]
     if other := _other_unit(times):
@@ -176,6 +177,7 @@ def columns_of(header: Sequence[str], settings: Mapping[str, str], where: str) -
     if len(units) > 1:
         raise TadError(
             f"{where}: columns '{names['start']}' and '{names['end']}' are of different units; name two of one unit"
-            " with the setting columns"
+            " with ",
+            Remedy("columns", "the setting columns"),
         )
     return Columns(names, units.pop(), taken)

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tad.annotations.table import SPLITS, Instance, Video, among
-from tad.core.errors import TadError
+from tad.core.errors import Remedy, TadError
 from tad.core.limits import LimitError
 from tad.core.strict_json import parse_json, type_name
 from tad.datasets._csv import read_sheet, rows
@@ -163,7 +163,8 @@ def our_split(name: Any, names: Mapping[str, str], where: str) -> str:
     ours = {key.casefold(): value for key, value in names.items()}.get(name.strip().casefold())
     if ours is None:
         hint = among(name, list(names))
-        raise TadError(f"{where}: unknown subset '{name}'; {hint}; correct it or map it with the setting splits")
+        remedy = Remedy("splits", "map it with the setting splits")
+        raise TadError(f"{where}: unknown subset '{name}'; {hint}; correct it or ", remedy)
     if ours and ours not in SPLITS:
         raise TadError(f"setting splits: '{name}' is mapped to '{ours}'; map it to one of {', '.join(SPLITS)}")
     return ours

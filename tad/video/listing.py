@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
-from tad.core.errors import TadError
+from tad.core.errors import Remedy, TadError
 from tad.core.ids import VIDEO_EXTENSIONS as EXTENSIONS
 from tad.core.ids import unsafe
 
@@ -47,7 +47,8 @@ def list_videos(folder: Path) -> dict[str, str]:
         TadError: the folder does not exist, a name cannot be an id, or two files have the same id.
     """
     if not Path(folder).is_dir():
-        raise TadError(f"{folder}: no such folder; set the dataset's video folder to where the videos lie")
+        remedy = Remedy("videos", "set the dataset's video folder to where the videos lie")
+        raise TadError(f"{folder}: no such folder; ", remedy)
     found: list[str] = []
     _walk(str(folder), "", found, set())
     videos: dict[str, str] = {}
