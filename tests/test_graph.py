@@ -12,7 +12,6 @@ from component_tools import laid
 
 from tad.detectors._graph import (
     BAR,
-    OUTPUTS,
     check_installed,
     compare,
     examples,
@@ -22,6 +21,8 @@ from tad.detectors._graph import (
     write_graph,
 )
 from tad.detectors._moments.detector import MomentDetector
+from tad.detectors._spot.decoder import decode_masks
+from tad.detectors._spot.dense import decode_dense
 from tad.layers.contract import DetectorBase, Ungraphable
 from tad.settings import plugins
 
@@ -46,7 +47,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "afsd": ("afsd", WINDOWS),
     "gaf": ("gaf", WINDOWS),
     "spot": ("spot", {"heads": 2, "seeds": 12, "width": 16}),
-    "spot, one class": ("spot", {"heads": 2, "seeds": 40, "width": 16, "one_class": True, "face": "parity"}),
+    "spot, one class": (
+        "spot",
+        {"heads": 2, "seeds": 40, "width": 16, "one_class": True, "face": "parity", "gate": "generative"},
+    ),
     "afsd_frames": ("afsd_frames", FRAMES),
     "spot_moments_frames": ("spot_moments_frames", {"height": SIDE, "width": SIDE, "mlp_dim": 32, "mirrored": True}),
     "spot_moments": ("spot_moments", {"embed_dim": 32, "mlp_dim": 32, "kernel": 5, "factor": 2.0}),
@@ -92,16 +96,18 @@ def test_a_graph_equals_pytorch_in_two_programs(case: str, tmp_path: Path) -> No
     compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     cases = examples(detector)
     assert len({features.shape for features, _ in cases}) >= 3
+    names = list(detector.graph_outputs)
     for features, lengths in cases:
-        wanted, inputs = expected(detector, features, lengths), inputs_of(detector, features, lengths)
+        inputs = inputs_of(detector, features, lengths)
+        found = dict(zip(names, session.run(names, inputs), strict=True))
+        wanted = expected(detector, features, lengths, found)
         assert np.ptp(wanted["scores"]) > 0.01
-        found = dict(zip(OUTPUTS, session.run(list(OUTPUTS), inputs), strict=True))
         assert largest_difference(found, wanted) <= BAR
         for part in [[k] for k in range(len(features))] if name == "gaf" else [list(range(len(features)))]:
             # OpenVINO 2026.4.1 computes other numbers for several windows of GAF at once (docs/export.md)
-            other = compiled(inputs_of(detector, features[part], lengths[part]))
-            one = {output: wanted[output] if output == "level" else wanted[output][part] for output in OUTPUTS}
-            assert largest_difference({output: other[output] for output in OUTPUTS}, one) <= BAR
+            result = compiled(inputs_of(detector, features[part], lengths[part]))
+            other = {output: result[output] for output in names}
+            assert largest_difference(other, expected(detector, features[part], lengths[part], other)) <= BAR
     assert largest_difference({**found, "scores": found["scores"] + 0.001}, wanted) > BAR
     assert not largest_difference({**found, "scores": found["scores"][:, 1:]}, wanted) <= BAR
 
@@ -112,7 +118,7 @@ def test_the_best_points_are_the_candidates(case: str) -> None:
     detector = detector_of(name, laid("detectors", name, changes))
     moments = isinstance(detector, MomentDetector)  # have no length
     rule: dict[str, Any] = {
-        "score_threshold": 0.1 if detector.reads_frames else 0.3,
+        "score_threshold": 0.1 if detector.reads_frames or name == "spot" else 0.3,
         "topk": 50,
         "min_length": -1.0 if moments else 0.05,
     }
@@ -127,6 +133,32 @@ def test_the_best_points_are_the_candidates(case: str) -> None:
             np.testing.assert_allclose(scores[points, classes], wanted.scores_N, atol=1e-5)
             np.testing.assert_allclose(borders[points, classes], wanted.segments_N2, atol=1e-3)
         assert max(len(one.scores_N) for one in candidates) > 0
+
+
+@pytest.mark.parametrize("one_class", [False, True])
+@pytest.mark.parametrize("seeds", [7, 200])
+def test_points_of_masks_are_their_candidates(*, one_class: bool, seeds: int) -> None:
+    """Masks of many runs, with equal candidates from several levels, equal snippets, and windows of all lengths."""
+    generator = torch.Generator().manual_seed(0)
+    size, lengths = 96, (96, 95, 50, 49, 3, 1)
+    smooth = torch.nn.AvgPool1d(9, 1, 4)
+    logits_BKT = 9 * smooth(torch.randn(len(lengths), 5, size, generator=generator))
+    logits_BKT[:, :, 20:30] = logits_BKT[:, :, 20:21]
+    probability_BTK = logits_BKT.softmax(dim=1).transpose(1, 2)
+    masks_BTT = (9 * smooth(torch.randn(len(lengths), size, size, generator=generator))).sigmoid()
+    dense = decode_dense(probability_BTK, masks_BTT, torch.tensor(lengths), seeds=seeds, one_class=one_class)
+    for row, length in enumerate(lengths):
+        wanted = decode_masks(
+            probability_BTK[row, :length].T, masks_BTT[row, :length, :length],
+            seeds=seeds, one_class=one_class, score_threshold=0.01, topk=10**6, min_length=0.0,
+        )  # fmt: skip
+        points, classes = (dense["scores"][row] > 0.01).nonzero(as_tuple=True)
+        found = torch.cat([dense["segments"][row, points, 0], classes[:, None]], dim=1).tolist()
+        scores = dict(zip(map(tuple, found), dense["scores"][row, points, classes].tolist(), strict=True))
+        assert len(found) == len(scores) == len(wanted.scores_N)
+        assert length < 4 or len(found) > 3 * min(seeds, length) / 2
+        for segment, label, score in zip(wanted.segments_N2, wanted.labels_N, wanted.scores_N, strict=True):
+            assert scores[*segment.tolist(), float(label)] == pytest.approx(float(score), abs=1e-6)
 
 
 def chosen(

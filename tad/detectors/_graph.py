@@ -24,7 +24,6 @@ from tad.layers.contract import DetectorBase, Ungraphable
 from tad.settings import plugins
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-OUTPUTS = ("logits", "scores", "segments", "level")
 OPSET = 20
 BAR = 1e-4  # largest difference to PyTorch, absolute below 1 and relative above
 CHATTY = ("torch.onnx", "torch.export", "torch._subclasses", "torch._dynamo", "onnxscript", "onnx_ir")
@@ -52,7 +51,7 @@ class _Graph(nn.Module):
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
         dense = self.detector.dense(features, lengths)
-        return tuple(dense[name] for name in OUTPUTS)
+        return tuple(dense[name] for name in self.detector.graph_outputs)
 
 
 def _exported(detector: DetectorBase) -> Any:
@@ -75,7 +74,7 @@ def _exported(detector: DetectorBase) -> Any:
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 _Graph(detector).eval(), (features, lengths), dynamo=True, dynamic_shapes=shapes, opset_version=OPSET,
-                input_names=["features", "lengths"], output_names=list(OUTPUTS), verbose=False,
+                input_names=["features", "lengths"], output_names=list(detector.graph_outputs), verbose=False,
             )  # fmt: skip
     except torch.onnx.OnnxExporterError as error:
         raise Ungraphable(f"torch cannot make a graph of this detector ({_line(error.__cause__ or error)})") from None
@@ -192,13 +191,18 @@ def examples(detector: DetectorBase) -> list[tuple[Tensor, Tensor]]:
 
 
 @torch.no_grad()
-def expected(detector: DetectorBase, features: Tensor, lengths: Tensor) -> dict[str, np.ndarray]:
-    """Compute in PyTorch what the graph computes."""
+def expected(
+    detector: DetectorBase, features: Tensor, lengths: Tensor, found: Mapping[str, np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
+    """Compute in PyTorch what the graph computes; with `found`, decode the graph's own raw outputs (`decode_dense`)."""
     if not detector.windowed:
         least, unit = detector.graph_lengths
         padded = least if features.shape[1] <= least else -(-features.shape[1] // unit) * unit
         features = nn.functional.pad(features, (0, 0, 0, padded - features.shape[1]))
-    return {name: value.numpy() for name, value in detector.dense(features, lengths).items()}
+    dense = detector.dense(features, lengths)
+    if found is not None and detector.graph_raw:
+        dense |= detector.decode_dense({name: torch.tensor(found[name]) for name in detector.graph_raw}, lengths)
+    return {name: value.numpy() for name, value in dense.items()}
 
 
 def inputs_of(detector: DetectorBase, features: Tensor, lengths: Tensor) -> dict[str, np.ndarray]:
@@ -209,9 +213,9 @@ def inputs_of(detector: DetectorBase, features: Tensor, lengths: Tensor) -> dict
 
 def largest_difference(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> float:
     """Return the largest difference of two results, absolute below 1 and relative above; infinite for other shapes."""
-    if any(found[name].shape != wanted[name].shape for name in OUTPUTS):
+    if any(found[name].shape != value.shape for name, value in wanted.items()):
         return float("inf")
-    parts = [np.abs(found[name] - wanted[name]) / np.maximum(np.abs(wanted[name]), 1.0) for name in OUTPUTS]
+    parts = [np.abs(found[name] - value) / np.maximum(np.abs(value), 1.0) for name, value in wanted.items()]
     return float(max(part.max(initial=0.0) for part in parts))
 
 
@@ -229,11 +233,11 @@ def compare(detector: DetectorBase, content: bytes, path: Path) -> None:
     for features, lengths in examples(detector):
         try:
             session = session or runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-            results = session.run(list(OUTPUTS), inputs_of(detector, features, lengths))
+            results = session.run(list(detector.graph_outputs), inputs_of(detector, features, lengths))
         except Exception as error:  # onnxruntime's exceptions have no base of their own
             raise Ungraphable(f"onnxruntime {runtime.__version__} cannot run its graph ({_line(error)})") from None
-        found = dict(zip(OUTPUTS, results, strict=True))
-        difference = largest_difference(found, expected(detector, features, lengths))
+        found = dict(zip(detector.graph_outputs, results, strict=True))
+        difference = largest_difference(found, expected(detector, features, lengths, found))
         if not difference <= BAR:
             raise TadError(
                 f"{path}: not written: for {features.shape[1]} snippets onnxruntime {runtime.__version__} differs from"

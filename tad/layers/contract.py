@@ -40,7 +40,8 @@ class DetectorBase(PerVideo, ABC):
         `exclusive`: classes and background share one softmax;
         `rectified`: offsets pass a ReLU, whose outputs can die;
         `reads_frames`: rows of features are frames, height · width · channels values from 0 to 255;
-        `graphable`: it can be exported as a graph (`dense`, `graph_lengths`; `windowed`: of windows of one length);
+        `graphable`: it can be exported as a graph (`dense`, `graph_lengths`; `windowed`: of windows of one length); its
+            decoding may compare outputs with thresholds (`graph_raw`, `decode_dense`);
         `pseudo_targets`: its own pseudo-labels for unlabelled windows; `geometric`: geometric fusion of borders.
     """
 
@@ -51,6 +52,8 @@ class DetectorBase(PerVideo, ABC):
     graphable: ClassVar[bool] = False
     windowed: ClassVar[bool] = False
     reads_frames: ClassVar[bool] = False
+    graph_outputs: ClassVar[tuple[str, ...]] = ("logits", "scores", "segments", "level")
+    graph_raw: ClassVar[tuple[str, ...]] = ()
     why_no_graph: ClassVar[str] = "no graph is defined for this detector (`dense`)"
 
     def __init__(self) -> None:
@@ -195,10 +198,18 @@ class DetectorBase(PerVideo, ABC):
             lengths_B: int64, snippets of each.
 
         Returns:
-            logits (B, P, K) and scores (B, P, K), 0 on the padding; segments (B, P, K, 2) or (B, P, 1, 2) in snippets;
-            level (P,), int64.
+            `graph_outputs`, among them scores (B, P, K), 0 on the padding; segments (B, P, K, 2) or (B, P, 1, 2) in
+            snippets; level (P,), int64; the best points of each level become candidates.
         """
         raise self._undefined("dense", "a `graphable` detector")
+
+    def decode_dense(self, raw: Mapping[str, Tensor], lengths_B: Tensor) -> dict[str, Tensor]:
+        """Compute the other outputs of `dense` from those in `graph_raw`, by comparisons with thresholds.
+
+        Rounding may move a value across a threshold, so a graph is checked in two steps: the raw outputs, and the
+        decoding of the graph's own.
+        """
+        raise self._undefined("decode_dense", "a detector with `graph_raw`")
 
     def observe(
         self, feats_BTC: Tensor, lengths_B: Tensor, part: Part | None = None, choice: Choice | None = None

@@ -2,6 +2,7 @@
 
 # B videos, T snippets, C channels, K classes (the background is class K), N instances
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from torch.nn import functional as F
 from tad.core.errors import TadError
 from tad.detectors._faces import corrections_of
 from tad.detectors._spot.contrast import boundary_contrast
-from tad.detectors._spot.decoder import decode_dense, decode_masks
+from tad.detectors._spot.decoder import decode_masks
+from tad.detectors._spot.dense import decode_dense
 from tad.detectors._spot.losses import class_loss, mask_loss, reconstruction_loss, stacked
 from tad.detectors._spot.network import MaskNetwork, MaskOutputs, swap_halves
 from tad.detectors._spot.settings import MaskSettings
@@ -34,6 +36,8 @@ class MaskDetector(GatedDetector):
     observable = True
     graphable = True
     windowed = True
+    graph_outputs = ("logits", "probabilities", "masks", "scores", "segments", "level")
+    graph_raw = ("probabilities", "masks")
 
     def __init__(self, settings: MaskSettings, *, feature_dim: int, num_classes: int, max_length: int) -> None:
         super().__init__(settings.gate_settings, gated=settings.gated)
@@ -228,28 +232,20 @@ class MaskDetector(GatedDetector):
     def dense(self, feats_BTC: Tensor, lengths_B: Tensor) -> dict[str, Tensor]:
         """Compute the outputs of windows for all seeds and levels of their masks; see `DetectorBase.dense`.
 
-        The logits are those of a point's seed, with the background as last class, so they have one class more. A point
-        has a score for one class; it is 0 if its segment is too short or equal to that of a better point.
+        `logits` (B, T, K + 1) and the further output `probabilities` are those of snippets, with the background as last
+        class; row i of `masks` (B, T, T) is the mask of snippet i.
         """
         real_BT = torch.arange(self.max_length, device=feats_BTC.device) < lengths_B[:, None]
-        x_BCT = feats_BTC.masked_fill(~real_BT[:, :, None], 0.0).transpose(1, 2)
-        outputs, _ = self._forward(x_BCT, real_BT[:, None])
-        found = decode_dense(
-            outputs.logits_BKT.softmax(dim=1),
-            outputs.masks_BTT,
-            real_BT,
-            seeds=self.settings.seeds,
-            one_class=self.settings.one_class,
-        )
-        classes = outputs.logits_BKT.shape[1]
-        one_hot_BNK = F.one_hot(found.labels_BN, classes - 1).to(found.scores_BN.dtype)
-        of_seed_BNT = F.one_hot(found.seeds_BN, self.max_length).to(outputs.logits_BKT.dtype)
-        return {
-            "logits": of_seed_BNT @ outputs.logits_BKT.transpose(1, 2),
-            "scores": one_hot_BNK * found.scores_BN[:, :, None],
-            "segments": found.segments_BN2[:, :, None],
-            "level": torch.zeros(found.seeds_BN.shape[1], dtype=torch.long, device=feats_BTC.device),
-        }
+        x_BTC = feats_BTC.masked_fill(~real_BT[:, :, None], 0.0)
+        outputs, _ = self._forward(x_BTC.transpose(1, 2), real_BT[:, None])
+        logits_BTK = outputs.logits_BKT.transpose(1, 2)
+        raw = {"probabilities": logits_BTK.softmax(dim=2), "masks": outputs.masks_BTT}
+        return {"logits": logits_BTK, **raw, **self.decode_dense(raw, lengths_B)}
+
+    def decode_dense(self, raw: Mapping[str, Tensor], lengths_B: Tensor) -> dict[str, Tensor]:
+        """Decode probabilities and masks; see `tad.detectors._spot.dense`."""
+        choice: dict[str, Any] = {"seeds": self.settings.seeds, "one_class": self.settings.one_class}
+        return decode_dense(raw["probabilities"], raw["masks"], lengths_B, **choice)
 
     @torch.no_grad()
     def decode_candidates(
