@@ -98,7 +98,7 @@ class _Writer:
         if row.external:
             yield "needs scores of whole videos (`external`)", "export a run without `external`"
         if row.adapters is not None:
-            yield "trains adapters in an encoder (`adapters`)", "give others your config.yaml and results/ instead"
+            yield "trains adapters in an encoder (`adapters`)", "give others your folder with config.yaml instead"
         if other := str(row.detect.get("fuse") or ""):
             yield f"averages its network's outputs with those of '{other}' (`fuse`)", "export a run without `fuse`"
         for part in self.settings.parts(row.features):
