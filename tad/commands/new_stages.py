@@ -15,6 +15,7 @@ from tad.commands.cli import build_parser
 from tad.commands.stages import call
 from tad.core.bundle import workflow_file
 from tad.core.errors import TadError
+from tad.core.storage import storing
 from tad.settings.paths import path_of
 from tad.settings.stage_table import STAGES
 from tad.settings.strict_yaml import read_yaml
@@ -83,9 +84,11 @@ def _run(
     spec = flow.spec(stage, names)
     write_record(str(out), stage, params=(spec, flow.code(stage, names), *params), inputs=inputs)
     log = out.parent / "logs" / f"{names.dataset}.{stage}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    with storing(log):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("", encoding="utf-8")
     words = build_parser(stage).parse_args([stage, *arguments, "--spec", spec, "--out", str(out)])
-    with open(log, "w", encoding="utf-8") as file, redirect_stderr(file):  # logging writes there as well
+    with open(log, "a", encoding="utf-8") as file, redirect_stderr(file):  # logging writes there as well
         list(call(STAGES[stage], words))
 
 
