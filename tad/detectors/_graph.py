@@ -186,7 +186,7 @@ def examples(detector: DetectorBase) -> list[tuple[Tensor, Tensor]]:
     if detector.windowed:
         lengths = [[unit], [unit, unit // 2], [1, unit - 1, unit, unit // 3]]
         return [(rows(len(b), unit), torch.tensor(b)) for b in lengths]
-    some = sorted({1, least - 3, least, least + 1, least + 2 * unit - 1})
+    some = sorted({1, least - 3, least, max(least + 1, 7), max(least + 2 * unit - 1, 50)})
     return [(rows(1, t), torch.tensor([t])) for t in some if t > 0]
 
 

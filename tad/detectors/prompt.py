@@ -6,8 +6,9 @@ around, times the probability of the class in the video. The idea is that of Fre
 code are ours (docs/methods/prompt.md).
 """
 
-# B videos, T snippets, C values of an embedding, K classes, N segments
+# B videos, T snippets, C values of an embedding, K classes, N segments, H thresholds, P points
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tad.core.errors import TadError
+from tad.detectors._runs import dense_runs, rounded
 from tad.detectors.prompt_settings import Settings
 from tad.layers.contract import DetectorBase
 from tad.layers.types import Candidates, Part, Raw, Targets
@@ -60,10 +62,8 @@ def contrast(curve_T: Tensor, first: int, last: int, *, margin: float) -> float:
 class Detector(DetectorBase):
     """See prompt_settings.py; its only weights are the classes' embeddings, which stage train computes from texts."""
 
-    why_no_graph = (
-        "its segments are runs of snippets, whose number depends on values; its only weights are the embeddings of the"
-        " texts, texts_KC in model.safetensors"
-    )
+    graphable = True
+    graph_raw = ("logits",)
 
     def __init__(self, settings: Settings, *, feature_dim: int, num_classes: int, max_length: int) -> None:
         super().__init__()
@@ -107,10 +107,63 @@ class Detector(DetectorBase):
             found[one.rows[0]] = self._segments(one.outputs)
         results = []
         for segments in found:
-            good = [s for s in segments if s[2] > score_threshold and s[1] - s[0] >= min_length]
-            table_N4 = torch.tensor(sorted(good, key=lambda s: -s[2])[:topk]).view(-1, 4).to(self.texts_KC.device)
+            best = sorted((s for s in segments if s[2] > score_threshold), key=lambda s: -s[2])[:topk]
+            good = [s for s in best if s[1] - s[0] > min_length]  # in this order, as for every detector
+            table_N4 = torch.tensor(good).view(-1, 4).to(self.texts_KC.device)
             results.append(Candidates(table_N4[:, :2], table_N4[:, 2], table_N4[:, 3].long()))
         return results
+
+    @property
+    def graph_lengths(self) -> tuple[int, int]:
+        """Return 1 twice: a sequence is not padded."""
+        return 1, 1
+
+    def dense(self, feats_BTC: Tensor, lengths_B: Tensor) -> dict[str, Tensor]:
+        """Compute the outputs of one sequence for all snippets and thresholds; see `DetectorBase.dense`.
+
+        A point is a snippet, and a threshold in descending order; its segment is the run that starts there. Scores of
+        points without one, of a run that another threshold finds too, and of classes that the gate excludes are 0.
+        Logits are the cosines.
+        """
+        curves_KT = similarities(feats_BTC[0], self.texts_KC, smooth=self.settings.smooth)
+        raw = {"logits": curves_KT.T.repeat_interleave(len(set(self.settings.thresholds)), dim=0)[None]}
+        return raw | self.decode_dense(raw, lengths_B)
+
+    def decode_dense(self, raw: Mapping[str, Tensor], lengths_B: Tensor) -> dict[str, Tensor]:
+        """Decode the cosines at all points of one sequence."""
+        thresholds = sorted(set(self.settings.thresholds), reverse=True)
+        curves_KT = raw["logits"][0, :: len(thresholds)].T
+        classes, length = curves_KT.shape
+        chance_K = self._chances(curves_KT, rounded(self.settings.peak, lengths_B))
+        scaled_KT = stretched(curves_KT) if self.settings.scale == "range" else curves_KT
+        heights_HK = curves_KT.new_tensor(thresholds)[:, None].expand(-1, classes)
+        runs = dense_runs(scaled_KT.repeat(len(thresholds), 1), heights_HK.flatten(), margin=self.settings.margin)
+        new_HKT, ends_HKT, apart_HKT = (
+            x.view(len(thresholds), classes, length) for x in (runs.starts_RT, runs.ends_RT, runs.contrast_RT)
+        )
+        ends_HKT = torch.where(new_HKT, ends_HKT, 0)
+        twice = [(ends_HKT[:k] == ends_HKT[k]).any(dim=0) & new_HKT[k] for k in range(1, len(thresholds))]
+        again_HKT = torch.stack([torch.zeros_like(new_HKT[0]), *twice])
+        scores_HKT = torch.where(new_HKT & ~again_HKT, chance_K[:, None] * (1 + apart_HKT) / 2, 0.0)
+        last_PK = ends_HKT.permute(2, 0, 1).reshape(-1, classes).to(curves_KT.dtype) - 0.5
+        first_T = torch.arange(length, device=curves_KT.device).to(curves_KT.dtype) - 0.5
+        first_P = first_T.repeat_interleave(len(thresholds))
+        return {
+            "scores": scores_HKT.permute(2, 0, 1).reshape(-1, classes)[None],
+            "segments": torch.stack([first_P[:, None].expand_as(last_PK), last_PK], dim=2)[None],
+            "level": torch.zeros_like(first_P, dtype=torch.long),
+        }
+
+    def _chances(self, curves_KT: Tensor, count_1: Tensor) -> Tensor:
+        """Return the probability of each class by its mean over the best `count` snippets; 0 outside the gate."""
+        best_KT = curves_KT.sort(dim=1, descending=True).values
+        taken_T = torch.arange(curves_KT.shape[1], device=curves_KT.device) < count_1
+        peaks_K = (best_KT * taken_T).sum(dim=1) / count_1
+        gate, classes = self.settings.gate, len(peaks_K)
+        if not gate:
+            return (1 + peaks_K) / 2
+        chance_K = torch.softmax(peaks_K / self.settings.temperature, dim=0)
+        return chance_K * F.one_hot(chance_K.topk(min(gate, classes)).indices, classes).sum(dim=0)
 
     def _segments(self, curves_KT: Tensor) -> list[tuple[float, float, float, int]]:
         """Return (start, end, score, class) of all segments of a video, in snippets.
