@@ -10,6 +10,7 @@ import pytest
 import torch
 from component_tools import laid
 
+from tad.detectors import _graph
 from tad.detectors._graph import (
     BAR,
     check_installed,
@@ -23,8 +24,12 @@ from tad.detectors._graph import (
 from tad.detectors._moments.detector import MomentDetector
 from tad.detectors._spot.decoder import decode_masks
 from tad.detectors._spot.dense import decode_dense
+from tad.detectors.prompt import Detector as TextDetector
 from tad.layers.contract import DetectorBase, Ungraphable
 from tad.settings import plugins
+from tad.settings.adapters import AdaptersSpec
+from tad.settings.stages import Plugin
+from tad.training.adapted import build_adapted
 
 SIZES = {"feature_dim": 6, "num_classes": 3, "max_length": 32}
 SMALL = {
@@ -74,8 +79,26 @@ def detector_of(name: str, settings: dict[str, Any]) -> DetectorBase:
             torch.nn.init.normal_(parameter, 0.0, 0.3 if parameter.dim() > 1 else 1.0)
         elif float(parameter.detach().std(correction=0)) == 0:
             torch.nn.init.normal_(parameter, float(parameter.flatten()[0]), 0.3)
-    if name == "prompt":  # has no parameters
-        detector.texts_KC.copy_(torch.randn(*detector.texts_KC.shape))  # type: ignore[operator, union-attr]
+    if isinstance(detector, TextDetector):  # has no parameters
+        torch.nn.init.normal_(detector.texts_KC)
+    return detector.eval()
+
+
+def adapted(name: str, changes: dict[str, Any]) -> DetectorBase:
+    """A detector behind a small encoder with adapters, for windows of 32 frames; all weights random."""
+    backbone = laid("backbones", "vit_tiny", {"crop": 16, "patch": 8, "dim": 12, "layers": 2, "heads": 2})
+    spec = AdaptersSpec.model_validate(
+        {"encoder": "vit", "backbone": {"name": "vit_tiny", "settings": backbone}, "clip": 16, "height": 18,
+         "width": 18, **changes}
+    )  # fmt: skip
+    own = laid("detectors", name, LOCAL if name == "actionformer" else CASES[name][1])
+    torch.manual_seed(0)
+    plugin = Plugin(name=name, settings=own)
+    detector = build_adapted(plugin, spec, None, lr=1.0, feature_dim=18 * 18 * 3, num_classes=3, max_length=32)
+    for parameter in detector.encoder.parameters():
+        torch.nn.init.normal_(parameter, 0.0, 0.1)
+    for parameter in detector.inner.parameters():
+        torch.nn.init.normal_(parameter, 0.0, 0.3 if parameter.dim() > 1 else 1.0)
     return detector.eval()
 
 
@@ -87,20 +110,16 @@ def constant(name: str, features: torch.Tensor) -> bool:
 @pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.wide] if c in WIDE else []) for c in CASES])
 def test_a_graph_equals_pytorch_in_two_programs(case: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
+    name, changes = CASES[case]
+    compare_programs(detector_of(name, laid("detectors", name, changes)), name, tmp_path)
+
+
+def compare_programs(detector: DetectorBase, name: str, tmp_path: Path) -> None:
+    """Write the graph, and compare onnxruntime and OpenVINO with PyTorch at several lengths."""
     import onnxruntime
     import openvino
 
-    name, changes = CASES[case]
-    settings = laid("detectors", name, changes)
-    detector = detector_of(name, settings)
-    path = write_graph(
-        name,
-        settings,
-        detector.state_dict(),
-        tmp_path / "detector.onnx",
-        sizes=SIZES_OF.get(name, SIZES),
-        facts={"labels": ["a", "b"]},
-    )
+    path = write_graph(detector, tmp_path / "detector.onnx", facts={"labels": ["a", "b"]})
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     facts = json.loads(session.get_modelmeta().custom_metadata_map["tad"])
     assert (facts["labels"], facts["feature_dim"]) == (["a", "b"], detector.feature_dim)
@@ -127,11 +146,16 @@ def test_a_graph_equals_pytorch_in_two_programs(case: str, tmp_path: Path) -> No
 def test_the_best_points_are_the_candidates(case: str) -> None:
     name, changes = CASES[case]
     detector = detector_of(name, laid("detectors", name, changes))
+    compare_candidates(detector, name)
+
+
+def compare_candidates(detector: DetectorBase, name: str) -> None:
+    """Compare the best points, as docs/export.md chooses them, with the detector's candidates."""
     moments = isinstance(detector, MomentDetector)  # have no length
     rule: dict[str, Any] = {
         "score_threshold": 0.1 if detector.reads_frames or name in ("spot", "prompt") else 0.3,
         "topk": 50,
-        "min_length": -1.0 if moments else 0.05,
+        "min_length": -1.0 if moments else 0.0,
     }
     for features, lengths in examples(detector):
         outputs = expected(detector, features, lengths)
@@ -144,6 +168,23 @@ def test_the_best_points_are_the_candidates(case: str) -> None:
             np.testing.assert_allclose(scores[points, classes], wanted.scores_N, atol=1e-5)
             np.testing.assert_allclose(borders[points, classes], wanted.segments_N2, atol=1e-3)
         assert max(len(one.scores_N) for one in candidates) > 0 or constant(name, features)
+
+
+ADAPTED: dict[str, tuple[str, dict[str, Any]]] = {
+    "actionformer, two frames a position": ("actionformer", {"frames_per_position": 2}),
+    "spot, beside the blocks": ("spot", {"side": True}),
+}
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("case", ADAPTED)
+def test_detectors_with_adapters_have_graphs(case: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("transformers")
+    name, changes = ADAPTED[case]
+    detector = adapted(name, changes)
+    compare_programs(detector, name, tmp_path)
+    compare_candidates(detector, name)
 
 
 @pytest.mark.parametrize("one_class", [False, True])
@@ -203,9 +244,14 @@ def test_every_detector_has_a_graph() -> None:
 
 def test_a_detector_without_a_graph_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxscript")
-    monkeypatch.setattr(plugins.load("detectors", "prompt"), "graphable", False)
+    detector = detector_of("prompt", laid("detectors", "prompt", {}))
+    monkeypatch.setattr(type(detector), "graphable", False)
     with pytest.raises(Ungraphable, match=r"^no graph is defined for this detector \(`dense`\)$"):
-        write_graph("prompt", {}, {}, tmp_path / "detector.onnx", sizes=SIZES, facts={})
+        write_graph(detector, tmp_path / "detector.onnx", facts={})
+    monkeypatch.undo()
+    monkeypatch.setattr(_graph, "LARGEST", 50)
+    with pytest.raises(Ungraphable, match=r"^its weights have 0\.0 GB, and a file holds at most 2 GB$"):
+        write_graph(detector, tmp_path / "detector.onnx", facts={})
     assert not list(tmp_path.iterdir())
 
 

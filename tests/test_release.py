@@ -73,7 +73,6 @@ def test_what_cannot_be_released_is_said(config: Path, tmp_path: Path) -> None:
     for run, why in {
         "scored": r"needs scores of whole videos \(`external`\); export a run without `external`",
         "fused": r"averages its network's outputs with those of 'toy' \(`fuse`\); export a run without `fuse`",
-        "adapted": r"trains adapters in an encoder \(`adapters`\); give others your folder with config.yaml instead",
         "encoded": "its features come from the encoder of run 'adapted'; export a run on other features",
     }.items():
         with pytest.raises(TadError, match=rf"^runs\.{run}: {why}$"):

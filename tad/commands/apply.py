@@ -16,9 +16,18 @@ from tad.commands.apply_outputs import Applied, Request, held_out, write_all
 from tad.core.errors import TadError
 from tad.core.files import content_key, digest, read_json
 from tad.provenance.stamps import expect, stamp
+from tad.settings.adapters import encoders_of
 from tad.settings.config import Config
 from tad.settings.paths import path_of
-from tad.settings.stages import DetectStageSpec, ExtractSpec, JoinSpec, MergeSpec, ProbeSpec, SuppressStageSpec
+from tad.settings.stages import (
+    DetectStageSpec,
+    ExtractSpec,
+    IndexSpec,
+    JoinSpec,
+    MergeSpec,
+    ProbeSpec,
+    SuppressStageSpec,
+)
 from tad.video.listing import list_videos
 from tad.weights.published import PACKAGE, located
 
@@ -60,13 +69,16 @@ def _folder(videos: Sequence[Path], work: Path) -> Path:
 
 
 def _weights(settings: Config, dataset: str, features: str) -> Path:
+    """Return the weights of the backbone of a feature set.
+
+    Raises:
+        TadError: it has no backbone, or the weights do not exist.
+    """
     row = settings.file.features[features]
     if row.made_by == "convert":
         raise TadError(f"features.{features}: imported features; apply a run that extracts its own features")
     if row.made_by == "encode":
         raise TadError(f"features.{features}: made by the encoder of run {row.run}; apply a run that extracts features")
-    if row.made_by == "index":
-        raise TadError(f"features.{features}: frames; apply a run that extracts features")
     if row.weights == PACKAGE:
         return located(row.weights, settings.backbone(features, dataset))
     path = settings.root / row.weights
@@ -90,15 +102,26 @@ class _Given:
     growing: bool = False
 
     def features(self, name: str, weights: dict[str, Path]) -> Path:
-        """Extract a feature set and return its index; for a joined one, extract and join its parts."""
+        """Extract a feature set and return its index; for a joined one, extract and join its parts.
+
+        Of frames only the index is written; they are decoded during detection.
+        """
         from tad.stages.join import join
 
         parts = self.settings.parts(name)
+        if self.settings.feature_set(name).made_by == "index":
+            return self._indexed(name)
         if parts == [name]:
             return self._extracted(name, weights[name], self.work)
         indices = [self._extracted(part, weights[part], self.work / part) for part in parts]
         spec = cast(JoinSpec, self.settings.spec("join", dataset=self.dataset, features=name))
         return join(indices, self.work / "features.h5", spec=spec)
+
+    def _indexed(self, name: str) -> Path:
+        from tad.stages.index import index
+
+        spec = cast(IndexSpec, self.settings.spec("index", dataset=self.dataset, features=name))
+        return index([self.manifest], self.folder, self.work / "features.h5", spec=spec)
 
     def _extracted(self, name: str, weights: Path, work: Path) -> Path:
         from tad.stages.extract import extract
@@ -125,7 +148,10 @@ def _table(work: Path, manifest: Path, labels: list[str], settings: Config, data
 
 @dataclass(frozen=True)
 class Trained:
-    """A run that can be applied: its model, checked against the settings, and the weights of its feature sets."""
+    """A run that can be applied: its model, checked against the settings, and the weights of its encoders.
+
+    `weights` has those of each extracted feature set, and those of the encoder that adapters are in.
+    """
 
     settings: Config
     run: str
@@ -165,7 +191,10 @@ class Trained:
         given = _Given(settings, row.dataset, folder, manifest, work, self.device, growing)
         index = given.features(row.features, self.weights)
         table = _table(work, manifest, self.labels, settings, row.dataset)
-        candidates = detect(index, self.model, table, work / "candidates.h5", spec=self.plan, device=self.device)
+        encoder = self.weights[row.adapters.encoder] if row.adapters else None
+        candidates = detect(
+            index, self.model, table, work / "candidates.h5", spec=self.plan, device=self.device, encoder=encoder
+        )
         spec = cast(SuppressStageSpec, settings.spec("suppress", run=self.name))
         suppress(candidates, out, spec=spec, device=self.device)
         files = {video_id: folder / path for video_id, path in list_videos(folder).items()}
@@ -181,14 +210,14 @@ class Trained:
         from tad.stages.extract import extract_unprobed
         from tad.stages.probe import judged, remember, unprobed
 
-        if probing.reader != "pyav":
+        first, *others = self.settings.parts(self.settings.run(self.run).features)
+        if probing.reader != "pyav" or self.settings.feature_set(first).made_by != "extract":
             return
         known, dataset = self.work / ".kept" / "manifest.json", self.settings.run(self.run).dataset
         before = {v: content_key(folder / path) for v, path in list_videos(folder).items() if (folder / path).is_file()}
         new = unprobed(folder, spec=probing, cache=known)
         if not new:
             return
-        first, *others = self.settings.parts(self.settings.run(self.run).features)
         found: dict[str, dict[str, Any]] = {}
 
         def judge(video_id: str, scan: "Scan") -> dict[str, Any] | None:
@@ -251,7 +280,8 @@ def trained_run(run: str, settings: Config, device: str, released: "Released | N
         name: one of the run's trainings; the first by default.
 
     Raises:
-        TadError: the run's model or weights do not exist, its features were imported, or it needs external scores.
+        TadError: the run's model or weights do not exist, its features were imported, it needs external scores,
+            or it averages the outputs of two networks.
     """
     from tad.training.io.tensors import read_json_field, read_tensors
 
@@ -261,8 +291,12 @@ def trained_run(run: str, settings: Config, device: str, released: "Released | N
     model = path_of("train", root=settings.root, run=name)
     if not model.is_file():
         raise TadError(f"{model}: no such file; train it with `snakemake {model}`")
-    weights = {part: _weights(settings, row.dataset, part) for part in settings.parts(row.features)}
+    weights = {part: _weights(settings, row.dataset, part) for part in encoders_of(settings, run)}
     plan = cast(DetectStageSpec, settings.spec("detect", run=name)).model_copy(update={"exclude": {}, "split": "test"})
+    if plan.detect.fuse:
+        raise TadError(
+            f"runs.{run}: averages its outputs with those of '{plan.detect.fuse}'; apply a run without `fuse`"
+        )
     detector = plan.detector.model_dump(mode="json")
     expect(model, stage="train", dataset=row.dataset, features=row.features, detector=detector)
     labels = [str(label) for label in read_json_field(model, read_tensors(model)[1], "labels", list)]

@@ -12,7 +12,7 @@ The folder holds no path outside it, so it may be copied to another machine:
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -24,14 +24,27 @@ from tad.core.files import publish, read_json, sha256, write_json
 from tad.core.strict_json import parse_json
 from tad.metrics.threshold import HeldOut
 from tad.provenance.stamps import first_difference, read_stamp, safetensors_metadata
+from tad.settings.adapters import AdaptersSpec, encoders_of
+from tad.settings.base import Plugin
 from tad.settings.config import Config
 from tad.settings.paths import path_of
 from tad.settings.rows import FeatureRow, RunRow
 from tad.weights.published import PACKAGE, located, weight_files, weights_identity
 
+if TYPE_CHECKING:
+    from tad.layers.contract import DetectorBase
+
 FILE, ONNX, README, CONFIG = "release.json", "detector.onnx", "README.md", "config.yaml"
 KIND = "release"
-OF_RUN = ("dataset", "features", "detector", "train", "detect", "nms")  # keys of a run's row that apply needs
+OF_RUN = (
+    "dataset",
+    "features",
+    "detector",
+    "adapters",
+    "train",
+    "detect",
+    "nms",
+)  # keys of a run's row that apply needs
 TEXT = """# {run}
 
 A trained detector of {count} actions in videos: {labels}.
@@ -56,8 +69,8 @@ def _stages(settings: Config, run: str) -> dict[str, Any]:
     parts = settings.parts(row.features)
     for part in parts:
         names = {"dataset": row.dataset, "features": part}
-        if settings.feature_set(part).made_by == "extract":
-            specs |= {f"{stage} {part}": settings.spec(stage, **names) for stage in ("extract", "merge")}
+        stages = {"extract": ("extract", "merge"), "index": ("index",)}.get(settings.feature_set(part).made_by, ())
+        specs |= {f"{stage} {part}": settings.spec(stage, **names) for stage in stages}
     if parts != [row.features]:
         specs["join"] = settings.spec("join", dataset=row.dataset, features=row.features)
     specs |= {stage: settings.spec(stage, run=run) for stage in ("detect", "suppress")}
@@ -97,13 +110,16 @@ class _Writer:
         row = self.row
         if row.external:
             yield "needs scores of whole videos (`external`)", "export a run without `external`"
-        if row.adapters is not None:
-            yield "trains adapters in an encoder (`adapters`)", "give others your folder with config.yaml instead"
         if other := str(row.detect.get("fuse") or ""):
             yield f"averages its network's outputs with those of '{other}' (`fuse`)", "export a run without `fuse`"
         for part in self.settings.parts(row.features):
             if of := self.settings.feature_set(part).run:
                 yield f"its features come from the encoder of run '{of}'", "export a run on other features"
+
+    @property
+    def needed(self) -> list[str]:
+        """The feature sets of the folder's configuration."""
+        return list(dict.fromkeys([*self.settings.parts(self.row.features), *encoders_of(self.settings, self.run)]))
 
     def copy(self, source: Path, name: str) -> None:
         """Copy a file into the folder."""
@@ -118,6 +134,10 @@ class _Writer:
         values: dict[str, Any] = row.model_dump(mode="json", exclude_unset=True)
         if row.made_by == "convert":
             return values | {"source": "features"}
+        if row.made_by == "index":
+            return {
+                name: value for name, value in values.items() if name != "weights"
+            }  # only trainings start from them
         if row.made_by != "extract" or row.weights == PACKAGE:
             return values
         backbone = self.settings.backbone(name, self.row.dataset)
@@ -133,24 +153,31 @@ class _Writer:
             self.copy(file, f"weights/{name}/{file.name}")
         return values | {"weights": f"weights/{name}" + (f"/{source.name}" if source.is_file() else "")}
 
+    def weights(self, name: str) -> Path:
+        """Return the weights of the backbone of a feature set."""
+        row = self.settings.feature_set(name)
+        if row.weights == PACKAGE:
+            return located(row.weights, self.settings.backbone(name, self.row.dataset))
+        if row.weights == "pretrain":
+            return path_of("pretrain", root=self.settings.root, dataset=self.row.dataset, features=name)
+        return self.settings.root / row.weights
+
     def encoder(self, name: str) -> dict[str, Any]:
         """Return the facts about the encoder of a feature set."""
         row = self.settings.feature_set(name)
+        if row.made_by == "index":
+            return {"frames": row.frames and row.frames.model_dump(mode="json")}
         if row.made_by != "extract":
             return {"imported": True, "dim": row.width, "clip": row.clip, "published": row.published}
         backbone = self.settings.backbone(name, self.row.dataset)
-        place = self.settings.root / row.weights
-        if row.weights == PACKAGE:
-            place = located(row.weights, backbone)
-        if row.weights == "pretrain":
-            place = path_of("pretrain", root=self.settings.root, dataset=self.row.dataset, features=name)
-        facts = {"backbone": backbone.model_dump(mode="json"), "weights": weights_identity(place, backbone)}
+        identity = weights_identity(self.weights(name), backbone)
+        facts = {"backbone": backbone.model_dump(mode="json"), "weights": identity}
         return facts | {"recipe": self.settings.recipe(name, self.row.dataset)}
 
     def config(self) -> dict[str, Any]:
         """Return the configuration of the folder."""
         parts = self.settings.parts(self.row.features)
-        features = {name: self.features(name) for name in parts}
+        features = {name: self.features(name) for name in self.needed}
         if parts != [self.row.features]:
             features[self.row.features] = {"join": list(parts)}
         run = self.row.model_dump(mode="json", exclude_unset=True, include=set(OF_RUN))
@@ -206,7 +233,6 @@ def export(run: str, *, out: Path, onnx: bool = True, config: Path = Path("confi
             run=run, count=len(labels), labels=listed, version=__version__, folder=out.name, onnx=text
         )
         partial.write_text(content, encoding="utf-8")
-    parts = settings.parts(writer.row.features)
     files = sorted(path for path in out.rglob("*") if path.is_file() and "apply" not in path.relative_to(out).parts)
     document = {
         **formats.mark(KIND),
@@ -214,7 +240,7 @@ def export(run: str, *, out: Path, onnx: bool = True, config: Path = Path("confi
         "tad": __version__,
         "labels": labels,
         "model": str(read_stamp(writer.model)["identity"]),
-        "encoders": {name: writer.encoder(name) for name in parts},
+        "encoders": {name: writer.encoder(name) for name in writer.needed},
         "settings": stages,
         "held_out": _held_out(writer).document(),
         "files": {str(path.relative_to(out)): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files},
@@ -224,10 +250,7 @@ def export(run: str, *, out: Path, onnx: bool = True, config: Path = Path("confi
     yield f"{out}: {len(files)} files, {size / 1e6:.1f} MB"
     if why:
         yield f"{ONNX} was left out: {why}"
-    made_by = {settings.feature_set(part).made_by for part in parts}
-    if "index" in made_by:
-        yield f"it reads frames, which `tad apply` does not; {ONNX} takes frames"
-    elif made_by != {"extract"}:
+    if not {settings.feature_set(part).made_by for part in writer.needed} <= {"extract", "index"}:
         yield "its features come from elsewhere, so it cannot be applied to videos; detector.onnx takes such features"
     else:
         yield f"next, here or on another machine: tad apply {out} VIDEO --out detections.json"
@@ -263,23 +286,43 @@ def _write_onnx(writer: _Writer, stages: Mapping[str, Any], labels: list[str]) -
     """Write detector.onnx; return why it cannot be, or an empty text."""
     from tad.detectors._graph import write_graph
     from tad.layers.contract import Ungraphable
-    from tad.training.io.tensors import read_tensors
 
-    tensors, metadata = read_tensors(writer.model)
     spec = stages["detect"]
+    detect = dict(spec["detect"])
+    if spec.get("adapters"):
+        detect["min_length"] *= spec["adapters"]["frames_per_position"]  # the graph's segments are in frames
     facts = {
-        "run": writer.run, "labels": labels, "detect": spec["detect"], "nms": stages["suppress"]["nms"],
+        "run": writer.run, "labels": labels, "detect": detect, "nms": stages["suppress"]["nms"],
         "resize": spec["resize"], "tad": __version__, **formats.mark("onnx"),
     }  # fmt: skip
-
-    sizes = {"feature_dim": int(metadata["feature_dim"]), "num_classes": len(labels)}
-    sizes["max_length"] = int(parse_json(metadata["detector"])["max_length"])
-    plugin = writer.settings.detector(writer.training)
+    if index := stages.get(f"index {writer.row.features}"):
+        facts["frames"] = index["frames"]  # their rate, size and modality
     try:
-        write_graph(plugin["name"], plugin["settings"], tensors, writer.out / ONNX, sizes=sizes, facts=facts)
+        write_graph(_detector(writer, spec.get("adapters"), len(labels)), writer.out / ONNX, facts=facts)
     except Ungraphable as error:
         return str(error)
     return ""
+
+
+def _detector(writer: _Writer, adapters: Mapping[str, Any] | None, classes: int) -> "DetectorBase":
+    """Build the detector of a run with its weights, and its encoder if it has adapters."""
+    from tad.settings import plugins
+    from tad.training.io.tensors import read_tensors
+
+    tensors, metadata = read_tensors(writer.model)
+    sizes = {"feature_dim": int(metadata["feature_dim"]), "num_classes": classes}
+    sizes["max_length"] = int(parse_json(metadata["detector"])["max_length"])
+    plugin = Plugin.model_validate(writer.settings.detector(writer.training))
+    detector: DetectorBase
+    if adapters:
+        from tad.training.adapted import build_adapted
+
+        spec = AdaptersSpec.model_validate(adapters)
+        detector = build_adapted(plugin, spec, writer.weights(spec.encoder), lr=1.0, **sizes)
+    else:
+        detector = plugins.build("detectors", plugin.name, plugin.settings, **sizes)
+    detector.load_state_dict(tensors)
+    return detector
 
 
 class Released:

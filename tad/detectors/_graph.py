@@ -7,6 +7,7 @@ Suppression stays outside (`tad.nms`). Inputs and outputs are described in docs/
 
 import importlib
 import importlib.util
+import itertools
 import json
 import logging
 import warnings
@@ -21,7 +22,6 @@ from torch import Tensor, nn
 from tad.core.errors import TadError
 from tad.core.files import publish
 from tad.layers.contract import DetectorBase, Ungraphable
-from tad.settings import plugins
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OPSET = 20
@@ -29,6 +29,7 @@ BAR = 1e-4  # largest difference to PyTorch, absolute below 1 and relative above
 CHATTY = ("torch.onnx", "torch.export", "torch._subclasses", "torch._dynamo", "onnxscript", "onnx_ir")
 FACTS = "tad"  # key of the facts in the file's metadata, as JSON
 LONGEST = 1 << 20  # snippets of a sequence
+LARGEST = 2_000_000_000  # bytes of all weights; a file has at most 2 GiB
 
 
 def check_installed() -> None:
@@ -48,12 +49,14 @@ class _Graph(nn.Module):
     def __init__(self, detector: DetectorBase) -> None:
         super().__init__()
         self.detector = detector
+        self.frozen = nn.ModuleList(detector.frozen_modules)  # only registered weights can be exported
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
         dense = self.detector.dense(features, lengths)
         return tuple(dense[name] for name in self.detector.graph_outputs)
 
 
+@torch.no_grad()
 def _exported(detector: DetectorBase) -> Any:
     """Return the graph of `DetectorBase.dense` as an ONNX model; T is a multiple, or B dynamic for windows."""
     # examples of more than one window or unit: torch treats a length of 1 as fixed
@@ -132,39 +135,30 @@ def _renamed(names: Any, padded: str) -> list[str]:
     return ["features_padded" if name == padded else name for name in names]
 
 
-def write_graph(
-    name: str,
-    settings: Mapping[str, Any],
-    tensors: dict[str, Tensor],
-    path: Path,
-    *,
-    sizes: Mapping[str, int],
-    facts: Mapping[str, Any],
-) -> Path:
-    """Write a detector with these weights as an ONNX file, and compare it with PyTorch in onnxruntime.
+def write_graph(detector: DetectorBase, path: Path, *, facts: Mapping[str, Any]) -> Path:
+    """Write a detector as an ONNX file, and compare it with PyTorch in onnxruntime.
 
     Args:
-        name: the detector.
-        settings: its settings.
-        tensors: its weights.
+        detector: the detector with its weights.
         path: the file.
-        sizes: `feature_dim`, `num_classes` and `max_length`.
-        facts: stored in the file's metadata as JSON.
+        facts: stored in the file's metadata as JSON, with the sizes of the detector.
 
     Raises:
-        Ungraphable: the detector's decoding has no graph, or torch cannot make one, or onnxruntime cannot run it.
+        Ungraphable: the detector's decoding has no graph, or torch cannot make one, or onnxruntime cannot run it, or
+            its weights are too large for one file.
         TadError: the graph computes other numbers than PyTorch.
     """
     check_installed()
-    kind: type[DetectorBase] = plugins.load("detectors", name)
-    if not kind.graphable:
-        raise Ungraphable(kind.why_no_graph)
-    detector: DetectorBase = plugins.build("detectors", name, dict(settings), **sizes)
-    detector.load_state_dict(tensors)
+    if not detector.graphable:
+        raise Ungraphable(detector.why_no_graph)
+    tensors = itertools.chain.from_iterable(m.state_dict().values() for m in (detector, *detector.frozen_modules))
+    if (size := sum(tensor.nbytes for tensor in tensors)) > LARGEST:
+        raise Ungraphable(f"its weights have {size / 1e9:.1f} GB, and a file holds at most 2 GB")
     detector = detector.eval().requires_grad_(False)
     model = _exported(detector)
     if not detector.windowed:
         _pad_inside(model, detector)
+    sizes = {name: getattr(detector, name) for name in ("feature_dim", "num_classes", "max_length")}
     model.metadata_props.add(key=FACTS, value=json.dumps({**facts, **sizes, "windowed": detector.windowed}))
     content = model.SerializeToString()
     compare(detector, content, path)

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from tad.core.errors import TadError
 from tad.layers.chance import PerVideo
@@ -187,6 +187,11 @@ class DetectorBase(PerVideo, ABC):
     def graph_lengths(self) -> tuple[int, int]:
         """Return the least length of a padded sequence, and the number that longer ones are a multiple of."""
         return self.max_length, self.max_length
+
+    @property
+    def frozen_modules(self) -> tuple[nn.Module, ...]:
+        """Return the networks that never learn and are no submodules."""
+        return ()
 
     def dense(self, feats_BTC: Tensor, lengths_B: Tensor) -> dict[str, Tensor]:
         """Compute the outputs of a `graphable` detector for all points of all levels.

@@ -143,3 +143,10 @@ def _positions_problem(config: "Config", run: str, positions: int) -> str:
     except ValueError as error:
         return f"{error} (snippets of the detector: train.max_length / adapters.frames_per_position)"
     return ""
+
+
+def encoders_of(config: "Config", run: str) -> list[str]:
+    """Return the feature sets whose backbones a run needs: its own, and the one that adapters are put into."""
+    row = config.run(run)
+    parts = [part for part in config.parts(row.features) if config.feature_set(part).made_by != "index"]
+    return [*parts, row.adapters.encoder] if row.adapters else parts

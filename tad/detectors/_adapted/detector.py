@@ -7,12 +7,13 @@ the inner detector in positions of `each` frames.
 
 # B windows, T frames, H rows, W columns, C values of a frame, D channels of features, L positions, P padded frames
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tad.core.errors import TadError
 from tad.detectors._adapted.views import DRAWS, centre, random_views
@@ -35,6 +36,9 @@ class AdaptedDetector(DetectorBase):
         rate: learning rate of the adapters in multiples of the recipe's.
     """
 
+    windowed = True
+    reads_frames = True
+
     def __init__(self, inner: DetectorBase, encoder: AdaptedEncoder, spec: AdaptersSpec, *, rate: float) -> None:
         super().__init__()
         self.inner, self.encoder, self.spec, self.rate = inner, encoder, spec, rate
@@ -44,6 +48,8 @@ class AdaptedDetector(DetectorBase):
         self.rectified = inner.rectified
         # class attributes of other detectors; here they are those of the detector inside
         self.exclusive, self.pretext, self.observable = inner.exclusive, inner.pretext, inner.observable  # type: ignore[misc]
+        self.graphable, self.why_no_graph = inner.graphable, inner.why_no_graph  # type: ignore[misc]
+        self.graph_outputs, self.graph_raw = inner.graph_outputs, inner.graph_raw  # type: ignore[misc]
 
     # -- frames to features --------------------------------------------------------------------------------------------
 
@@ -81,8 +87,11 @@ class AdaptedDetector(DetectorBase):
             x_BTHWC = random_views(x_BTHWC, self.uniform(feats_BTC, DRAWS), crop=self.crop, **views)  # type: ignore[arg-type]
         else:
             x_BTHWC = centre(x_BTHWC, self.crop)
+        return self._normalised(x_BTHWC)
+
+    def _normalised(self, x_BTHWC: Tensor) -> Tensor:
         trunk = self.encoder.trunk
-        mean_C, std_C = (torch.tensor(values, device=device) for values in (trunk.mean, trunk.std))
+        mean_C, std_C = (torch.tensor(values, device=x_BTHWC.device) for values in (trunk.mean, trunk.std))
         return ((x_BTHWC / 255 - mean_C) / std_C).permute(0, 4, 1, 2, 3)
 
     def features(self, feats_BTC: Tensor, lengths_B: Tensor, part: Part | None = None) -> tuple[Tensor, Tensor]:
@@ -90,6 +99,9 @@ class AdaptedDetector(DetectorBase):
         of_part(self, part, given=len(feats_BTC), device=feats_BTC.device)
         with torch.no_grad():
             x_BCTHW = self.frames(feats_BTC, lengths_B)
+        return self._encoded(x_BCTHW, lengths_B)
+
+    def _encoded(self, x_BCTHW: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         length = self.max_length // self.each
         feats_BLD = self.encoder(x_BCTHW, length).transpose(1, 2)
         positions_B = self.positions(lengths_B)
@@ -233,3 +245,31 @@ class AdaptedDetector(DetectorBase):
     def geometric(self, raws: Sequence[Raw]) -> dict[str, Tensor]:
         """Average the raw outputs geometrically."""
         return self.inner.geometric(raws)
+
+    # -- export --------------------------------------------------------------------------------------------------------
+
+    @property
+    def frozen_modules(self) -> tuple[nn.Module, ...]:
+        """Return the encoder without its adapters."""
+        return (self.encoder.trunk,)
+
+    def dense(self, feats_BTC: Tensor, lengths_B: Tensor) -> dict[str, Tensor]:
+        """Compute the outputs of the inner detector on whole windows of frames, with segments in frames."""
+        spec, ended_BT = self.spec, torch.arange(self.max_length, device=feats_BTC.device) >= lengths_B[:, None]
+        at_B11 = (lengths_B - 1).clamp(min=0)[:, None, None]
+        last_B1C = torch.gather(feats_BTC, 1, at_B11.expand(-1, 1, self.feature_dim))
+        x_BTC = torch.where(ended_BT[:, :, None], last_B1C, feats_BTC)
+        x_BTHWC = x_BTC.reshape(-1, self.max_length, spec.height, spec.width, CHANNELS)
+        feats_BLD, positions_B = self._encoded(self._normalised(centre(x_BTHWC, self.crop)), lengths_B)
+        least, unit = self.inner.graph_lengths
+        length = feats_BLD.shape[1]
+        padded = least if length <= least else -(-length // unit) * unit
+        feats_BLD = F.pad(feats_BLD, (0, 0, 0, padded - length))
+        return self._dense_in_frames(self.inner.dense(feats_BLD, positions_B))
+
+    def decode_dense(self, raw: Mapping[str, Tensor], lengths_B: Tensor) -> dict[str, Tensor]:
+        """Decode raw outputs of the inner detector, to frames."""
+        return self._dense_in_frames(self.inner.decode_dense(raw, self.positions(lengths_B)))
+
+    def _dense_in_frames(self, dense: dict[str, Tensor]) -> dict[str, Tensor]:
+        return dense | {"segments": self._to_frames(dense["segments"])}

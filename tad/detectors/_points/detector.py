@@ -360,7 +360,7 @@ class PointDetector(GatedDetector):
         segments, levels = [], []
         for level, logits_BKT in enumerate(outputs.logits):
             points, stride = logits_BKT.shape[2], 2**level
-            distance_BTJ2 = self.distances(outputs, level).transpose(1, 2).reshape(len(logits_BKT), points, -1, 2)
+            distance_BTJ2 = self.distances(outputs, level).transpose(1, 2).reshape(logits_BKT.shape[0], points, -1, 2)
             position_T1 = torch.arange(points, device=feats_BTC.device)[:, None] * stride
             start_BTJ = position_T1 - distance_BTJ2[..., 0] * stride
             end_BTJ = position_T1 + distance_BTJ2[..., 1] * stride

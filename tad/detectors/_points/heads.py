@@ -53,8 +53,8 @@ def gap_of(kernel: int, *, causal: bool) -> int:
 
 def join(features: list[Tensor], masks: list[Tensor], *, gap: int) -> Joined:
     """Concatenate the levels (B, C, T) with `gap` zeros between neighbours."""
-    between_BCT = features[0].new_zeros(len(features[0]), gap, features[0].shape[1]).transpose(1, 2)
-    hidden_B1T = masks[0].new_zeros(len(masks[0]), 1, gap)
+    between_BCT = features[0].new_zeros(features[0].shape[0], gap, features[0].shape[1]).transpose(1, 2)
+    hidden_B1T = masks[0].new_zeros(masks[0].shape[0], 1, gap)
     padded = padding_of(masks[0]) is not None
     parts, real, gaps, levels, first = [features[0]], [masks[0]], [], [(0, features[0].shape[2])], features[0].shape[2]
     for x_BCT, mask_B1T in zip(features[1:], masks[1:], strict=True):
@@ -255,7 +255,7 @@ def trident_offsets(
     length, classes = start_BKT.shape[2], start_BKT.shape[1]
     # starts and ends lie in one row with padding at both ends, so that a single 32-bit index addresses a value; one
     # index per axis takes several times as long. Bins come first, so that one softmax covers many points
-    outside_BJK = start_BKT.new_zeros(len(start_BKT), bins, classes)
+    outside_BJK = start_BKT.new_zeros(start_BKT.shape[0], bins, classes)
     row_BPK = torch.cat([outside_BJK, start_BKT.transpose(1, 2), end_BKT.transpose(1, 2), outside_BJK], dim=1)
     if masked:
         # keep the first point outside the data: the last action of a video may end after the level's last point, and

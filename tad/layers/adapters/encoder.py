@@ -126,7 +126,7 @@ class AdaptedEncoder(PerVideo):
 
     def tokens(self, x_BCTHW: Tensor) -> Tensor:
         """Return the tokens (M, N, D) of normalised windows, clip by clip."""
-        trunk, windows = self.trunk, len(x_BCTHW)
+        trunk, windows = self.trunk, x_BCTHW.shape[0]  # not len, which would fix the size in a graph
         with torch.no_grad():
             x_MND = trunk.embed(self._clips(x_BCTHW))
         return trunk.finish(self._beside(x_BCTHW, x_MND) if self.side else self._inside(x_BCTHW, x_MND, windows))
@@ -139,7 +139,7 @@ class AdaptedEncoder(PerVideo):
         return x_MND
 
     def _beside(self, x_BCTHW: Tensor, x_MND: Tensor) -> Tensor:
-        windows, added = len(x_BCTHW), []
+        windows, added = x_BCTHW.shape[0], []
         for number in range(max(map(int, self.adapters)) + 1):  # later blocks do not reach the output
             with torch.no_grad():
                 x_MND = self._block(number, (None, None), windows, x_MND)
@@ -153,7 +153,7 @@ class AdaptedEncoder(PerVideo):
         """Return one feature per time step, (B, D, S): the mean over the patches of normalised windows."""
         x_MND = self.tokens(x_BCTHW)
         steps = x_BCTHW.shape[2] // self.trunk.tubelet
-        return x_MND.reshape(len(x_BCTHW), steps, -1, self.width).mean(2).transpose(1, 2)
+        return x_MND.reshape(x_BCTHW.shape[0], steps, -1, self.width).mean(2).transpose(1, 2)
 
     def forward(self, x_BCTHW: Tensor, length: int) -> Tensor:
         """Return features (B, D, length): those of the time steps, interpolated linearly to `length` positions."""
