@@ -118,7 +118,9 @@ def video_means(values: Tensor, mask_B1T: Mask) -> Tensor:
     values_BCT = values.flatten(3).mean(dim=3) if values.ndim > 3 else values
     if mask_B1T is None:
         return values_BCT.mean(dim=(1, 2))
-    return zero_outside(values_BCT, mask_B1T).sum(dim=(1, 2)) / (mask_B1T.sum(dim=(1, 2)) * values.shape[1])
+    # counted as floats: OpenVINO 2026.4.1 computes a wrong sum of integers for several videos
+    count_B = mask_B1T.float().sum(dim=(1, 2)) * values.shape[1]
+    return zero_outside(values_BCT, mask_B1T).sum(dim=(1, 2)) / count_B.to(values.dtype)
 
 
 @dataclass(frozen=True, slots=True)
