@@ -1,4 +1,4 @@
-"""Time a training step of any runs of the configuration, on random features and instances of their sizes → Markdown.
+"""Time one training step of given runs, on random features of their batch sizes and window lengths → Markdown.
 
     OMP_NUM_THREADS=1 python benchmarks/bench_steps.py salads-actionformer salads-afsd salads-gaf --dim 28 --classes 17
 

@@ -222,8 +222,7 @@ def new(
     root = out.parent
     try:
         findings = read_labels(labels, tool=tool, columns=parse_columns(columns), unit=unit)
-        beside = labels if labels.is_dir() else labels.parent
-        split = _relative(split_file, beside) if split_file else ""
+        split = _relative(split_file, labels if labels.is_dir() else labels.parent) if split_file else ""
         clocks = _matched(findings, videos, labels, rate=rate, points=points, unit=unit)
         set_split(findings, share=test_share, split_file=split)
         _checked(as_moments(findings.table) if findings.moments else findings.table, labels, on_invalid)

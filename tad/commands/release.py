@@ -36,15 +36,8 @@ if TYPE_CHECKING:
 
 FILE, ONNX, README, CONFIG = "release.json", "detector.onnx", "README.md", "config.yaml"
 KIND = "release"
-OF_RUN = (
-    "dataset",
-    "features",
-    "detector",
-    "adapters",
-    "train",
-    "detect",
-    "nms",
-)  # keys of a run's row that apply needs
+# keys of a run's row that apply needs
+OF_RUN = ("dataset", "features", "detector", "adapters", "train", "detect", "nms")
 TEXT = """# {run}
 
 A trained detector of {count} actions in videos: {labels}.
@@ -135,9 +128,8 @@ class _Writer:
         if row.made_by == "convert":
             return values | {"source": "features"}
         if row.made_by == "index":
-            return {
-                name: value for name, value in values.items() if name != "weights"
-            }  # only trainings start from them
+            values.pop("weights", None)  # only trainings start from them
+            return values
         if row.made_by != "extract" or row.weights == PACKAGE:
             return values
         backbone = self.settings.backbone(name, self.row.dataset)

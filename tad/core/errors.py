@@ -21,7 +21,7 @@ DAMAGE = (
 
 @dataclass(frozen=True)
 class Remedy:
-    """Words of a message that name settings of config.yaml. A command with options replaces them (`TadError.reword`).
+    """Part of a message that names a setting of config.yaml; a command names its option instead (`TadError.reword`).
 
     Attributes:
         key: what the words say; equal in all messages that say it.

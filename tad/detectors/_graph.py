@@ -190,9 +190,8 @@ def expected(
 ) -> dict[str, np.ndarray]:
     """Compute in PyTorch what the graph computes; with `found`, decode the graph's own raw outputs (`decode_dense`)."""
     if not detector.windowed:
-        least, unit = detector.graph_lengths
-        padded = least if features.shape[1] <= least else -(-features.shape[1] // unit) * unit
-        features = nn.functional.pad(features, (0, 0, 0, padded - features.shape[1]))
+        length = features.shape[1]
+        features = nn.functional.pad(features, (0, 0, 0, detector.graph_length(length) - length))
     dense = detector.dense(features, lengths)
     if found is not None and detector.graph_raw:
         dense |= detector.decode_dense({name: torch.tensor(found[name]) for name in detector.graph_raw}, lengths)

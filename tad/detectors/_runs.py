@@ -57,7 +57,7 @@ def _sums(x_RT: Tensor, first_RN: Tensor, count_RN: Tensor) -> Tensor:
 
 
 def _owners(ends_RT: Tensor, index_L: Tensor) -> Tensor:
-    """Return for each entry the number of snippets whose cumulative count does not exceed it, at most T - 1: (R, L)."""
+    """Return the snippet to which each entry belongs, (R, L), by the cumulative counts of the snippets."""
     last = ends_RT.shape[1] - 1
     below_RL = torch.zeros_like(ends_RT[:, :1]) + torch.zeros_like(index_L)
     for level in reversed(range(LEVELS)):  # binary search

@@ -188,6 +188,11 @@ class DetectorBase(PerVideo, ABC):
         """Return the least length of a padded sequence, and the number that longer ones are a multiple of."""
         return self.max_length, self.max_length
 
+    def graph_length(self, length: int) -> int:
+        """Return the length to which a graph pads a sequence of `length` snippets, by `graph_lengths`."""
+        least, multiple = self.graph_lengths
+        return least if length <= least else -(-length // multiple) * multiple
+
     @property
     def frozen_modules(self) -> tuple[nn.Module, ...]:
         """Return the networks that never learn and are no submodules."""

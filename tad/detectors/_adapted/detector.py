@@ -261,10 +261,8 @@ class AdaptedDetector(DetectorBase):
         x_BTC = torch.where(ended_BT[:, :, None], last_B1C, feats_BTC)
         x_BTHWC = x_BTC.reshape(-1, self.max_length, spec.height, spec.width, CHANNELS)
         feats_BLD, positions_B = self._encoded(self._normalised(centre(x_BTHWC, self.crop)), lengths_B)
-        least, unit = self.inner.graph_lengths
         length = feats_BLD.shape[1]
-        padded = least if length <= least else -(-length // unit) * unit
-        feats_BLD = F.pad(feats_BLD, (0, 0, 0, padded - length))
+        feats_BLD = F.pad(feats_BLD, (0, 0, 0, self.inner.graph_length(length) - length))
         return self._dense_in_frames(self.inner.dense(feats_BLD, positions_B))
 
     def decode_dense(self, raw: Mapping[str, Tensor], lengths_B: Tensor) -> dict[str, Tensor]:

@@ -336,7 +336,7 @@ class SaliencyDetector(GatedDetector):
         return [Raw(rows, lengths_B[rows], outputs.joined())]
 
     def prepared(self, x_BTC: Tensor, real_BT: Tensor) -> Tensor:
-        """Return what the network sees of whole windows whose padding is 0."""
+        """Prepare whole windows for the network; their padding is 0."""
         return x_BTC
 
     def dense(self, feats_BTC: Tensor, lengths_B: Tensor) -> dict[str, Tensor]:

@@ -126,7 +126,7 @@ class MomentDetector(DetectorBase):
 
     @property
     def graph_lengths(self) -> tuple[int, int]:
-        """Return twice what the network halves a sequence to; padding changes nothing."""
+        """Return 2 ** levels as least length and as multiple: the network halves a sequence `levels` times."""
         return (2**self.settings.levels, 2**self.settings.levels)
 
     def dense(self, feats_BTC: Tensor, lengths_B: Tensor) -> dict[str, Tensor]:

@@ -77,7 +77,7 @@ class GateShift(nn.Module):
         nn.init.zeros_(self.gate.bias)  # type: ignore[arg-type]
 
     def forward(self, x_NCHW: Tensor, frames: int, real_N111: Tensor | None = None) -> Tensor:
-        """(N, C, H, W) of videos of `frames` frames each → the same; nothing is shifted out of padding."""
+        """(N, C, H, W) of videos of `frames` frames each → the same shape; padding is not shifted into data."""
         part_NCHW, rest_NCHW = x_NCHW[:, : self.channels], x_NCHW[:, self.channels :]
         if real_N111 is not None:
             part_NCHW = part_NCHW * real_N111

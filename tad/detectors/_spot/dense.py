@@ -1,4 +1,4 @@
-"""SPOT's decoding for graphs: every seed and level is a point, whose score is 0 if it gives no candidate.
+"""Decode SPOT's masks in an exported graph: each pair of seed and level is a point, with score 0 if it is no candidate.
 
 The candidates are those of `decode_masks`, without operations whose number of results depends on values.
 """
