@@ -29,7 +29,7 @@ from tad.settings.stages import (
     SuppressStageSpec,
 )
 from tad.video.listing import list_videos
-from tad.weights.published import PACKAGE, located
+from tad.weights.published import weights_of
 
 if TYPE_CHECKING:
     from tad.commands.release import Released
@@ -79,11 +79,7 @@ def _weights(settings: Config, dataset: str, features: str) -> Path:
         raise TadError(f"features.{features}: imported features; apply a run that extracts its own features")
     if row.made_by == "encode":
         raise TadError(f"features.{features}: made by the encoder of run {row.run}; apply a run that extracts features")
-    if row.weights == PACKAGE:
-        return located(row.weights, settings.backbone(features, dataset))
-    path = settings.root / row.weights
-    if row.weights == "pretrain":
-        path = path_of("pretrain", root=settings.root, dataset=dataset, features=features)
+    path = weights_of(settings, dataset, features)
     if not path.exists():
         raise TadError(f"{path}: no such weights; `snakemake -n` for the run says how to get them")
     return path

@@ -29,7 +29,7 @@ from tad.settings.base import Plugin
 from tad.settings.config import Config
 from tad.settings.paths import path_of
 from tad.settings.rows import FeatureRow, RunRow
-from tad.weights.published import PACKAGE, located, weight_files, weights_identity
+from tad.weights.published import PACKAGE, weight_files, weights_identity, weights_of
 
 if TYPE_CHECKING:
     from tad.layers.contract import DetectorBase
@@ -134,8 +134,7 @@ class _Writer:
             return values
         backbone = self.settings.backbone(name, self.row.dataset)
         if row.weights == "pretrain":
-            names = {"dataset": self.row.dataset, "features": name}
-            source = path_of("pretrain", root=self.settings.root, **names)
+            source = weights_of(self.settings, self.row.dataset, name)
             if not source.is_file():
                 raise TadError(f"{source}: no such weights; `snakemake -n` for the run says how to get them")
             self.copy(source, str(path_of("pretrain", dataset=self.row.dataset, features=name)))
@@ -145,15 +144,6 @@ class _Writer:
             self.copy(file, f"weights/{name}/{file.name}")
         return values | {"weights": f"weights/{name}" + (f"/{source.name}" if source.is_file() else "")}
 
-    def weights(self, name: str) -> Path:
-        """Return the weights of the backbone of a feature set."""
-        row = self.settings.feature_set(name)
-        if row.weights == PACKAGE:
-            return located(row.weights, self.settings.backbone(name, self.row.dataset))
-        if row.weights == "pretrain":
-            return path_of("pretrain", root=self.settings.root, dataset=self.row.dataset, features=name)
-        return self.settings.root / row.weights
-
     def encoder(self, name: str) -> dict[str, Any]:
         """Return the facts about the encoder of a feature set."""
         row = self.settings.feature_set(name)
@@ -162,7 +152,7 @@ class _Writer:
         if row.made_by != "extract":
             return {"imported": True, "dim": row.width, "clip": row.clip, "published": row.published}
         backbone = self.settings.backbone(name, self.row.dataset)
-        identity = weights_identity(self.weights(name), backbone)
+        identity = weights_identity(weights_of(self.settings, self.row.dataset, name), backbone)
         facts = {"backbone": backbone.model_dump(mode="json"), "weights": identity}
         return facts | {"recipe": self.settings.recipe(name, self.row.dataset)}
 
@@ -310,7 +300,9 @@ def _detector(writer: _Writer, adapters: Mapping[str, Any] | None, classes: int)
         from tad.training.adapted import build_adapted
 
         spec = AdaptersSpec.model_validate(adapters)
-        detector = build_adapted(plugin, spec, writer.weights(spec.encoder), lr=1.0, **sizes)
+        detector = build_adapted(
+            plugin, spec, weights_of(writer.settings, writer.row.dataset, spec.encoder), lr=1.0, **sizes
+        )
     else:
         detector = plugins.build("detectors", plugin.name, plugin.settings, **sizes)
     detector.load_state_dict(tensors)

@@ -6,7 +6,7 @@ A backbone's YAML lists its files under `weights`; nothing here imports torch or
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -14,6 +14,10 @@ from tad.core.errors import TadError
 from tad.core.files import digest, sha256
 from tad.settings import plugins
 from tad.settings.base import Plugin, Spec, explain
+from tad.settings.paths import path_of
+
+if TYPE_CHECKING:
+    from tad.settings.config import Config
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".pyth", ".tflite")
 PACKAGE = "package"  # in place of a path: the weights that an installed Python package holds
@@ -105,6 +109,18 @@ def located(weights: str, backbone: Plugin) -> Path:
     raise TadError(
         f"{backbone.name}: weights: package: no Python package holds its weights, only those of {', '.join(names)}"
     )
+
+
+def weights_of(config: "Config", dataset: str, features: str) -> Path:
+    """Return the path of the weights of a feature set's backbone, whether they exist or not.
+
+    Raises:
+        TadError: they come in a package that is not installed.
+    """
+    row = config.feature_set(features)
+    if row.weights == "pretrain":
+        return path_of("pretrain", root=config.root, dataset=dataset, features=features)
+    return config.root / located(row.weights, config.backbone(features, dataset))
 
 
 def wanted(backbone: str, settings: Mapping[str, Any]) -> list[WeightFile]:
