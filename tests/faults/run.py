@@ -1,6 +1,8 @@
 """Run all fault campaigns within a bounded time and print one table (`make test-faults`).
 
-    python tests/faults/run.py [--budget SECONDS] [--only NAME …] [--out REPORT.json] [--doc docs/reliability.md]
+    python tests/faults/run.py [--budget SECONDS] [--jobs N] [--only NAME …] [--out REPORT.json] [--doc PAGE.md]
+
+Each campaign runs in a process of its own, `--jobs` of them at a time: most cases keep one core busy.
 
 With `--doc`, the table replaces the one between the two comments `fault table` of a Markdown file, with its date and
 command.
@@ -14,11 +16,14 @@ import argparse
 import importlib
 import json
 import os
+import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -54,9 +59,13 @@ def weight_of(campaign: ModuleType) -> float:
     return float(getattr(campaign, "WEIGHT", 1.0))
 
 
+def title_of(name: str) -> str:
+    """Return the title of a campaign in the table."""
+    return (campaigns()[name].__doc__ or name).strip().partition("\n")[0].rstrip(".")
+
+
 def attempt(name: str, campaign: ModuleType, seconds: float) -> Result:
     """Run one campaign; an exception in it counts as a traceback, so that the other campaigns still run."""
-    title = (campaign.__doc__ or name).strip().partition("\n")[0].rstrip(".")
     started = time.monotonic()
     try:
         cases = list(campaign.run(seconds)) or [
@@ -67,7 +76,56 @@ def attempt(name: str, campaign: ModuleType, seconds: float) -> Result:
         cases = [Case(f"the campaign {name} itself", TRACEBACK, f"{type(error).__name__}: {error}"[:200])]
     unknown = {case.outcome for case in cases} - OUTCOMES.keys()
     assert not unknown, f"campaign {name} returned unknown outcomes {unknown}"
-    return Result(name, title, cases, time.monotonic() - started)
+    return Result(name, title_of(name), cases, time.monotonic() - started)
+
+
+def in_process(name: str, seconds: float) -> Result:
+    """Run one campaign in a process of its own; what it prints appears at once."""
+    print(f"{name}: up to {seconds:.0f} s …", flush=True)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="tad-faults-") as folder:
+        report = Path(folder) / "report.json"
+        words = [sys.executable, str(HERE / "run.py"), "--only", name, "--budget", str(seconds), "--out", str(report)]
+        done = subprocess.run(words, stdout=subprocess.DEVNULL, check=False)
+        if report.exists():
+            (cases,) = json.loads(report.read_text(encoding="utf-8")).values()
+            return Result(name, title_of(name), [Case(**case) for case in cases], time.monotonic() - began)
+    note = f"its process ended with {done.returncode}"
+    return Result(
+        name, title_of(name), [Case(f"the campaign {name} itself", TRACEBACK, note)], time.monotonic() - began
+    )
+
+
+def shared_out(
+    weights: dict[str, float], budget: float, jobs: int, start: Callable[[str, float], Result]
+) -> list[Result]:
+    """Run campaigns, `jobs` at a time, the heaviest first; time that one does not use is given to those after it.
+
+    Args:
+        weights: the campaigns' shares of the time, by name.
+        budget: seconds for all of them together.
+        jobs: how many run at the same time.
+        start: runs a campaign, given by its name, for a number of seconds.
+
+    Returns:
+        the results in the order of `weights`.
+    """
+    end = time.monotonic() + budget
+    left = sorted(weights, key=lambda name: -weights[name])
+    running: dict[Future[Result], float] = {}  # → when its time is over
+    results: dict[str, Result] = {}
+    with ThreadPoolExecutor(jobs) as pool:
+        while left or running:
+            while left and len(running) < jobs:
+                now = time.monotonic()
+                free = (jobs - len(running)) * (end - now) + sum(end - until for until in running.values())
+                share = free * weights[left[0]] / sum(map(weights.__getitem__, left))
+                seconds = max(min(share, end - now), 0.0)
+                running[pool.submit(start, left.pop(0), seconds)] = now + seconds
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                del running[future]
+                results[future.result().name] = future.result()
+    return [results[name] for name in weights]
 
 
 def table(results: Sequence[Result]) -> str:
@@ -104,6 +162,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the chosen campaigns; time that one does not use is given to those after it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--budget", type=float, default=BUDGET_SECONDS, help="seconds for all campaigns together")
+    jobs = os.cpu_count() or 1
+    parser.add_argument("--jobs", type=int, default=jobs, help=f"campaigns at the same time; default: {jobs}")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="campaigns to run; default: all")
     parser.add_argument("--out", type=Path, help="write all cases to this JSON file")
     parser.add_argument("--doc", type=Path, help="write the table into this Markdown file")
@@ -113,13 +173,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"no campaign named {', '.join(unknown)}; there are: {', '.join(found)}", file=sys.stderr)
         return 2
     chosen = {name: campaign for name, campaign in found.items() if not a.only or name in a.only}
-    results: list[Result] = []
-    end = time.monotonic() + a.budget
-    for name, campaign in chosen.items():
-        left = sum(map(weight_of, list(chosen.values())[len(results) :]))
-        seconds = max(end - time.monotonic(), 0.0) * weight_of(campaign) / left
-        print(f"{name}: up to {seconds:.0f} s …", flush=True)
-        results.append(attempt(name, campaign, seconds))
+    weights = {name: weight_of(campaign) for name, campaign in chosen.items()}
+    if len(chosen) == 1:
+        results = [attempt(name, campaign, a.budget) for name, campaign in chosen.items()]
+    else:
+        results = shared_out(weights, a.budget, a.jobs, in_process)
     print(f"\n{table(results)}\n")
     bad = [case for result in results for case in result.cases if case.outcome in BAD]
     for case in [case for result in results for case in result.cases if case.outcome in (*BAD, SKIPPED)]:
