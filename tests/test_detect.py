@@ -14,6 +14,7 @@ from training_tools import detect_spec, train_spec, videos_of, write_inputs
 
 from tad.annotations.table import Video
 from tad.core.errors import TadError
+from tad.detectors._points.detector import PointDetector
 from tad.provenance.stamps import expect
 from tad.settings import plugins
 from tad.settings.stages import DetectStageSpec
@@ -268,3 +269,26 @@ def test_the_published_buffers_are_such_a_limit(
     with pytest.raises(TadError, match=r"video 'test_7' .* 120 snippets: .* at most 96; raise settings.buffer_factor"):
         tools.run(folder, spec)
     assert len(list((folder / "kept").iterdir())) == 1  # of the fixture
+
+
+def test_new_videos_may_be_longer_than_the_published_code_accepts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`tad apply` cannot wait for a training with another setting; the detections are those without a limit."""
+    monkeypatch.undo()
+    videos = videos_of(np.random.default_rng(0))
+    spec = tools.real_spec("actionformer", "", epochs=1, warmup_epochs=0)
+    model = tools.run(folder, spec)
+    video, feats = videos["test_7"]
+    videos["test_7"] = (Video(video.split, 120.5, video.instances), np.resize(feats, (120, feats.shape[1])))
+    write_inputs(folder, videos)
+    plan = detect_spec().model_copy(update={"detector": spec.detector})
+    given = folder / "f.h5", model, folder / "toy.json"
+    with pytest.raises(TadError, match=r"120 snippets: .* at most 96"):
+        detect(*given, folder / "short.h5", spec=plan, threads=1)
+    detect(*given, folder / "long.h5", spec=plan, threads=1, any_length=True)
+    said = "1 videos are longer than the 96 snippets that the published code accepts"
+    assert sum(said in record.getMessage() for record in caplog.records if record.levelname == "WARNING") == 1
+    monkeypatch.setattr(PointDetector, "limit", property(lambda self: 0, lambda self, value: None), raising=False)
+    detect(*given, folder / "unlimited.h5", spec=plan, threads=1)
+    assert (folder / "long.h5").read_bytes() == (folder / "unlimited.h5").read_bytes()

@@ -189,8 +189,9 @@ class Trained:
         table = _table(work, manifest, self.labels, settings, row.dataset)
         encoder = self.weights[row.adapters.encoder] if row.adapters else None
         candidates = detect(
-            index, self.model, table, work / "candidates.h5", spec=self.plan, device=self.device, encoder=encoder
-        )
+            index, self.model, table, work / "candidates.h5", spec=self.plan, device=self.device, encoder=encoder,
+            any_length=True,
+        )  # fmt: skip
         spec = cast(SuppressStageSpec, settings.spec("suppress", run=self.name))
         suppress(candidates, out, spec=spec, device=self.device)
         files = {video_id: folder / path for video_id, path in list_videos(folder).items()}

@@ -61,6 +61,7 @@ class DetectorBase(PerVideo, ABC):
         self.phases: tuple[Phase, ...] = (MAIN,)
         self.fixed_length = False  # compiled graphs need batches of one length, even if padding changes nothing
         self.feature_dim = self.num_classes = self.max_length = 0
+        self.limit = 0  # longest sequence that published code accepts, in snippets; 0: no limit
 
     def expect_width(self, feats_BTC: Tensor) -> None:
         """Check the width of features.

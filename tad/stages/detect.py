@@ -146,6 +146,24 @@ def _of_windows(
     )
 
 
+def _lift_limits(streams: list[Stream], lengths: dict[str, int]) -> None:
+    """Let the detectors accept every length, and say which videos are longer than the published code accepts.
+
+    The limit is the size of a buffer in the published code. No weight depends on it, and points have the same places.
+    """
+    limits = [stream.model.detector.limit for stream in streams if stream.model.detector.limit]
+    beyond = [video_id for video_id, length in lengths.items() if limits and length > min(limits)]
+    if beyond:
+        longest = max(beyond, key=lengths.__getitem__)
+        log.warning(
+            "%d videos are longer than the %d snippets that the published code accepts (settings.buffer_factor); they"
+            " are detected all the same (longest: '%s', %d snippets; training windows have %d)",
+            len(beyond), min(limits), longest, lengths[longest], streams[0].model.max_length,
+        )  # fmt: skip
+    for stream in streams:
+        stream.model.detector.limit = 0
+
+
 def _all_candidates(
     streams: list[Stream], grids: dict[str, Grid], spec: DetectStageSpec, device: torch.device
 ) -> dict[str, Candidates]:
@@ -269,6 +287,7 @@ def detect(
     device: str = "cpu",
     threads: int = 0,
     encoder: Path | None = None,
+    any_length: bool = False,
 ) -> Path:
     """Run the detector on every video of the split; results do not depend on the batch size.
 
@@ -282,6 +301,8 @@ def detect(
         device: see `tad.core.device.leased`.
         threads: CPU threads; 0: `spec.detect.threads`.
         encoder: weights (file or folder) of the frozen encoder of adapters.
+        any_length: accept videos that are longer than the published code accepts, with a warning. New videos cannot
+            wait for a training with another setting.
 
     Raises:
         TadError: the files of `detect.fuse` are missing; inputs do not belong together (see `load_model`); a video has
@@ -312,6 +333,8 @@ def detect(
             streams.append(other)
             inputs |= identities
         grids = {v: own.grid(v) for v in usable}
+        if any_length:
+            _lift_limits(streams, {v: grid.length for v, grid in grids.items()})
         rows = len(usable) * LEVELS * spec.detect.topk
         forecast(Path(out), rows * CANDIDATE_BYTES, what=f"detect: at most {rows} candidates")
         candidates = _all_candidates(streams, grids, spec, target)

@@ -77,6 +77,7 @@ class PointDetector(GatedDetector):
         # of the last stride as well: levels must halve (the published code stops where `multiple` is none of it)
         self.multiple, self.iou_weight_power = math.lcm(multiple, self.coarsest), iou_weight_power
         self.masked, self.detach_quality = masked, detach_quality
+        self.limit = 0 if masked else int(max_length * settings.buffer_factor)
         self.add_gate(feature_dim, length=0, masked=True)
         self.backbone: nn.Module
         self.neck: nn.Module
@@ -144,15 +145,14 @@ class PointDetector(GatedDetector):
         """Return the length to which a sequence of `length` snippets is padded for inference.
 
         Raises:
-            TadError: the sequence is longer than `settings.buffer_factor` allows.
+            TadError: the sequence is longer than `limit`, which `settings.buffer_factor` sets as in the published code.
         """
         if self.masked:
             return math.ceil(length / self.coarsest) * self.coarsest
         padded = self.max_length if length <= self.max_length else math.ceil(length / self.multiple) * self.multiple
-        limit = int(self.max_length * self.settings.buffer_factor)
-        if limit and padded > limit:
+        if self.limit and padded > self.limit:
             raise TadError(
-                f"features: {length} snippets: the detector accepts at most {limit}; raise settings.buffer_factor"
+                f"features: {length} snippets: the detector accepts at most {self.limit}; raise settings.buffer_factor"
                 f" (now {self.settings.buffer_factor:g}) or train.max_length"
             )
         return padded
