@@ -262,6 +262,56 @@ def test_a_spreadsheet_is_read_like_a_csv_file(tmp_path: Path) -> None:
         read(xlsx(tmp_path / "empty.xlsx", []))
 
 
+CUES = [("clip", 1.0, 2.0, "run"), ("clip", 3.5, 4.0, "jump")]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1\n00:00:01,000 --> 00:00:02,000\nrun\n\n2\n00:00:03,500 --> 00:00:04,000\njump\n",
+        "1\n0:01 --> 0:02\nrun\n\n2\n00:00:03,5 --> 00:00:04\njump\n",
+        "1\n00:00:01.000000-->00:00:02.000000\nrun\n\n2\n00:03.500 -->00:04.000 align:start\njump\n",
+        "1\n00:00:01,000 --> 00:00:02,000\nrun\n2\n00:00:03,500 --> 00:00:04,000\njump",
+    ],
+)
+def test_every_cue_is_read(tmp_path: Path, text: str, end: str) -> None:
+    """Whole seconds, other digits, no blanks around the arrow, and no blank line between two cues."""
+    path = tmp_path / "clip.srt"
+    path.write_bytes(text.replace("\n", end).encode())
+    assert segments(read(path)) == CUES
+
+
+@pytest.mark.parametrize("timing", ["00:00:01,000 -> 00:00:02,000", "-00:00:01,0 --> 00:00:02,0", "01.5 --> 02.5",
+                                    "00:00:01:12 --> 00:00:02:10", "00:00:01,000 ==> 00:00:02,000"])  # fmt: skip
+def test_a_cue_is_never_lost_among_others(tmp_path: Path, timing: str) -> None:
+    path = put(tmp_path / "clip.srt", f"1\n00:00:05,000 --> 00:00:06,000\nrun\n\n2\n{timing}\njump\n")
+    with pytest.raises(TadError, match=r"clip.srt: line 6: '.*' is not of the form 00:00:02,000 --> 00:00:04,000"):
+        read(path)
+
+
+def test_several_checked_boxes_are_several_labels(tmp_path: Path) -> None:
+    """VIA stores the ids of the chosen options, separated by commas; a label may have a comma itself."""
+    metadata = {"1_a": {"vid": "1", "z": [1, 2], "xy": [], "av": {"1": "0,2"}},
+                "1_b": {"vid": "1", "z": [3, 4], "xy": [], "av": {"1": "1"}}}  # fmt: skip
+    project = {
+        "project": {}, "config": {}, "metadata": metadata, "view": {"1": {"fid_list": ["1"]}},
+        "file": {"1": {"fname": "clip.mp4"}},
+        "attribute": {"1": {"options": {"0": "run", "1": "run, fast", "2": "jump"}}},
+    }  # fmt: skip
+    found = [("clip", 1, 2, "run"), ("clip", 1, 2, "jump"), ("clip", 3, 4, "run, fast")]
+    assert segments(read(put(tmp_path / "via.json", project))) == found
+
+
+def test_tasks_of_several_annotators_are_said(tmp_path: Path) -> None:
+    one = {"result": [{"value": {"ranges": [{"start": 25, "end": 50}], "timelinelabels": ["run"]}}]}
+    task = {"id": 1, "data": {"video": "/data/upload/1/clip.mp4", "fps": 25}, "annotations": [one]}
+    assert not read(put(tmp_path / "one.json", [task])).notes
+    for others, said in ((one,), True), (({**one, "was_cancelled": True},), False):
+        notes = read(put(tmp_path / "two.json", [{**task, "annotations": [one, *others]}])).notes
+        assert any("1 tasks with several annotations" in note for note in notes) == said
+
+
 def test_a_folder_of_one_file_per_video(tmp_path: Path) -> None:
     for video in ("a", "b"):
         put(tmp_path / f"{video}.srt", "1\n00:00:02,000 --> 00:00:04,000\njump\n")

@@ -16,6 +16,7 @@ FRAMES = (
     "timeline labels are frames at the `frameRate` of the project's Video tag; read as frames of the video (give"
     " the rate 24 if the tag has no frameRate, which is its default)"
 )
+SEVERAL = "tasks with several annotations (of several annotators?), which all count"
 
 
 def is_export(value: Any) -> bool:
@@ -38,13 +39,17 @@ def _video(task: dict[str, Any], path: Path) -> str:
     raise TadError(f"{path}: task {task.get('id', '?')}: no value names a video file; export it as JSON again")
 
 
+def _finished(task: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the annotations of a task that were not cancelled."""
+    return [a for a in task.get("annotations") or [] if isinstance(a, dict) and not a.get("was_cancelled")]
+
+
 def _segments(task: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield an entry and `{ranges, timelinelabels}` for each result of a task, in JSON or JSON-MIN."""
-    for annotation in task.get("annotations") or []:
-        if isinstance(annotation, dict) and not annotation.get("was_cancelled"):
-            for result in annotation.get("result") or []:
-                if isinstance(result, dict) and isinstance(result.get("value"), dict):
-                    yield f"result '{result.get('id', '?')}'", result["value"]
+    for annotation in _finished(task):
+        for result in annotation.get("result") or []:
+            if isinstance(result, dict) and isinstance(result.get("value"), dict):
+                yield f"result '{result.get('id', '?')}'", result["value"]
     if "annotations" not in task:
         for key, values in task.items():
             for value in values if isinstance(values, list) else []:
@@ -70,6 +75,7 @@ def read(path: Path) -> Table:
         rate = next((data[key] for key in ("fps", "frameRate", "framerate", "frame_rate") if key in data), None)
         for collector in (frames, seconds):
             collector.video(name, rate=rate)
+            collector.counted[SEVERAL] += len(_finished(task)) > 1
         for entry, value in _segments(task):
             place = f"task {task.get('id', '?')}, {entry}"
             for label in value.get("timelinelabels") or []:

@@ -2,7 +2,9 @@
 
 import html
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 
 from tad.annotations.table import Table, Video
@@ -11,26 +13,44 @@ from tad.core.files import publish
 from tad.datasets._formats._collect import Collector, milliseconds
 from tad.datasets._text import read_text
 
-TIME = r"(?:\d+:)?\d{1,2}:\d{2}[.,]\d{1,3}"
-TIMING = re.compile(rf"\s*({TIME})\s+-->\s+({TIME})(?:[ \t].*)?")
+TIME = r"(?:\d+:)?\d{1,2}:\d{2}(?:[.,]\d{1,9})?"
+TIMING = re.compile(rf"\s*({TIME})\s*-->\s*({TIME})(?:[ \t].*)?")
+# two numbers with an arrow between them, which are meant as the times of a cue
+LIKE_TIMING = re.compile(r"\s*-?\d[\d:;.,]*\s*[-=]{1,3}>\s*-?\d[\d:;.,]*(?:[ \t].*)?")
+JOINED = "cues without a blank line before them"
 EMPTY = "1\n00:00 --> 00:00\n"  # shorter files hold no cue
 TAG = re.compile(r"<[^>]*>")
 
 
-def _cues(path: Path) -> Iterator[tuple[int, str, str, str]]:
-    """Yield line number, start, end and text of each cue; blocks without a timing line are skipped."""
+def _is_timing(line: str, where: str) -> bool:
+    """Return whether a line has the times of a cue.
+
+    Raises:
+        TadError: it has two times, but not in a form that is read.
+    """
+    if TIMING.fullmatch(line):
+        return True
+    if LIKE_TIMING.fullmatch(line):
+        raise TadError(f"{where}: '{line.strip():.60}' is not of the form 00:00:02,000 --> 00:00:04,000; correct it")
+    return False
+
+
+def _cues(path: Path, seen: Counter[str]) -> Iterator[tuple[int, str, str, str]]:
+    """Yield line number, start, end and text of each cue; blocks without a timing line are skipped.
+
+    A timing line within a text begins the next cue, whose number is not a part of the text.
+    """
     lines = read_text(path).splitlines()
-    number = 0
-    while number < len(lines):
-        match = TIMING.fullmatch(lines[number])
-        number += 1
-        if match is None:
-            continue
-        first, text = number, []
-        while number < len(lines) and lines[number].strip():
-            text.append(lines[number].strip())
-            number += 1
-        yield first, match[1], match[2], " ".join(text)
+    timed = [k for k, line in enumerate(lines) if _is_timing(line, f"{path}: line {k + 1}")]
+    for first, following in pairwise([*timed, len(lines)]):
+        match = TIMING.fullmatch(lines[first])
+        assert match is not None
+        blank = next((k for k in range(first + 1, following) if not lines[k].strip()), following)
+        text = [line.strip() for line in lines[first + 1 : blank]]
+        if blank == following < len(lines):
+            seen[JOINED] += 1
+            text = text[:-1] if len(text) > 1 and text[-1].isdecimal() else text
+        yield first + 1, match[1], match[2], " ".join(text)
 
 
 def _read(path: Path, tool: str, text_of: Callable[[str], str]) -> Table:
@@ -39,7 +59,7 @@ def _read(path: Path, tool: str, text_of: Callable[[str], str]) -> Table:
     if path.stat().st_size < len(EMPTY) and not path.read_bytes().strip():  # a video without instances
         return found.table()
     cues = 0
-    for number, start, end, text in _cues(path):
+    for number, start, end, text in _cues(path, found.counted):
         found.add("", start, end, text_of(text), f"line {number}")
         cues += 1
     if not cues and "-->" in read_text(path):

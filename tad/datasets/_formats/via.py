@@ -26,14 +26,22 @@ def _name(fname: str) -> str:
     return re.split(r"[/\\]", fname)[-1]
 
 
-def _label(values: Mapping[str, Any], attributes: Mapping[str, Any]) -> str:
-    """Return the value of the first attribute; ids of options become the options' names."""
+def _labels(values: Mapping[str, Any], attributes: Mapping[str, Any]) -> list[str]:
+    """Return the values of the first attribute that has any; ids of options become the options' names.
+
+    An attribute with checkboxes may have several, whose ids are separated by commas.
+    """
     for key, value in values.items():
         options = (attributes.get(key) or {}).get("options") or {}
-        text = options.get(value, value) if isinstance(options, dict) and isinstance(value, str) else value
-        if isinstance(text, str) and text.strip():
-            return text
-    return ""
+        if isinstance(options, dict) and isinstance(value, str):
+            parts = value.split(",")
+            chosen = [value] if value in options or not all(part in options for part in parts) else parts
+            texts = [options.get(part, part) for part in chosen]
+        else:
+            texts = [value]
+        if all(isinstance(text, str) and text.strip() for text in texts):
+            return texts
+    return [""]
 
 
 def read_project(path: Path) -> Table:
@@ -62,7 +70,8 @@ def read_project(path: Path) -> Table:
         if not name:
             raise TadError(f"{path}: metadata '{key}': no file belongs to the view '{view}'; save the project again")
         found.counted[POINTS] += len(times) == 1
-        found.add(name, times[0], times[-1], _label(item.get("av") or {}, attributes), f"metadata '{key}'")
+        for label in _labels(item.get("av") or {}, attributes):
+            found.add(name, times[0], times[-1], label, f"metadata '{key}'")
     return found.table()
 
 
@@ -103,5 +112,5 @@ def read_csv(path: Path) -> Table:
             continue
         if not (isinstance(names, list) and names and isinstance(values, dict) and isinstance(times, list)):
             raise TadError(f"{where}: no file, times and attributes; export the CSV from VIA 3 again")
-        found.add(_name(str(names[0])), times[0], times[-1], _label(values, {}), f"line {number}")
+        found.add(_name(str(names[0])), times[0], times[-1], _labels(values, {})[0], f"line {number}")
     return found.table()
