@@ -2,7 +2,6 @@
 
 import csv
 import json
-import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_samples import CVAT, FRAMES, SAMPLES, SOCCER, SWINGS
-from table_tools import read_as
+from table_tools import read_as, xlsx
 
 from tad.annotations.checks import check
 from tad.annotations.table import Instance, Table, Video
@@ -215,36 +214,6 @@ def test_nwb_bouts(tmp_path: Path) -> None:
         del file["processing/behavior/bouts/label"]
     with pytest.raises(TadError, match="no columns start_time, stop_time, label"):
         read(path)
-
-
-def xlsx(path: Path, rows: list[list[str | float]]) -> Path:
-    """A minimal workbook: numbers, and text in the cells."""
-
-    def cell(value: str | float) -> str:
-        text = isinstance(value, str)
-        return f'<c t="inlineStr"><is><t>{value}</t></is></c>' if text else f"<c><v>{value}</v></c>"
-
-    data = "".join(f"<row>{''.join(map(cell, row))}</row>" for row in rows)
-    space = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
-    office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
-    package = "http://schemas.openxmlformats.org/package/2006"
-    kind = "application/vnd.openxmlformats-officedocument.spreadsheetml"
-    parts = {
-        "[Content_Types].xml": f'<Types xmlns="{package}/content-types"><Default Extension="rels" ContentType='
-        '"application/vnd.openxmlformats-package.relationships+xml"/><Override PartName="/xl/workbook.xml" ContentType='
-        f'"{kind}.sheet.main+xml"/><Override PartName="/xl/s.xml" ContentType="{kind}.worksheet+xml"/></Types>',
-        "_rels/.rels": f'<Relationships xmlns="{package}/relationships"><Relationship Id="r" '
-        f'Type="{office}/officeDocument" Target="xl/workbook.xml"/></Relationships>',
-        "xl/workbook.xml": f'<workbook {space} xmlns:r="{office}"><sheets><sheet name="a" sheetId="1" r:id="r"/>'
-        "</sheets></workbook>",
-        "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{package}/relationships"><Relationship Id="r" Type='
-        f'"{office}/worksheet" Target="s.xml"/></Relationships>',
-        "xl/s.xml": f"<worksheet {space}><sheetData>{data}</sheetData></worksheet>",
-    }
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, text in parts.items():
-            archive.writestr(name, text)
-    return path
 
 
 def test_a_spreadsheet_is_read_like_a_csv_file(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from table_tools import ROWS, outcome, read_as, segments, table_of, write
+from table_tools import ROWS, outcome, read_as, segments, table_of, write, xlsx
 
 from tad.core.errors import TadError
 from tad.datasets import csv as own_csv
@@ -208,3 +208,52 @@ def test_files_beside_the_table_are_read_as_it_is(tmp_path: Path) -> None:
     table = read_as("csv", write(tmp_path, TEXT), label_file="labels.txt", duration_file="long.csv")
     assert table.labels == ("run", "jump")
     assert [video.duration for video in table.videos.values()] == [90, 80, None]
+
+
+# -- spreadsheets ------------------------------------------------------------------------------------------------------
+
+NAMES = ["video", "start", "end", "label"]
+SHEET = [NAMES, ["a", 1, 2, "run"], ["b", 3, 4, "jump"]]
+BOTH = [("a", 1.0, 2.0, "run"), ("b", 3.0, 4.0, "jump")]
+FORMULA, DIVIDED = "<c><f>B2+2</f></c>", '<c t="e"><f>1/0</f><v>#DIV/0!</v></c>'
+WAITING = {"properties": '<calcPr fullCalcOnLoad="1"/>'}
+SHEETS: dict[str, tuple[list[list[object]], dict[str, object], list[tuple[object, ...]], str]] = {
+    "a hidden sheet first": ([NAMES, ["x", 5, 6, "old"]], {"others": {"now": SHEET}, "hidden": ["a"]}, BOTH,
+                             "sheet 'now' is read, and not 'a'"),
+    "an empty sheet first": ([], {"others": {"now": SHEET}}, BOTH, "sheet 'now' is read, and not 'a'"),
+    "a sheet of notes": (SHEET, {"others": {"notes": [["by hand"]]}}, BOTH, "sheet 'a' is read, and not 'notes'"),
+    "one name for several rows": ([NAMES, ["a", 1, 2, "run"], ["<c/>", 3, 4, "jump"]], {"merged": "A2:A3"},
+                                  [BOTH[0], ("a", 3.0, 4.0, "jump")], "1 cells merged with the one above them"),
+    "clock times over a day": ([NAMES, ["a", (1.25, "time"), (1.5, "duration"), "run"]], {},
+                               [("a", 108_000.0, 129_600.0, "run")], "2 clock times (h:mm:ss or mm:ss)"),
+    "a formula with its value": ([NAMES, ["a", 1, "<c><f>B2+1</f><v>2</v></c>", "run"], *SHEET[2:]], {}, BOTH, ""),
+    "a formula in no column": ([[*NAMES, "note"], ["a", 1, 2, "run", FORMULA], ["b", 3, 4, "jump", ""]], {}, BOTH, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHEETS)
+def test_what_a_spreadsheet_means_is_read(tmp_path: Path, name: str) -> None:
+    rows, settings, expected, said = SHEETS[name]
+    table = read_as("csv", xlsx(tmp_path / "own.xlsx", rows, **settings), split="train")
+    assert segments(table) == expected
+    assert "; ".join(table.notes) == said
+
+
+NOT_CERTAIN: dict[str, tuple[list[list[object]], dict[str, object], str]] = {
+    "two tables": (SHEET, {"others": {"test": SHEET}}, "the sheets 'a', 'test' have the same columns, and one sheet"),
+    "an uncomputed time": ([NAMES, ["a", 1, FORMULA, "run"]], {}, "line 2: time #FORMULA! stands for a formula"),
+    "only formulas": ([*SHEET, ["c", FORMULA, FORMULA, FORMULA]], {}, "line 4: time #FORMULA! stands for a formula"),
+    "a failed formula": ([*SHEET, ["c", 1, DIVIDED, "run"]], {}, "line 4: time #DIV/0! stands for a formula without"),
+    "values that are placeholders": ([NAMES, ["a", 1, "<c><f>B2+2</f><v>0</v></c>", "run"]], WAITING,
+                                     "line 2: time #FORMULA! stands for a formula without a value; open the table"),
+    "an uncomputed name": ([NAMES, [FORMULA, 1, 2, "run"]], {}, "line 2: video '#FORMULA!' stands for a missing value"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NOT_CERTAIN)
+def test_what_a_spreadsheet_does_not_say_is_refused(tmp_path: Path, name: str) -> None:
+    rows, settings, said = NOT_CERTAIN[name]
+    path = xlsx(tmp_path / "own.xlsx", rows, **settings)
+    message = outcome(lambda: read_as("csv", path, split="train"))[1]
+    assert message.startswith(f"{path}: ")
+    assert said in message

@@ -24,8 +24,9 @@ log = logging.getLogger(__name__)
 # the wrong segments of THUMOS14 end 2.3 s or more after it. An instance must also start inside the video.
 TOLERANCE = 1.0
 SAME = 1e-3  # seconds by which the ends of duplicates may differ, as in the data loaders of the ActionFormer family
-# what pandas and spreadsheets write where there is no value or a formula failed
-NO_VALUES = frozenset({"nan", "<na>", "nat", "n/a", "#n/a", "#name?", "#ref!", "#value!", "#div/0!", "#null!", "#num!"})
+# what pandas and spreadsheets write where there is no value, or a formula failed or was never computed
+FAILED = frozenset({"#n/a", "#name?", "#ref!", "#value!", "#div/0!", "#null!", "#num!", "#formula!"})
+NO_VALUES = FAILED | {"nan", "<na>", "nat", "n/a"}
 WHOLE = re.compile(r"([0-9]+)(?:\.0+)?")  # a class number; pandas writes 7.0 for 7 beside missing values
 LISTED = 20  # maximum number of problems that are logged individually
 DROPPABLE = ("nan", "negative", "degenerate", "beyond", "label", "duplicate")

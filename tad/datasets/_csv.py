@@ -4,7 +4,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tad.core.csv_rows import csv_rows
@@ -86,7 +86,9 @@ def read_sheet(path: Path) -> Sheet:
         TadError: the file is unreadable, or a line has another number of values than the header.
     """
     if path.suffix.lower() in SPREADSHEETS:
-        return _sheet(path, spreadsheet_rows(path), "", Counter())
+        notes, found = spreadsheet_rows(path)
+        sheet = _sheet(path, found, "", Counter())
+        return replace(sheet, notes=(*notes, *sheet.notes))
     text, marks = without_marks(read_text(path))
     first = next(line for line in text.splitlines() if line.strip())
     stated = first[4] if first[:4].casefold() == "sep=" and len(first.rstrip()) == 5 else ""  # by Excel
@@ -160,7 +162,7 @@ def _sheet(
         else:
             rows.append((number, cells))
     if not header:
-        raise TadError(f"{path}: the table is empty; is this the right file and the first sheet?")
+        raise TadError(f"{path}: the table is empty; is this the right file?")
     mixed, columns = ({}, []) if literal else unquoted(header, rows)
     for _, cells in rows:
         cells[:] = [csv_text(cell) if cell[:1] == "'" else cell for cell in cells]

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from tad.annotations.checks import FAILED
 from tad.core.errors import TadError
 
 UNITS = ("seconds", "milliseconds", "frames", "clock")
@@ -87,6 +88,11 @@ class Times:
             return self._clock(text, where)
         if match := NAMED.fullmatch(text):
             return self._named(float(match["number"]), match["unit"].lower(), text, where)
+        if text.casefold() in FAILED:
+            raise TadError(
+                f"{where}: time {text} stands for a formula without a value; open the table in a spreadsheet program,"
+                " correct it and save it again"
+            )
         if text.endswith("%"):
             raise TadError(f"{where}: time '{text:.40}' is in per cent; convert it to seconds of the video")
         if GROUPED.fullmatch(text) and not COMMA.fullmatch(text):
