@@ -34,6 +34,8 @@ from torch import Tensor
 
 from tad.layers.types import Targets
 
+# rows, inputs and outputs of matrix products in the detectors
+PRODUCTS = ((4608, 2048, 512), (4608, 512, 512), (4608, 512, 2048), (2304, 1536, 512), (512, 512, 512))
 DETECTORS, REPEATS = ("mse", "tridet", "actionformer"), 3
 CASES = {
     "forward": "(a) forward, training mode",
@@ -271,6 +273,21 @@ def compiled(name: str, folder: Path, repeats: int) -> str:
     )
 
 
+def products(repeats: int) -> str:
+    """Return the speed of float32 matrix products as torch computes them (MKL) and by oneDNN's kernel."""
+    lines = ["| rows x inputs x outputs | torch, GFLOP/s | oneDNN, GFLOP/s |", "| --- | ---: | ---: |"]
+    for rows, inputs, outputs_ in PRODUCTS:
+        x, weight, bias = torch.randn(rows, inputs), torch.randn(outputs_, inputs), torch.randn(outputs_)
+        ways = (torch.nn.functional.linear, lambda *given: torch.ops.mkldnn._linear_pointwise(*given, "none", [], ""))
+        cells = []
+        for way in ways:
+            way(x, weight, bias)
+            taken = min(seconds(way, x, weight, bias) for _ in range(repeats))
+            cells.append(f"{2e-9 * rows * inputs * outputs_ / taken:.0f}")
+        lines.append(f"| {rows} x {inputs} x {outputs_} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Compare and time both implementations, and print each result at once."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -278,6 +295,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, help="checkout of the published code")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--repeats", type=int, default=REPEATS)
+    parser.add_argument("--products", action="store_true", help="only the speed of matrix products; needs no checkout")
     parser.add_argument("--alone", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--quick", action="store_true", help="equal outputs alone: does it still run?")
     arguments = parser.parse_args()
@@ -285,6 +303,9 @@ def main() -> None:
     torch.set_num_threads(1)
     if arguments.alone:
         alone(*arguments.alone, getattr(arguments, arguments.alone[0]))
+        return
+    if arguments.products:
+        print(products(arguments.repeats))
         return
     sys.stdout.write(
         f"torch {torch.__version__}, numpy {np.__version__}, Python {platform.python_version()}, {platform.machine()}, "
