@@ -282,8 +282,8 @@ def test_verify_walks_everything_and_says_how_to_make_it_again(
     assert main(["verify"]) == 1
     out, err = capfd.readouterr()
     assert len(out.splitlines()) == 4
-    assert "rm results/run/model.safetensors && snakemake --cores all results/run/model.safetensors" in out
-    assert """&& snakemake --cores all 'results/run/it'"'"'s.json'""" in out
+    assert "rm results/run/model.safetensors && tad run results/run/model.safetensors" in out
+    assert """rm 'results/run/it'"'"'s.json', and run the command again that wrote it""" in out
     assert "rm results/.kept/hashes.json (a cache: it is recreated when needed)" in out
     assert err == "tad verify: 3 of 3 files are damaged; the lines above say how to recreate them\n"
     assert main(["verify", "nowhere"]) == 1

@@ -52,6 +52,10 @@ def words(command: list[str]) -> list[str]:
         (["-F", "-n", "small"], ["--cores", "all", "-F", "-n", "results/small/map.json"]),
         (["-c1", "--forcerun", "small", "--", "small"], ["-c1", "--forcerun", "small", "--", "results/small/map.json"]),
         (["--until", "small"], ["--cores", "all", "--until", "small"]),
+        (["large", "--configfile", "large.yaml"],
+         ["--cores", "all", "results/large/map.json", "--configfile", "large.yaml"]),
+        (["--configfile=large.yaml", "small", "large"],
+         ["--cores", "all", "--configfile=large.yaml", "results/small/map.json", "results/large/map.json"]),
         (["--profile", "slurm"], ["--profile", str(ROOT / "profiles/slurm")]),
         (["--profile=profiles/slurm"], [f"--profile={ROOT / 'profiles/slurm'}"]),
         (["--profile", "mine"], ["--profile", "mine"]),
@@ -61,6 +65,7 @@ def test_words_for_snakemake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], expected: list[str]
 ) -> None:
     monkeypatch.chdir(folder_with_config(tmp_path / "own"))
+    Path("large.yaml").write_text("runs: {large: {dataset: small, features: clips, detector: tridet}}")
     monkeypatch.delenv("SNAKEMAKE_PROFILE", raising=False)
     assert words(snakemake_command(given)) == expected
 

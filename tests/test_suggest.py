@@ -212,7 +212,7 @@ def test_longer_videos_than_the_detector_has_points_for() -> None:
 def test_what_cannot_be_suggested_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = copy_config(tmp_path)
     assert main(["suggest", "demo", "--config", str(config)]) == 1
-    assert "snakemake --cores 1 results/annotations/demo.json" in capsys.readouterr().err
+    assert "&& tad run results/annotations/demo.json" in capsys.readouterr().err
     assert main(["suggest", "dmo", "--config", str(config)]) == 1
     assert "did you mean 'demo'?" in capsys.readouterr().err
     with pytest.raises(TadError, match="no instance"):

@@ -213,7 +213,9 @@ def test_a_setting_given_twice_and_a_missing_model(tmp_path: Path) -> None:
     with pytest.raises(TadError, match=r"nms\.topk is given twice"):
         combinations(Config.read(config), "demo", ["nms.topk=1", "nms.topk=2"])
     here = copy_config(tmp_path)
-    with pytest.raises(TadError, match=r"results/demo/model\.safetensors: no such file; make it with `snakemake"):
+    with pytest.raises(
+        TadError, match=r"results/demo/model\.safetensors: no such file; make it with `cd \S+ && tad run"
+    ):
         list(sweep("demo", ["nms.sigma=0.3"], config=here))
     with pytest.raises(TadError, match="did you mean 'demo'"):
         list(sweep("dmo", ["nms.sigma=0.3"], config=here))

@@ -15,7 +15,7 @@ from rich.console import Console
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from tad.workflow import interrupt
-from tad.workflow.launch import without_profile_line
+from tad.workflow.launch import shortened
 from tad.workflow.run import snakemake_command
 from tad.workflow.terminal import Job, LogHandler, Screen, clock, last_message, next_steps, title_of
 
@@ -183,12 +183,23 @@ def test_the_profile_of_the_workflow_is_not_mentioned(tmp_path: Path, words: lis
 def test_other_text_is_printed_although_the_arguments_are_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     line = "Using workflow specific profile a b for setting default command line arguments."
 
-    @without_profile_line()
-    def parse() -> None:
+    @shortened()
+    def parse(text: str) -> None:
         print("Using a profile and workflow specific profile p for …\n" + line, file=sys.stderr)
-        print("usage: snakemake", file=sys.stderr)
+        print(text, file=sys.stderr)
         sys.exit(2)
 
-    with pytest.raises(SystemExit):
-        parse()
-    assert capsys.readouterr().err == "Using a profile and workflow specific profile p for …\nusage: snakemake\n"
+    for text, left in (
+        ("usage: snakemake", "usage: snakemake"),
+        (
+            "usage: snakemake [-h]\n     [--cores N]\nsnakemake: error: unrecognized arguments: --coers",
+            "tad run: unrecognized arguments: --coers; did you mean --cores? `snakemake --help` lists all options",
+        ),
+        (
+            "usage: snakemake [--cores N]\nsnakemake: error: argument --cores/-c: expected one argument",
+            "tad run: argument --cores/-c: expected one argument; `snakemake --help` lists all options",
+        ),
+    ):
+        with pytest.raises(SystemExit):
+            parse(text)
+        assert capsys.readouterr().err == f"Using a profile and workflow specific profile p for …\n{left}\n"

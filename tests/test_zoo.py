@@ -64,7 +64,7 @@ def test_a_run_by_name_is_told_in_full(config: Path, run: str) -> None:
         assert f"  {sentence}" in lines
     if published := settings.run(run).published:
         assert any(published.source in line and score_text(published) in line for line in lines)
-    assert lines[-1].endswith(f"results/{run}/map.json")
+    assert lines[-1] == f"  run it: tad run {run}"
 
 
 def test_every_listed_need_has_a_sentence_and_every_sentence_a_need(config: Path) -> None:

@@ -10,7 +10,7 @@ from tad.api.detections import Detection, Detections
 from tad.core.errors import TadError
 from tad.core.files import read_json
 from tad.settings.config import Config
-from tad.settings.paths import path_of
+from tad.settings.paths import command_of, path_of
 
 if TYPE_CHECKING:
     from tad.commands.stream_emission import Instance
@@ -117,5 +117,6 @@ def load(run: Path | str, *, device: str = "auto") -> Run:
     settings.run(folder.name)  # an unknown name is refused here
     model = path_of("train", root=settings.root, run=settings.trainings(folder.name)[0])
     if not model.is_file():
-        raise TadError(f"{model}: no such file; train it with `snakemake --cores all {folder}/map.json`")
+        score = path_of("evaluate", root=settings.root, run=folder.name)
+        raise TadError(f"{model}: no such file; train it with `{command_of(score, root=settings.root)}`")
     return Run(folder.name, config, device)

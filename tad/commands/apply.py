@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from tad.annotations.table import Table, Video, write_table
 from tad.commands.apply_outputs import Applied, Request, held_out, write_all
-from tad.core.errors import TadError
+from tad.core.errors import MissingError, TadError
 from tad.core.files import content_key, digest, read_json
 from tad.provenance.stamps import expect, stamp
 from tad.settings.adapters import encoders_of
 from tad.settings.config import Config
-from tad.settings.paths import path_of
+from tad.settings.paths import command_of, path_of
 from tad.settings.stages import (
     DetectStageSpec,
     ExtractSpec,
@@ -29,7 +29,7 @@ from tad.settings.stages import (
     SuppressStageSpec,
 )
 from tad.video.listing import list_videos
-from tad.weights.published import weights_of
+from tad.weights.published import missing_weights, weights_of
 
 if TYPE_CHECKING:
     from tad.commands.release import Released
@@ -81,7 +81,10 @@ def _weights(settings: Config, dataset: str, features: str) -> Path:
         raise TadError(f"features.{features}: made by the encoder of run {row.run}; apply a run that extracts features")
     path = weights_of(settings, dataset, features)
     if not path.exists():
-        raise TadError(f"{path}: no such weights; `snakemake -n` for the run says how to get them")
+        if row.weights == "pretrain":
+            raise TadError(f"{path}: no such weights; make them with `{command_of(path, root=settings.root)}`")
+        how = missing_weights(settings.root, row.weights, settings.backbone(features, dataset))
+        raise MissingError(f"{path}: no such weights; {'; '.join(how)}")
     return path
 
 
@@ -287,7 +290,7 @@ def trained_run(run: str, settings: Config, device: str, released: "Released | N
         raise TadError(f"runs.{run}: needs scores of whole videos (`external`); apply a run without `external`")
     model = path_of("train", root=settings.root, run=name)
     if not model.is_file():
-        raise TadError(f"{model}: no such file; train it with `snakemake {model}`")
+        raise TadError(f"{model}: no such file; train it with `{command_of(model, root=settings.root)}`")
     weights = {part: _weights(settings, row.dataset, part) for part in encoders_of(settings, run)}
     plan = cast(DetectStageSpec, settings.spec("detect", run=name)).model_copy(update={"exclude": {}, "split": "test"})
     if plan.detect.fuse:

@@ -21,7 +21,7 @@ from tad.core.errors import TadError
 from tad.core.files import publish, read_json, write_json
 from tad.provenance.stamps import expect, identity_of, read_stamp
 from tad.settings.config import Config
-from tad.settings.paths import path_of
+from tad.settings.paths import command_of, path_of
 from tad.settings.plugins import nearest
 from tad.settings.stages import EvaluateStageSpec
 
@@ -179,7 +179,7 @@ def _held_out(settings: Config, name: str, model: Path) -> Any:
     from tad.metrics.files import score_file
 
     detections, score = (path_of(stage, root=settings.root, run=name) for stage in ("suppress", "evaluate"))
-    remedy = f"run `snakemake {path_of('evaluate', run=name)}`"
+    remedy = f"run `{command_of(score, root=settings.root)}`"
     for path in (detections, score):
         if not path.is_file():
             raise TadError(f"{path}: no such file, so there are no scored held-out videos; {remedy}")

@@ -27,7 +27,7 @@ from tad.provenance.stamps import first_difference, read_stamp, safetensors_meta
 from tad.settings.adapters import AdaptersSpec, encoders_of
 from tad.settings.base import Plugin
 from tad.settings.config import Config
-from tad.settings.paths import path_of
+from tad.settings.paths import command_of, path_of
 from tad.settings.rows import FeatureRow, RunRow
 from tad.weights.published import PACKAGE, weight_files, weights_identity, weights_of
 
@@ -94,9 +94,12 @@ class _Writer:
         self.training = settings.trainings(run)[0]
         self.model = path_of("train", root=settings.root, run=self.training)
         if not self.model.is_file():
-            raise TadError(f"{self.model}: no such file; train it with `snakemake {self.model}`")
+            raise TadError(f"{self.model}: no such file; train it with `{self._made(self.model)}`")
         if out.exists() and not is_release(str(out)) and (not out.is_dir() or any(out.iterdir())):
             raise TadError(f"{out}: exists and is no released run; name another folder, or remove it")
+
+    def _made(self, path: Path) -> str:
+        return command_of(path, root=self.settings.root)
 
     def _unreleased(self) -> Iterator[tuple[str, str]]:
         """Yield why the run cannot be released, and what to do instead."""
@@ -136,7 +139,7 @@ class _Writer:
         if row.weights == "pretrain":
             source = weights_of(self.settings, self.row.dataset, name)
             if not source.is_file():
-                raise TadError(f"{source}: no such weights; `snakemake -n` for the run says how to get them")
+                raise TadError(f"{source}: no such weights; make them with `{self._made(source)}`")
             self.copy(source, str(path_of("pretrain", dataset=self.row.dataset, features=name)))
             return values
         source = self.settings.root / row.weights

@@ -14,7 +14,7 @@ from tad.core.files import read_json, write_json
 from tad.nms.online import overlap
 from tad.provenance.stamps import identity_of
 from tad.settings.config import Config
-from tad.settings.paths import path_of
+from tad.settings.paths import command_of, path_of
 from tad.settings.stages import DetectStageSpec
 
 SCORES = tuple(round(0.05 * k, 2) for k in range(1, 20))
@@ -102,7 +102,7 @@ def choose_threshold(settings: Config, run: str, *, tiou: float, on: str, device
     annotations = settings.table_file(name)
     for path in (trained, features, annotations):
         if not path.is_file():
-            raise TadError(f"{path}: no such file; make it with `snakemake {path}`")
+            raise TadError(f"{path}: no such file; make it with `{command_of(path, root=settings.root)}`")
     table = read_table(annotations)
     chosen = choose(table, trained, features, on=cast(Any, on))
     read = read_inputs(features, annotations, dataset=plan.dataset, named=plan.features)

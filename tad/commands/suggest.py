@@ -20,7 +20,7 @@ from tad.annotations.table import Table, Video, read_table
 from tad.core.errors import TadError
 from tad.core.files import read_json
 from tad.settings.config import Config
-from tad.settings.paths import path_of
+from tad.settings.paths import command_of, path_of
 
 Array = NDArray[np.float64]
 
@@ -230,8 +230,8 @@ def suggest(run: str, *, config: Path = Path("config.yaml")) -> Iterator[str]:
         )
     path = path_of("annotate", root=settings.root, dataset=row.dataset)
     if not path.is_file():
-        target = path_of("annotate", dataset=row.dataset)
-        raise TadError(f"{path}: does not exist yet; create it with: snakemake --cores 1 {target}")
+        make = command_of(path, root=settings.root)
+        raise TadError(f"{path}: does not exist yet; make it with: {make}")
     run = run.partition("/")[0]  # strip the seed: <run>/seed-<k> → <run>
     table = read_table(path)
     (step, origin), resize = _step(settings, run, table), int(resolved.sections["train"]["resize"])

@@ -18,7 +18,7 @@ from tad.core.limits import LimitError
 from tad.provenance.fingerprint import code
 from tad.provenance.stamps import expect, read_stamp, stamp
 from tad.settings.config import Config
-from tad.settings.paths import path_of
+from tad.settings.paths import command_of, path_of
 from tad.settings.resolved import Resolved
 from tad.settings.stage_table import FEATURES, TABLES
 from tad.settings.stages import DetectStageSpec, EvaluateStageSpec, NmsSpec, Settings, SuppressStageSpec, TrainStageSpec
@@ -124,7 +124,7 @@ class Training:
         source = config.table_file(run)
         for path in (self.model, self.features, source):
             if not path.is_file():
-                raise TadError(f"{path}: no such file; make it with `snakemake {path}`")
+                raise TadError(f"{path}: no such file; make it with `{command_of(path, root=root)}`")
         annotated = expect(source, stage=TABLES, dataset=dataset)
         table = read_table(source)
         self.chosen = choose(table, self.model, self.features, on=on)

@@ -20,6 +20,7 @@ from tad.core.files import read_json
 from tad.core.h5 import open_h5
 from tad.core.storage import readable
 from tad.provenance.stamps import safetensors_metadata
+from tad.settings.paths import RESULTS, command_of, wildcards_of
 
 log = logging.getLogger(__name__)
 SKIPPED = {".snakemake", ".git"}
@@ -131,8 +132,8 @@ def _again(path: Path) -> str:
         return f"rm {name} (a cache: it is recreated when needed)"
     if path.suffix == ".npy":
         return f"rm {name} (a cache: it is recreated when needed)"
-    if path.parts and path.parts[0] == "results":
-        return f"rm {name} && snakemake --cores all {name}"
+    if wildcards_of(path) is not None:
+        return f"rm {name} && {command_of(path)}"
     return f"rm {name}, and run the command again that wrote it"
 
 
@@ -158,7 +159,7 @@ def verify(places: list[Path]) -> Iterator[str]:
     counts: Counter[str] = Counter()
     size = damaged = 0
     others: Counter[str] = Counter()
-    for path in _files(places or [Path("results")]):
+    for path in _files(places or [Path(RESULTS)]):
         if PARTIAL.search(path.name) or path.suffix not in CHECKS:
             others[path.suffix or path.name] += 1
             continue

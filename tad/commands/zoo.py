@@ -7,7 +7,6 @@ from typing import Any
 
 from tad.core.errors import TadError
 from tad.settings.config import Config
-from tad.settings.paths import path_of
 from tad.settings.plugins import nearest
 from tad.settings.rows import PublishedScore
 from tad.workflow.missing import missing_of_run, needs
@@ -97,7 +96,7 @@ def _details(config: Config, run: str) -> Iterator[str]:
     if published:
         note = f"; {published.note}" if published.note else ""
         yield f"  published: {score_text(published)} ({published.source}{note})"
-    yield f"  run it: snakemake --cores all {path_of('evaluate', run=run)}"
+    yield f"  run it: tad run {run}"
 
 
 def zoo(names: Sequence[str] = (), *, config: Path = Path("config.yaml"), format: str = "text") -> Iterator[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from tad.core.errors import TadError
 from tad.core.files import publish
 from tad.settings.config import Config
-from tad.settings.paths import path_of
+from tad.settings.paths import command_of, path_of
 from tad.settings.plugins import nearest
 from tad.table.page import page
 from tad.table.scores import blocks, read_score
@@ -34,8 +34,8 @@ def _scores(runs: Sequence[str], config: Path) -> list[Path]:
     paths = [path for path in paths if path.is_file()]
     if not paths:
         first = next(iter(settings.file.runs), "<run>")
-        target = path_of("evaluate", run=first)
-        raise TadError(f"{config}: no run has a score yet; make one with: snakemake --cores all {target}")
+        make = command_of(path_of("evaluate", root=settings.root, run=first), root=settings.root)
+        raise TadError(f"{config}: no run has a score yet; make one with: {make}")
     return paths
 
 

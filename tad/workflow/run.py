@@ -9,8 +9,8 @@ from typing import NoReturn
 
 from tad.core.bundle import ROOT, workflow_file
 from tad.core.errors import TadError
-from tad.settings.config import Config
 from tad.settings.paths import path_of
+from tad.workflow.targets import configured
 
 # Arguments that set the number of cores or jobs, directly or by a profile.
 CORES = re.compile(r"-[cj]\d*|--(cores|jobs|profile|local-cores)(=.*)?")
@@ -30,6 +30,7 @@ OWN_OUTPUT = frozenset({
 })  # fmt: skip
 VERBOSE = frozenset({"-v", "--verbose"})
 PROFILES = ("--profile", "--workflow-profile")
+CONFIG_FILES = ("--configfile", "--configfiles")
 SNAKEFILE = re.compile(r"-s|--snakefile(=.*)?")
 
 
@@ -39,6 +40,19 @@ def _profile(name: str) -> str:
         if not Path(name).exists() and (candidate / "profile.yaml").is_file():
             return str(candidate)
     return name
+
+
+def _config_files(words: Sequence[str]) -> list[Path]:
+    """Return the configuration files that apply: config.yaml, if there is one, and those of `--configfile`."""
+    files, taken = [Path("config.yaml")] if Path("config.yaml").is_file() else [], False
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option.startswith("-"):
+            taken = option in CONFIG_FILES and not equals
+            files += [Path(value)] if option in CONFIG_FILES and equals else []
+        elif taken:
+            files.append(Path(word))
+    return files
 
 
 def _arguments(words: Sequence[str], runs: Iterable[str]) -> list[str]:
@@ -51,7 +65,11 @@ def _arguments(words: Sequence[str], runs: Iterable[str]) -> list[str]:
             targets.append(f"{option}={_profile(value)}")
         elif before in PROFILES:
             targets.append(_profile(word))
-        elif word in runs and (not before.startswith("-") or before in FLAGS) and not Path(word).exists():
+        elif (
+            word in runs
+            and (not before.startswith("-") or "=" in before or before in FLAGS)
+            and not Path(word).exists()
+        ):
             targets.append(str(path_of("evaluate", run=word)))
         else:
             targets.append(word)
@@ -71,13 +89,13 @@ def snakemake_command(words: Sequence[str]) -> list[str]:
     """
     if any(SNAKEFILE.fullmatch(word) for word in words):
         raise TadError("tad run always uses its own Snakefile; call snakemake itself for another one")
-    given = any(word.partition("=")[0] in ("--configfile", "--configfiles") for word in words)
-    if not Path("config.yaml").is_file() and not given:
+    files = _config_files(words)
+    if not files:
         raise TadError(
             f"{Path.cwd()}: no config.yaml in this folder; write one with `tad new NAME --videos FOLDER --labels FILE`,"
             " or go to the folder that has one"
         )
-    runs = Config.read(Path("config.yaml")).file.runs if Path("config.yaml").is_file() else ()
+    runs = configured(files).file.runs
     cores = (
         [] if any(CORES.fullmatch(word) for word in words) or "SNAKEMAKE_PROFILE" in os.environ else ["--cores", "all"]
     )

@@ -17,6 +17,7 @@ from tad.settings.config import Config
 from tad.settings.paths import path_of
 from tad.settings.stage_table import STAGES
 from tad.video.listing import list_videos
+from tad.workflow.targets import check_targets
 
 ALIKE = 3  # jobs of one rule with the same reasons are summed up from this number
 STAMPED = {Path(stage.output).suffix for stage in STAGES.values()}
@@ -184,8 +185,10 @@ def planned(targets: list[str], *, config: Path = Path("config.yaml")) -> list[J
     extra = [] if config == Path("config.yaml") else ["--configfile", str(config)]
     if not Path("Snakefile").is_file():
         extra += ["--snakefile", str(workflow_file("Snakefile"))]
-    runs = Config.read(config).file.runs if config.is_file() else {}
+    settings = Config.read(config)
+    runs = settings.file.runs
     targets = [str(path_of("evaluate", run=t)) if t in runs and not Path(t).exists() else t for t in targets]
+    check_targets(targets, settings)
     command = [sys.executable, "-m", "snakemake", *targets, "--dry-run", "--nocolor", *extra]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
