@@ -72,7 +72,7 @@ def test_parsing_the_snakefile_imports_no_torch() -> None:
         (["suppress", "nowhere.h5", "--spec", "{}", "--out", "x.json"], "run: Field required"),
         (["suppress", "nowhere.h5", "--spec", "absent.yaml", "--out", "x.json"], "absent.yaml"),
         (["suppress", "nowhere.h5", "--spec", "{run: [", "--out", "x.json"], "--spec: not valid JSON or YAML"),
-        (["why", "results/dmo/map.json"], "results/dmo/map.json: No rule to produce"),
+        (["why", "results/dmo/map.json"], "results/dmo/map.json: runs has no 'dmo'; did you mean 'demo'?"),
     ],
 )
 def test_errors_are_one_line_and_status_1(
@@ -117,8 +117,38 @@ def test_a_command_is_called_with_its_arguments(command: Command) -> None:
     assert given.union(*(bound.arguments[key] for key in together)) == set(names)
 
 
-def test_every_command_has_a_group() -> None:
+def test_every_command_has_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {row.group for row in COMMANDS.values()} == set(GROUPS)
-    listed = build_parser().format_help()
-    for row in (*COMMANDS.values(), *STAGES.values()):
-        assert f"  {row.name:<18} {row.help}\n" in f"{listed}\n"
+    for columns in (62, 80, 200):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        listed = build_parser().format_help()
+        assert max(map(len, listed.splitlines())) <= columns
+        words = " ".join(listed.split())
+        for row in (*COMMANDS.values(), *STAGES.values()):
+            assert f" {row.name} {row.help} " in f"{words} "
+
+
+def test_every_argument_has_a_help() -> None:
+    rows = [one for row in (*COMMANDS.values(), *STAGES.values()) for one in (row, *getattr(row, "actions", ()))]
+    assert not [(row.name, argument.name) for row in rows for argument in row.arguments if not argument.help]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["nwe"], "tad: no command 'nwe'; did you mean 'new'? `tad --help` lists them"),
+        (["a thing"], "tad: no command 'a thing'; `tad --help` lists them"),
+        (["weights", "fecth"], "tad weights: no action 'fecth'; did you mean 'fetch'? `tad weights --help` lists them"),
+    ],
+)
+def test_an_unknown_command_is_one_line(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(argv)
+    assert (ended.value.code, capsys.readouterr().err) == (2, message + "\n")
+
+
+def test_without_a_command_the_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 2
+    assert capsys.readouterr().out == build_parser().format_help()

@@ -6,13 +6,17 @@ standard error with exit status 1.
 """
 
 import argparse
+import difflib
 import io
 import os
+import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tad import __version__
 from tad.commands.command_table import COMMANDS, GROUPS, Command
@@ -23,20 +27,45 @@ from tad.core.printable import one_line, printable
 from tad.core.processes import Terminated, clean_up_on_sigterm, end_with_supervisor
 from tad.settings.stage_table import STAGES, Stage
 
+USAGE = 2
 INTERRUPTED = 130  # 128 + SIGINT
 TERMINATED = 143  # 128 + SIGTERM
 MORE_MEMORY = "finished parts are cached; give it more memory (ulimit -v, limits of the job), or use smaller batches"
 STAGES_TITLE = "stages, in the order in which the workflow runs them"
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that names the nearest command, and not all commands, if a command is unknown."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print an error and exit with status 2."""
+        if match := re.match(r"argument (command|action): invalid choice: '(.*?)' \(", message):
+            known = [name for action in self._actions if isinstance(action.choices, dict) for name in action.choices]
+            close = difflib.get_close_matches(match[2], known, n=1)
+            hint = f"did you mean '{close[0]}'? " if close else ""
+            self.exit(
+                USAGE,
+                one_line(f"{self.prog}: no {match[1]} '{match[2]}'; {hint}`{self.prog} --help` lists them") + "\n",
+            )
+        super().error(message)
+
+
+def _row(name: str, meaning: str, width: int) -> str:
+    """Return a command with its help, wrapped below its beginning."""
+    indent = " " * 21
+    first = f"  {name:<18} "
+    return textwrap.fill(meaning, width, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False)
+
+
 def _listing() -> str:
-    """Return all commands with their help, by group."""
+    """Return all commands with their help, by group, as wide as the terminal."""
+    width = max(shutil.get_terminal_size().columns - 2, 40)
     groups: dict[str, list[Command | Stage]] = {
         title: [command for command in COMMANDS.values() if command.group == group] for group, title in GROUPS.items()
     }
     groups[STAGES_TITLE] = list(STAGES.values())
     return "\n\n".join(
-        "\n".join([f"{title}:", *(f"  {row.name:<18} {row.help}" for row in rows)]) for title, rows in groups.items()
+        "\n".join([f"{title}:", *(_row(row.name, row.help, width) for row in rows)]) for title, rows in groups.items()
     )
 
 
@@ -57,7 +86,7 @@ def _add_arguments(parser: argparse.ArgumentParser, row: Command | Stage) -> Non
 
 def build_parser(*only: str) -> argparse.ArgumentParser:
     """Build the parser of all subcommands, or only of those named."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="tad",
         description="Temporal action detection: from untrimmed videos to a score.",
         epilog=_listing(),
@@ -84,7 +113,10 @@ def build_parser(*only: str) -> argparse.ArgumentParser:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    """Parse the arguments, with a parser of the one subcommand if its name is known."""
+    """Parse the arguments, with a parser of the one subcommand if its name is known; without any, print the help."""
+    if not argv:
+        build_parser().print_help()
+        sys.exit(USAGE)
     name = next((word for word in argv if word != "--verbose"), "")
     if name in COMMANDS and COMMANDS[name].passes:
         place = argv.index(name)

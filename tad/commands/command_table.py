@@ -44,8 +44,8 @@ class Command(NamedTuple):
         return function
 
 
-CONFIG = argument("--config", type=Path, default=Path("config.yaml"))
-RUN = argument("run")
+CONFIG = argument("--config", "the configuration (default: config.yaml)", type=Path, default=Path("config.yaml"))
+RUN = argument("run", "name of a run")
 TRAINED = argument("run", "name of a trained run")
 INDEX = path("index", "features: an index written by merge, convert or join, or a shard")
 
@@ -79,8 +79,10 @@ FEATURES = (
             "commands.data:export_features", (
         INDEX,
         path("--to", "target folder, new or of an earlier export"),
-        argument("--format", required=True, choices=("npy", "npz", "pt", "h5"), dest="file_format"),
-        argument("--dtype", default="stored", choices=("stored", "float32", "float16")),
+        argument("--format", "format of the files", required=True, choices=("npy", "npz", "pt", "h5"),
+                 dest="file_format"),
+        argument("--dtype", "type of the numbers (default: as stored)", default="stored",
+                 choices=("stored", "float32", "float16")),
         argument("--on-nan", "videos that contain NaN", default="error", choices=("error", "keep", "exclude")),
     )),
 )
@@ -121,7 +123,8 @@ _ROWS = (
                  type=float),
         argument("--precision", "choose the threshold so that this share of detections is right, such as 0.9",
                  type=float),
-        argument("--confidence", "of --precision", type=float, default=0.9),
+        argument("--confidence", "probability that the share of --precision holds (default: 0.9)", type=float,
+                 default=0.9),
         text("--every", "look at files that grow again after this time, such as 5s"),
         CONFIG,
     ), "run", device=True),
@@ -172,7 +175,8 @@ _ROWS = (
     ), "look"),
     Command("completion", "print what makes a shell complete commands, options and runs",
             "commands.completion:script", (
-        argument("shell", choices=("bash", "zsh", "fish", "tcsh", "powershell"), nargs="?", default="bash"),
+        argument("shell", "the shell (default: bash)", choices=("bash", "zsh", "fish", "tcsh", "powershell"), nargs="?",
+                 default="bash"),
     ), "look"),
     Command("why", "explain what would run for a target, and why", "workflow.why:why",
             (argument("targets", "names of runs, or files of the workflow", nargs="+", metavar="target"), CONFIG),
@@ -224,7 +228,7 @@ _ROWS = (
     Command("weights", "list, fetch or verify published weights of backbones", group="share", actions=WEIGHTS),
     Command("import-checkpoint", "convert a published .pth.tar into a run's model, without running code from it",
             "commands.import_checkpoint:import_model", (
-        path("checkpoint"),
+        path("checkpoint", "published file, .pth.tar or .pth"),
         path("--out", "file to write, usually results/<run>/model.safetensors"),
         text("--run", "run whose settings are used (or give --detector, --for, --features, --feature-dim)"),
         text("--detector", "name of a detector"),

@@ -22,7 +22,7 @@ class Argument(NamedTuple):
     options: Mapping[str, Any]
 
 
-def argument(name: str, meaning: str = "", **options: Any) -> Argument:
+def argument(name: str, meaning: str, **options: Any) -> Argument:
     """Declare an argument of any kind."""
     return Argument(name, meaning, options)
 
@@ -32,7 +32,7 @@ def text(name: str, meaning: str, **options: Any) -> Argument:
     return Argument(name, meaning, {"default": "", **options})
 
 
-def path(name: str, meaning: str = "", **options: Any) -> Argument:
+def path(name: str, meaning: str, **options: Any) -> Argument:
     """Declare a required file or folder; several with `nargs`."""
     required = {"required": True} if name.startswith("-") else {}
     return Argument(name, meaning, {"type": Path, **required, **options})
