@@ -101,6 +101,47 @@ def test_units_and_columns_are_recognised(
     assert found == [(v, pytest.approx(a, abs=0.021), pytest.approx(b, abs=0.021), x) for v, a, b, x in sorted(ROWS)]
 
 
+TOOLS = {"frames": RATE, "milliseconds": 1000}
+
+
+@pytest.mark.parametrize("unit", TOOLS)
+@pytest.mark.parametrize("given", [False, True])
+def test_units_of_labels_that_are_no_table(videos: Path, tmp_path: Path, unit: str, given: bool) -> None:
+    """Audacity's labels are seconds, but a script may have written frames; `tad annotate` reads them as `tad new`."""
+    folder = tmp_path / "audacity"
+    folder.mkdir()
+    for video, start, end, label in ROWS:
+        (folder / f"{video}.txt").write_text(f"{start * TOOLS[unit]}\t{end * TOOLS[unit]}\t{label}\n")
+    said, values, table = made(videos, folder, **({"unit": unit} if given else {}))
+    assert values["datasets"]["kitchen"]["settings"]["unit"] == unit
+    assert any("because as seconds they would end after their videos" in line for line in said) != given
+    seconds = {v: video.in_seconds(RATE) for v, video in table.videos.items()}
+    found = sorted((v, i.start, i.end, i.label) for v, video in seconds.items() for i in video.instances)
+    assert found == [(v, pytest.approx(a), pytest.approx(b), x) for v, a, b, x in sorted(ROWS)]
+
+
+def test_a_remedy_of_tad_new_can_be_followed(videos: Path, tmp_path: Path) -> None:
+    """Doubtful units in JSON, and of a table whose videos are called otherwise: --unit is accepted."""
+    rows = [(v, 5 + k, 95 + k, x) for k, (v, _, _, x) in enumerate(ROWS)]
+    database = {v: {"subset": "", "annotations": [{"segment": [a, b], "label": x}]} for v, a, b, x in rows}
+    (tmp_path / "labels.json").write_text(json.dumps({"database": database}))
+    for labels in (tmp_path / "labels.json", csv_of([(v.upper(), *row) for v, *row in rows])):
+        with pytest.raises(TadError, match="; give --unit frames, or convert them to seconds"):
+            made(videos, labels)
+        _, _, table = made(videos, labels, unit="frames")
+        assert table.videos["clip_a"].in_seconds(RATE).instances[0].end == 95 / RATE
+        Path("config.yaml").unlink()
+    with pytest.raises(TadError, match="--unit clock is for CSV files and spreadsheets, and this is activitynet"):
+        made(videos, tmp_path / "labels.json", unit="clock")
+    with pytest.raises(TadError, match="give --points 2 for a segment of 2 s around each"):
+        made(videos, csv_of([("clip_a", 1, 1, "run"), *ROWS[1:]]))
+    made(videos, csv_of([("clip_a", 1, 1, "run"), *ROWS[1:]]), points=2.0)
+    Path("config.yaml").unlink()
+    other = csv_of([(v.upper(), *row) for v, *row in ROWS], "video,start,end,what")
+    with pytest.raises(TadError, match="with --columns; call the columns video, start, end and label"):
+        made(videos, other, columns=["label=what"])
+
+
 def test_a_split_in_the_labels_is_kept(videos: Path) -> None:
     rows = [(*row, "test" if k > 2 else "train") for k, row in enumerate(ROWS)]
     said, values, table = made(videos, csv_of(rows, "video,start,end,label,split"))

@@ -49,6 +49,18 @@ class Video:
     rate: float | None = None
     in_frames: bool = False
 
+    def in_unit(self, unit: str) -> "Video":
+        """Return the video with its times read in another unit than seconds; times in frames are unchanged.
+
+        Args:
+            unit: `frames`, `milliseconds`, or `seconds` and "" for no change.
+        """
+        if self.in_frames or unit not in ("frames", "milliseconds"):
+            return self
+        if unit == "frames":
+            return replace(self, in_frames=True)
+        return replace(self, in_frames=True).in_seconds(1000.0)
+
     def in_seconds(self, rate: float | None = None) -> "Video":
         """Convert times from frames to seconds: frame `n` starts at n / rate.
 

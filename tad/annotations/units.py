@@ -68,7 +68,7 @@ class Unit:
         """The remedy to show to the user."""
         if not self.setting:
             return Message(("convert them to seconds from the start of the video",))
-        where = Remedy("where", " in the settings of the data set (formats csv and activitynet)")
+        where = Remedy("where", " in the settings of the data set (formats csv, activitynet and annotation_tool)")
         return Message((set_unit(self.setting), where, ", or convert them to seconds"))
 
 

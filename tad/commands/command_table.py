@@ -95,7 +95,7 @@ _ROWS = (
         text("--tool", "format of the labels (default: recognised)"),
         argument("--columns", "columns of a CSV file that are not recognised, such as video=Clip label=Move", nargs="+",
                  default=(), metavar="OURS=THEIRS"),
-        text("--unit", "unit of the times of a CSV file (default: recognised)",
+        text("--unit", "unit of the times (default: recognised); clock only in CSV files and spreadsheets",
              choices=("seconds", "milliseconds", "frames", "clock")),
         argument("--rate", "frames per second of labels in frames (default: that of the videos)", type=float,
                  default=0.0),

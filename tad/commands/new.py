@@ -49,6 +49,7 @@ OPTIONS = {
     "columns": "--columns",
     "unit": "give --unit {value}",
     "where": "",
+    "points": "give --points 2",
     "videos": "give the folder with the video files (--videos)",
 }
 
@@ -204,7 +205,7 @@ def new(
         labels: file or folder of the labels, in any format of `tad.datasets._formats.table.FORMATS`.
         tool: the format; empty: recognised.
         columns: `video=Clip` and so on, for CSV files whose columns are not recognised.
-        unit: unit of the times of a CSV file; empty: recognised.
+        unit: unit of the times; empty: recognised.
         rate: frames per second of labels in frames; 0: that of the videos.
         points: seconds around points in time.
         split_file: CSV with the columns video and split.

@@ -90,10 +90,13 @@ def read_labels(source: Path, *, tool: str, columns: Mapping[str, str], unit: st
         table = own_csv.read_unassigned(source, unit=unit, columns=names)
         settings |= {"columns": names} if names else {}
         settings |= {"unit": unit} if unit else {}
-    elif columns or unit:
-        raise TadError(f"{source}: --columns and --unit are for CSV files and spreadsheets; this is {name}")
+    elif columns or unit == "clock":
+        option = "--columns" if columns else "--unit clock"
+        raise TadError(f"{source}: {option} is for CSV files and spreadsheets, and this is {name}; leave it out")
     else:
         table = formats.read(source, tool=name)
+        settings |= {"unit": unit} if unit else {}
+        table = replace(table, videos={v: video.in_unit(unit) for v, video in table.videos.items()})
     findings = Findings(kind, settings, table)
     count = sum(len(video.instances) for video in table.videos.values())
     findings.notes.append(
@@ -146,7 +149,8 @@ def match_videos(findings: Findings, videos: Mapping[str, str], source: Path, fo
         findings.notes.append("labels: " + ", ".join(f"'{name}' is the file {file}" for name, file in names.items()))
         findings.settings |= {"names": names}
         if findings.format != "annotation_tool":
-            _as_tool(findings)
+            why = f"names of videos differ from those of their files ('{next(iter(names))}')"
+            _as_tool(findings, source, why)
     findings.exclude = dict.fromkeys(missing, "no video file")
     if missing:
         shown = ", ".join(missing[:SHOWN]) + (" …" if len(missing) > SHOWN else "")
@@ -159,17 +163,18 @@ def match_videos(findings: Findings, videos: Mapping[str, str], source: Path, fo
         findings.notes.append(f"videos: {plural(len(left), 'file')} without labels, not used: {shown}")
 
 
-def _as_tool(findings: Findings) -> None:
-    """Let a CSV or JSON file be read by the format that can rename videos.
+def _as_tool(findings: Findings, source: Path, why: str) -> None:
+    """Let a CSV or JSON file be read by the format that can rename videos and widen points.
 
     Raises:
-        TadError: the file needs settings that this format does not have.
+        TadError: the file needs options that this format does not have; the message says `why` that format is
+            needed.
     """
-    if lost := sorted(set(findings.settings) - {"names"}):
-        raise TadError(
-            f"names of videos differ from those of their files, which cannot be combined with {lost[0]};"
-            " rename them in the labels"
-        )
+    refused = f"{source}: {why}, which cannot be combined with"
+    if "columns" in findings.settings:
+        raise TadError(f"{refused} --columns; call the columns video, start, end and label")
+    if findings.settings.get("unit") == "clock":
+        raise TadError(f"{refused} --unit clock; write the times in seconds")
     findings.settings["tool"] = findings.format
     findings.format = "annotation_tool"
 
@@ -177,7 +182,7 @@ def _as_tool(findings: Findings) -> None:
 def set_times(
     findings: Findings, clocks: Mapping[str, Clock], *, rate: float, points: float, unit: str, source: Path
 ) -> None:
-    """Convert frame numbers to seconds, and find out the unit of a CSV or JSON file and whether all are moments.
+    """Convert frame numbers to seconds, and find out the unit and whether all are moments.
 
     Raises:
         TadError: there are points in time beside segments, and `points` is 0.
@@ -189,14 +194,10 @@ def set_times(
         if video.instances and not video.in_frames and clocks[v].duration
     ]
     guess = likely_unit(spans) if not unit and "unit" not in findings.settings else None
-    if guess and guess.fits and guess.setting and not guess.doubtful and findings.format in ("csv", "activitynet"):
+    if guess and guess.fits and guess.setting and not guess.doubtful:
         findings.settings["unit"] = guess.setting
         findings.notes.append(f"labels: times are {guess.words}, because as seconds they would end after their videos")
-        factor = 1000.0
-        videos = {
-            v: replace(x, in_frames=True) if guess.setting == "frames" else _divided(x, factor)
-            for v, x in videos.items()
-        }
+        videos = {v: video.in_unit(guess.setting) for v, video in videos.items()}
     if rate:
         findings.settings["rate"] = rate
     rates = {v: video.rate or rate or clocks[v].rate for v, video in videos.items()}
@@ -205,9 +206,9 @@ def set_times(
         findings.notes.append(f"labels: times are frames, at {shown} per second")
     videos = {v: video.in_seconds(rates[v] or None) for v, video in videos.items()}
     if points:
-        findings.settings["points"] = points
         if findings.format != "annotation_tool":
-            _as_tool(findings)
+            _as_tool(findings, source, "--points makes segments of points in time")
+        findings.settings["points"] = points
     lengths = [i.end - i.start for video in videos.values() for i in video.instances]
     findings.moments = bool(lengths) and not points and not any(lengths)
     note = "all entries are points in time, so the data set has moments; --points 2 makes segments of 2 s of them"
@@ -216,11 +217,6 @@ def set_times(
     findings.notes += [f"labels: {note}"] if note else []
     durations = {v: video.duration or clocks[v].duration or None for v, video in videos.items()}
     findings.table = replace(findings.table, videos={v: replace(x, duration=durations[v]) for v, x in videos.items()})
-
-
-def _divided(video: Video, factor: float) -> Video:
-    instances = tuple(replace(i, start=i.start / factor, end=i.end / factor) for i in video.instances)
-    return replace(video, instances=instances)
 
 
 def _classes(videos: Mapping[str, Video], split: str) -> set[str]:

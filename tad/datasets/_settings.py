@@ -9,7 +9,8 @@ from tad.settings.components import FormatSettings
 
 Policy = Literal["keep", "drop", "clip", "error"]
 Split = Literal["train", "val", "test", ""]
-Unit = Literal["", "seconds", "milliseconds", "frames", "clock"]
+ToolUnit = Literal["", "seconds", "milliseconds", "frames"]
+Unit = Literal[ToolUnit, "clock"]
 
 
 class ValidationAsTest(Spec):

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tad.annotations.table import Instance, Table, Video
-from tad.core.errors import TadError
+from tad.core.errors import Remedy, TadError
 from tad.datasets._formats import table as formats
 from tad.datasets._splits import split_and_label, split_file
 from tad.datasets.annotation_tool_settings import Settings
@@ -28,7 +28,8 @@ def read(source: Path, settings: Settings) -> Table:
     table = formats.read(source, tool=settings.tool)
     by_video, rest = split_file(source, settings), settings.split
     videos = _renamed(table, settings.names, source)
-    videos = {v: replace(video, rate=video.rate or settings.rate or None).in_seconds() for v, video in videos.items()}
+    rate, unit = settings.rate or None, settings.unit
+    videos = {v: replace(x.in_unit(unit), rate=x.rate or rate).in_seconds() for v, x in videos.items()}
     said = ""
     if settings.points:
         videos, said = as_segments(videos, points=settings.points, source=source)
@@ -68,8 +69,11 @@ def as_segments(videos: Mapping[str, Video], *, points: float, source: Path) -> 
     if points <= 0:
         raise TadError(
             f"{source}: {len(found)} of {count} entries are points in time (video '{video_id}': '{first.label}' at"
-            f" {first.start:g} s), and actions have a length; set `kind: moments` in the data set's row to spot"
-            " points, or `points: 2` in its settings for a segment of 2 s around each"
+            f" {first.start:g} s), and actions have a length; ",
+            Remedy(
+                "points", "set `kind: moments` in the data set's row to spot points, or `points: 2` in its settings"
+            ),
+            " for a segment of 2 s around each",
         )
 
     def widened(video: Video, instance: Instance) -> Instance:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tad.datasets._settings import StatedSplits
+from tad.datasets._settings import StatedSplits, ToolUnit
 
 Tool = Literal[
     "", "csv", "activitynet", "epic", "thumos_text", "elan", "elan_tab", "via", "via_csv", "label_studio", "cvat",
@@ -16,6 +16,9 @@ class Settings(StatedSplits):
     """An export of an annotation tool: one file, or a folder with one file per video."""
 
     tool: Tool = Field(default="", description='the tool and its file format; "": recognised from the file')
+    unit: ToolUnit = Field(
+        default="", description='unit of starts and ends where the files state none; "": that of the tool'
+    )
     rate: float = Field(
         default=0.0,
         ge=0,
