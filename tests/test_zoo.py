@@ -90,12 +90,27 @@ def test_published_scores_have_a_source_and_are_percent(config: Path) -> None:
         assert entry(settings, run)["published"]["source"]
 
 
+def test_without_included_runs_the_shipped_ones_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder of one's own; what the last line asks for makes the runs known."""
+    monkeypatch.chdir(tmp_path)
+    for text in ("", "datasets: {}\nruns: {}\n"):
+        if text:
+            Path("config.yaml").write_text(text)
+        *rows, last = zoo()
+        assert {"hacs", "thumos-i3d-mse", "salads-gaf"} <= {row.split()[0] for row in rows}
+        assert not any(row.startswith("demo") for row in rows)  # the demo's own rows are in the checkout's config.yaml
+    entry = last.rpartition("include: ")[2]
+    Path("config.yaml").write_text(f"include: {entry}\n")
+    rows = list(zoo())
+    assert any(row.startswith("anet-tsp-mse ") for row in rows)
+    assert not any("include:" in row for row in rows)
+    with pytest.raises(TadError, match=r"other\.yaml: no such file"):
+        list(zoo(config=Path("other.yaml")))
+
+
 def test_what_cannot_be_listed_is_one_line(config: Path, tmp_path: Path) -> None:
     with pytest.raises(TadError, match="epik: neither a run nor a data set; did you mean 'epic'"):
         list(zoo(["epik"], config=config))
-    config.write_text("runs: {}")
-    with pytest.raises(TadError, match="includes no runs; add `include"):
-        list(zoo(config=config))
     rows = "runs: {x: {dataset: demo, features: demo_clips, detector: mse, published: {source: somewhere}}}"
     (tmp_path / "zoo/salads.yaml").write_text(rows)
     copy = (ROOT / "config.yaml").read_text()

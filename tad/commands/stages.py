@@ -128,7 +128,8 @@ def _evaluate_file(a: Namespace) -> Iterator[str]:
     from tad.stages.evaluate import evaluate_actions, evaluate_file, evaluate_queries
 
     if bool(a.spec) == bool(a.protocol):
-        raise TadError("give either --spec (a run of the workflow) or --protocol (any results file), not both")
+        both = "; not both" if a.spec else ""
+        raise TadError(f"give --protocol for any results file, or --spec for a run of the workflow{both}")
     ignored = (*(name for name in OF_FILES if name not in ("tiou", "nouns", "submission")), "model")
     if a.protocol == PROTOCOL:
         _refuse(a, ignored, f"protocol {PROTOCOL} does not use it")

@@ -1,16 +1,19 @@
 """List the ready runs of a configuration: inputs, missing files, and published scores with their source."""
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tad.core.bundle import ROOT
 from tad.core.errors import TadError
 from tad.settings.config import Config
 from tad.settings.plugins import nearest
 from tad.settings.rows import PublishedScore
 from tad.workflow.missing import missing_of_run, needs
 
+log = logging.getLogger(__name__)
 COLUMNS = ("run", "data set", "features", "detector", "published", "missing here")
 
 
@@ -33,15 +36,30 @@ def entry(config: Config, run: str) -> dict[str, Any]:
     }
 
 
+def _included(config: Config) -> list[str]:
+    return [run for run in config.file.runs if config.included.file_of("runs", run)]
+
+
+def _complete() -> list[str]:
+    """Return the shipped files of rows, as `include` names them, that need no rows of other files."""
+    files = []
+    for path in sorted((ROOT / "zoo").glob("*.yaml")):
+        entry = f"zoo/{path.name}"
+        try:
+            config = Config({"include": [entry]}, folder=ROOT)
+            for run in config.file.runs:
+                config.check(run)
+        except TadError as error:  # such as further runs of the demo, whose rows are in the checkout's config.yaml
+            log.debug("%s", error)
+            continue
+        files.append(entry)
+    return files
+
+
 def _chosen(config: Config, names: Sequence[str]) -> list[str]:
     """Return all included runs, or those named by run, data set, format, or file name without suffix."""
-    included = [run for run in config.file.runs if config.included.file_of("runs", run)]
-    if not included:
-        raise TadError(
-            f"{config.source}: includes no runs; add `include: [zoo/*.yaml]`, or print a run: tad show <run>"
-        )
     if not names:
-        return included
+        return _included(config)
     keys = {run: _keys(config, run) for run in config.file.runs}
     for name in names:
         if not any(name in of_run for of_run in keys.values()):
@@ -104,19 +122,29 @@ def zoo(names: Sequence[str] = (), *, config: Path = Path("config.yaml"), format
 
     Args:
         names: runs, data sets or files of rows; all included runs by default.
-        config: the configuration.
+        config: the configuration. If it includes no runs or does not exist, the shipped runs are listed.
         format: `text` or `json`.
 
     Raises:
-        TadError: an unknown name, a configuration without included runs, or invalid settings of a run.
+        TadError: an unknown name, or invalid settings of a run.
     """
-    settings = Config.read(config)
+    settings = Config.read(config) if config.is_file() or config != Path("config.yaml") else None
+    shipped = settings is None or not _included(settings)
+    if settings is None or shipped:
+        settings = Config({"include": _complete()}, source=str(config), root=config.parent, folder=ROOT)
     runs = _chosen(settings, names)
     for run in runs:
         settings.check(run)
     if format == "json":
         yield json.dumps([entry(settings, run) for run in runs], indent=1, ensure_ascii=False)
         return
+    yield from _listed(settings, runs, names)
+    if shipped:
+        file = Path(settings.included.file_of("runs", runs[0])).name
+        yield f"{settings.source} includes none of them; to run one, add its file there, such as: include: [zoo/{file}]"
+
+
+def _listed(settings: Config, runs: Sequence[str], names: Sequence[str]) -> Iterator[str]:
     named = [run for run in runs if run in names]
     if named != runs:  # a data set's, or all
         yield from _aligned([COLUMNS, *(_cells(settings, run) for run in runs)])
