@@ -118,10 +118,10 @@ WRITTEN: dict[str, tuple[str, str]] = {  # file → what the log says of it
         "6 decimal commas",
     ),
     "units": (table_of([(v, f"{s} s", f"{1000 * e}ms", x, p) for v, s, e, x, p in ROWS]), "6 times with their unit"),
-    "suffix": (table_of([(f"{v}.MP4", s, e, x, p) for v, s, e, x, p in ROWS]), "3 names with a file's suffix"),
-    "folder": (table_of([(f"day 1/cam/{v}", s, e, x, p) for v, s, e, x, p in ROWS]), "3 names with a folder"),
-    "Windows": (table_of([(rf"D:\films\{v}.avi", s, e, x, p) for v, s, e, x, p in ROWS]), "3 names with a folder"),
-    "network": (table_of([(rf"\\box\films\{v}.avi", s, e, x, p) for v, s, e, x, p in ROWS]), "3 names with a folder"),
+    "suffix": (table_of([(f"{v}.MP4", s, e, x, p) for v, s, e, x, p in ROWS]), "3 names with the extension"),
+    "folder": (table_of([(f"day 1/cam/{v}", s, e, x, p) for v, s, e, x, p in ROWS]), "3 names with the folder"),
+    "Windows": (table_of([(rf"D:\films\{v}.avi", s, e, x, p) for v, s, e, x, p in ROWS]), "3 names with the folder"),
+    "network": (table_of([(rf"\\box\films\{v}.avi", s, e, x, p) for v, s, e, x, p in ROWS]), "3 names with the folder"),
     "names": (table_of(header="File Name,Onset,Offset,Behavior,Subset"), "column 'Behavior' is label"),
     "seconds in names": (table_of(header="file,Start (s),End (s),activity,set"), "column 'Start (s)' is start"),
     "milliseconds in names": (
@@ -167,7 +167,7 @@ def test_the_unit_is_a_setting_of_both_own_formats(unit: str, tmp_path: Path) ->
     source = write(tmp_path, json.dumps({"database": database}), "own.json")
     table = read_as("activitynet", source, unit=unit)
     assert segments(table) == [(v, pytest.approx(s), pytest.approx(e), x) for v, s, e, x in EXPECTED]
-    assert "3 names with a file's suffix" in table.notes
+    assert "3 names with the extension of the file" in table.notes
 
 
 def test_durations_and_rates_have_decimal_commas_and_clock_times_too(tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ GPU_FILES = ("/dev/nvidia0", "/dev/kfd")
 READER_REMEDIES = {
     "pyav": "pip install --force-reinstall av",
     "decord": "pip install --force-reinstall decord==0.6.0, or set reader: pyav",
-    "torchcodec": "it needs FFmpeg's shared libraries and the release that fits torch; other readers do without",
+    "torchcodec": "install FFmpeg's shared libraries and the release that fits torch (0.13.0 beside a CPU build);"
+    " other readers do without",
 }
 
 
@@ -180,8 +181,8 @@ def of_readers(facts: dict[str, str]) -> Iterator[Finding]:
         yield Finding("readers", "ok", f"{', '.join(works)} decode a test video")
     for name, wrong in facts.items():
         if wrong:
-            yield Finding("readers", "note" if name == "torchcodec" else "problem", f"{name}: {wrong}",
-                          READER_REMEDIES[name])  # fmt: skip
+            cause = f"{name}: {wrong.partition('; ')[0]}"
+            yield Finding("readers", "note" if name == "torchcodec" else "problem", cause, READER_REMEDIES[name])
 
 
 def of_numba(facts: dict[str, Any]) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -254,8 +255,8 @@ def new(
 
 def _command(what: str, out: Path) -> str:
     """Return the command that makes a run or file with the configuration `out`."""
-    where = "" if out.parent == Path() else f"cd {out.parent} && "
-    return f"{where}tad run {what}" + ("" if out.name == "config.yaml" else f" --configfile {out.name}")
+    where = "" if out.parent == Path() else f"cd {shlex.quote(str(out.parent))} && "
+    return f"{where}tad run {what}" + ("" if out.name == "config.yaml" else f" --configfile {shlex.quote(out.name)}")
 
 
 def _tuned(name: str, rows: dict[str, Any], table: Table, clocks: dict[str, Clock]) -> Iterator[str]:

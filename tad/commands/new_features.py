@@ -62,7 +62,7 @@ def _from_package(root: Path) -> Choice | None:
     for name, settings in PACKAGED:
         if all((path := packaged(entry)) is not None and path.is_file() for entry in published(name)):
             row = {"backbone": _backbone(name, settings), "weights": "package"}
-            return Choice(row, f"{name}, whose weights an installed Python package holds")
+            return Choice(row, f"{name}, whose weights come with an installed Python package")
     return None
 
 
@@ -91,7 +91,7 @@ def choose(root: Path, *, backbone: str = "", offline: bool = False) -> Choice:
             return Choice(row, f"{FETCHED} (Kinetics-400), whose weights were downloaded")
         except TadError as error:
             log.warning("%s", error)
-    reason = "no published weights are here (`tad weights list` says which there are)"
+    reason = "published weights of other encoders are not here (`tad weights list` names them)"
     if (packaged := _from_package(root)) is not None:
         return Choice(packaged.row, f"{packaged.reason}; {reason}")
     return Choice(

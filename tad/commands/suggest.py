@@ -142,7 +142,7 @@ def _window_length(lengths: Lengths, coarsest: int, resize: int) -> tuple[int, s
 
 
 def _percents(values: Array) -> str:
-    return " ".join(f"{100 * value:.0f}" for value in values)
+    return ", ".join(f"{100 * value:.0f}" for value in values)
 
 
 def advise(lengths: Lengths, *, settings: dict[str, Any], resize: int = 0) -> list[Advice]:
@@ -158,10 +158,9 @@ def advise(lengths: Lengths, *, settings: dict[str, Any], resize: int = 0) -> li
             "settings",
             "regression_ranges",
             [[int(v) if v == int(v) else v for v in pair] for pair in ranges],
-            f"{levels} levels: 99 % of the instances have at most {np.quantile(lengths.instances, 0.99):.0f} snippets, "
-            f"so half of one lies within {STRIDES} strides ({coarsest}) of the last level; borders at quantiles of the "
-            f"half lengths put {_percents(shares(half_N, ranges))} % of the instances on the levels, the present "
-            f"ranges {_percents(before)} %",
+            f"{levels} levels, because 99 % of the instances have at most {np.quantile(lengths.instances, 0.99):.0f} "
+            f"snippets; they hold {_percents(shares(half_N, ranges))} % of the instances (with the present ranges: "
+            f"{_percents(before)} %)",
         )
     ]
     if "windows" in settings:

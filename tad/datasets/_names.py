@@ -9,7 +9,7 @@ from tad.core.errors import TadError
 from tad.core.ids import VIDEO_EXTENSIONS
 from tad.datasets._text import compose
 
-SUFFIX, FOLDER = "names with a file's suffix", "names with a folder"
+SUFFIX, FOLDER = "names with the extension of the file", "names with the folder of the file"
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]+://")
 WINDOWS = re.compile(r"[A-Za-z]:\\|\\\\")
 

@@ -61,8 +61,9 @@ class TorchcodecReader(Closing):
         except ModuleNotFoundError:
             raise TadError("reader: torchcodec is not installed; pip install torchcodec, or use pyav") from None
         except (ImportError, RuntimeError, OSError) as error:
+            cause = reason(error).partition(" Likely causes")[0]
             raise TadError(
-                f"reader: torchcodec cannot be loaded ({reason(error)}); it needs FFmpeg's shared libraries and the "
+                f"reader: torchcodec cannot be loaded ({cause}); it needs FFmpeg's shared libraries and the "
                 "release that matches this torch (0.13.0 beside a CPU build); or use pyav"
             ) from None
         try:
