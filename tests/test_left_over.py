@@ -171,6 +171,27 @@ def test_a_command_ends_with_its_workflow(victim: str, tmp_path: Path) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+def test_snakemake_of_a_command_ends_with_it(tmp_path: Path) -> None:
+    """However the command ends, and without finishing its jobs first; a process without the variable lives on."""
+    note = tmp_path / "note"
+    child = "from tad.core.processes import PARENT, end_with_parent\nimport os, sys, time\nend_with_parent()\n"
+    child += "open(sys.argv[1], 'a').write(f'{PARENT in os.environ}\\n'); time.sleep(60)"
+    script = "import os, subprocess, sys\nown = os.environ | {sys.argv[3]: str(os.getpid())}\n"
+    script += "subprocess.Popen([sys.executable, '-c', *sys.argv[1:3]], env=own).wait()"
+    for name, ends in ((processes.PARENT, True), ("OTHER", False)):
+        note.write_text("")
+        command = [sys.executable, "-c", script, child, str(note), name]
+        top = subprocess.Popen(command, start_new_session=True)
+        try:
+            assert wait_for(lambda: note.read_text() == "False\n")
+            top.kill()
+            top.wait()
+            assert wait_for(lambda pid=top.pid: not members(pid), 60.0 if ends else 0.5) == ends
+        finally:
+            for pid in members(top.pid):
+                os.kill(pid, signal.SIGKILL)
+
+
 def test_a_command_whose_workflow_has_ended_before_does_nothing(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()

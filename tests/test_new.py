@@ -14,6 +14,8 @@ from tad.annotations.table import Dropped, Instance, Table, Video, read_table, w
 from tad.commands import new_features
 from tad.commands.new import OPTIONS, _sound, new
 from tad.commands.new_stages import _cause
+from tad.commands.plan_size import finished
+from tad.commands.plan_trial import Effort
 from tad.core.errors import Message, MissingError, Remedy, TadError
 from tad.core.files import write_json
 from tad.datasets import _any
@@ -21,6 +23,7 @@ from tad.settings.config import Config
 from tad.settings.paths import path_of
 from tad.settings.stages import AnnotateSpec
 from tad.stages.annotate import annotate
+from tad.workflow.records import BENCHMARK, write_benchmark
 
 ROOT = Path(__file__).parents[1]
 
@@ -302,7 +305,13 @@ def test_names_and_files_that_exist(videos: Path) -> None:
         with pytest.raises(TadError, match=message):
             list(new(name, videos=videos, labels=Path("x.csv")))
     made(videos, csv_of(ROWS))
-    with pytest.raises(TadError, match="exists already; go on with `tad run kitchen`, remove it"):
+    before = Path("config.yaml").read_bytes()
+    assert any("config.yaml is there already (1" in line for line in made(videos, csv_of(ROWS))[0])
+    with pytest.raises(TadError, match="exists already, with other rows than these; go on with `tad run kitchen`, rem"):
+        made(videos, csv_of(ROWS), test_share=0.5)
+    assert Path("config.yaml").read_bytes() == before
+    Path("config.yaml").write_text("# mine\n")
+    with pytest.raises(TadError, match="exists already; remove it, work in another folder, or write another file"):
         made(videos, csv_of(ROWS))
     with pytest.raises(TadError, match="holds no video"):
         list(new("other", videos=Path("out"), labels=Path("labels.csv"), out=Path("other.yaml")))
@@ -331,6 +340,18 @@ def test_the_error_of_a_stage_is_taken_from_its_log(tmp_path: Path) -> None:
     (logs / "other.check.log").write_text("tad check: of another data set\n")
     (logs / "kitchen.check.log").write_text("INFO 8 videos\ntad check: labels.csv: line 3 is late\n")
     assert _cause("kitchen", tmp_path) == "labels.csv: line 3 is late"
+    assert _cause("kitchen", tmp_path, since=(logs / "kitchen.check.log").stat().st_mtime + 1) == ""
+
+
+def test_the_benchmark_file_has_the_columns_of_snakemake(tmp_path: Path) -> None:
+    """`tad plan` reads them, as those of jobs."""
+    from snakemake.benchmark import BenchmarkRecord
+
+    write_benchmark(tmp_path / "logs/kitchen.check.tsv", wall=3725.0, cpu=1862.5)
+    assert list(BENCHMARK) == BenchmarkRecord.get_header()
+    assert finished("check", tmp_path, planned=set()) == {"kitchen": Effort(3725.0, 1862.5)}
+    row = (tmp_path / "logs/kitchen.check.tsv").read_text().splitlines()[1].split("\t")
+    assert (len(row), row[1], row[8]) == (10, "1:02:05", "50.00")
 
 
 def test_apply_finds_the_weights_that_a_package_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,9 +33,9 @@ def folder_with_config(path: Path, text: str = CONFIG) -> Path:
 
 def words(command: list[str]) -> list[str]:
     """The words after the Snakefile. A logger is named before it: Snakemake takes all words up to the next option."""
-    assert command[:3] == [sys.executable, "-m", "tad.workflow.launch"]
+    assert command[:4] == [sys.executable, "-P", "-m", "tad.workflow.launch"]
     logger = [] if "-n" in command else ["--logger", "tad"]  # a dry run has nothing to watch
-    rest = command[3:]
+    rest = command[4:]
     assert rest[: len(logger) + 1] == [*logger, "--snakefile"]
     assert Path(rest[len(logger) + 1]).samefile(ROOT / "Snakefile")
     return rest[len(logger) + 2 :]

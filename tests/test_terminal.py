@@ -150,7 +150,7 @@ def test_own_output_of_snakemake(
     (tmp_path / "config.yaml").write_text("runs: {}\n")
     monkeypatch.chdir(tmp_path)
     command = snakemake_command([word])
-    assert command[2] == module
+    assert command[:4] == [sys.executable, "-P", "-m", module]
     assert ("--logger" in command) == logger
     assert "-v" not in command
 

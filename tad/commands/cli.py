@@ -157,7 +157,7 @@ def _prepare(a: argparse.Namespace) -> None:
     end_with_supervisor()
     for stream in (sys.stdout, sys.stderr):  # a terminal may lack characters of file names and labels
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)  # lines appear in a pipe, too
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when OpenMP starts
     if hasattr(a, "device"):
         os.environ.setdefault("GOMP_SPINCOUNT", str(spins()))

@@ -27,7 +27,7 @@ from tad.commands.new_labels import (
     set_split,
     set_times,
 )
-from tad.commands.new_stages import make_checked
+from tad.commands.new_stages import logs_of, make_checked
 from tad.commands.suggest import COMMON_RATE, Advice, advise, measure
 from tad.core.errors import TadError
 from tad.core.files import publish, read_json
@@ -41,6 +41,7 @@ TRAIN: dict[str, Any] = {"epochs": 35, "warmup_epochs": 5, "lr": 1.0e-3, "ema_de
 MOMENTS: dict[str, Any] = {"name": "spot_moments", "embed_dim": 128, "mlp_dim": 256}
 MOMENTS_TRAIN: dict[str, Any] = {"window_stride": 128}
 STEPS, MOST_EPOCHS = 600, 200  # few videos are seen more often, until the optimiser has made this many steps
+ELSEWHERE = "remove it, work in another folder, or write another file with --out"
 WORDS = {"settings": "detector"}
 # key of a remedy that names settings of config.yaml, which does not exist yet → the options of this command
 OPTIONS = {
@@ -56,15 +57,34 @@ OPTIONS = {
 
 
 def _check_names(name: str, out: Path) -> None:
-    """Refuse names that cannot be used, and a file that exists."""
+    """Refuse names that cannot be used, and a file that another command wrote."""
     if why := unsafe(name) or ("contains a space" if " " in name else ""):
         raise TadError(f"'{name}': the name {why}; use letters, digits, - and _")
+    if out.exists() and not (out.is_file() and out.read_bytes().startswith(_head(name).encode())):
+        raise TadError(f"{out}: exists already; {ELSEWHERE}")
+
+
+def _head(name: str) -> str:
+    return f"# Written by `tad new {name}`."
+
+
+def _write(name: str, out: Path, text: str) -> str:
+    """Write the file, unless an earlier call of the same command has; return what was done.
+
+    Raises:
+        TadError: the file was written with other options or labels, or edited since.
+    """
+    lines = f"{len(text.splitlines())} lines"
     if out.exists():
-        ours = out.is_file() and out.read_bytes().startswith(f"# Written by `tad new {name}`".encode())
-        go_on = f"go on with `{_command(name, out)}`, " if ours else ""
-        raise TadError(
-            f"{out}: exists already; {go_on}remove it, work in another folder, or write another file with --out"
-        )
+        if out.read_text(encoding="utf-8") != text:
+            raise TadError(
+                f"{out}: exists already, with other rows than these; go on with `{_command(name, out)}`, {ELSEWHERE}"
+            )
+        return f"{out} is there already ({lines})"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with publish(out) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return f"wrote {out} ({lines})"
 
 
 def _relative(path: Path, root: Path) -> str:
@@ -81,7 +101,7 @@ def _flow(value: Any) -> str:
 def _text(name: str, values: dict[str, Any]) -> str:
     """Return config.yaml: every row, with one line per key of the rows."""
     lines = [
-        f"# Written by `tad new {name}`. `tad show {name}` prints every setting; run it with: tad run {name}",
+        f"{_head(name)} `tad show {name}` prints every setting; run it with: tad run {name}",
     ]
     for kind, rows in values.items():
         lines.append(f"{kind}:")
@@ -148,6 +168,7 @@ def _decode(name: str, root: Path) -> Iterator[str]:
     Raises:
         TadError: a stage refuses the labels or the videos; the message is its own.
     """
+    yield f"check: decoding the videos (logs: {logs_of(name, root)})"
     try:
         make_checked(name, root)
     except TadError as error:
@@ -241,12 +262,9 @@ def new(
         yield "settings: those of spot_moments; reach and nms.window are in snippets, tolerances 1 and 2 frames"
     else:
         yield from _tuned(name, rows, findings.table, clocks)
-    out.parent.mkdir(parents=True, exist_ok=True)
     text = _text(name, rows)
     Config(yaml.safe_load(text), source=str(out), root=root)
-    with publish(out) as partial:
-        partial.write_text(text, encoding="utf-8")
-    yield f"wrote {out} ({len(text.splitlines())} lines)"
+    yield _write(name, out, text)
     if check_videos and out.name == "config.yaml":
         yield from _decode(name, root)
     what = name if findings.settings.get("split") != "train" else str(path_of("train", run=name))

@@ -1,27 +1,33 @@
 """Run the workflow for `tad new`: decode the videos, then check the labels against them.
 
 Only `probe` is a job of its own. The other two stages take less time than a job needs to start, so they run in this
-process, as their rules would run them: with the same settings, inputs, log and record of Snakemake.
+process, as their rules would run them: with the same settings, inputs, log, benchmark file and record of Snakemake.
 """
 
+import os
 import re
 import subprocess
-import sys
+import time
 from collections.abc import Sequence
-from contextlib import chdir, redirect_stderr
+from contextlib import chdir, nullcontext, redirect_stderr
 from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
 
 from tad.commands.cli import build_parser
 from tad.commands.stages import call
-from tad.core.bundle import workflow_file
+from tad.core.bundle import python_module, workflow_file
 from tad.core.errors import TadError
+from tad.core.processes import PARENT
 from tad.core.storage import storing
 from tad.settings.paths import path_of
 from tad.settings.stage_table import STAGES
 from tad.settings.strict_yaml import read_yaml
-from tad.workflow.records import write_record
+from tad.workflow.records import write_benchmark, write_record
 from tad.workflow.rules import Workflow
 from tad.workflow.runs import Wildcards
+from tad.workflow.terminal import RENEWED, clock, last_message
 from tad.workflow.why import refusal
 
 TABULAR = ("annotate", "check")  # the stages that run in this process, in this order
@@ -47,11 +53,42 @@ def make_checked(name: str, root: Path) -> None:
 
 
 def _snakemake(name: str, root: Path, until: Sequence[str]) -> None:
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(workflow_file("Snakefile")), "--cores", "all"]
-    command += ["--quiet", "all", *until, "--", str(path_of("check", dataset=name))]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    if done.returncode:
-        raise TadError(_cause(name, root) or refusal(done.stdout + done.stderr))
+    command = [*python_module("tad.workflow.launch"), "--snakefile", str(workflow_file("Snakefile"))]
+    command += ["--cores", "all", "--quiet", "all", *until, "--", str(path_of("check", dataset=name))]
+    own = os.environ | {PARENT: str(os.getpid())}
+    began = time.time()
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=root, env=own, **pipes) as process:  # type: ignore[call-overload]
+        try:
+            printed = _watched(process, logs_of(name, root))
+        except BaseException:  # interrupted or terminated: the process must not outlive this one
+            process.kill()
+            raise
+    if process.returncode:
+        raise TadError(_cause(name, root, since=began) or refusal(printed))
+
+
+def logs_of(name: str, root: Path) -> Path:
+    """Return the folder with the logs of the jobs that decode the videos of a data set."""
+    return path_of("probe", root=root, dataset=name, shard="*").parent / "logs"
+
+
+def _watched(process: subprocess.Popen[str], logs: Path) -> str:
+    """Wait for the process; on a terminal, show its time and the last line of its newest log meanwhile.
+
+    Returns:
+        what it has printed.
+    """
+    began, console = time.monotonic(), Console(stderr=True, highlight=False)
+    with console.status("") if console.is_terminal else nullcontext() as status:
+        while True:
+            try:
+                return "".join(process.communicate(timeout=RENEWED))
+            except subprocess.TimeoutExpired:
+                if status is not None:
+                    newest = max(logs.glob("*.probe.log"), key=lambda path: path.stat().st_mtime, default=None)
+                    line = f"decoding the videos  {clock(time.monotonic() - began)}  {last_message(newest)}"
+                    status.update(Text(line, no_wrap=True, overflow="ellipsis"))
 
 
 def _tabulate(name: str) -> None:
@@ -84,19 +121,27 @@ def _run(
     spec = flow.spec(stage, names)
     write_record(str(out), stage, params=(spec, flow.code(stage, names), *params), inputs=inputs)
     log = out.parent / "logs" / f"{names.dataset}.{stage}.log"
+    began, used = time.monotonic(), time.process_time()
     with storing(log):
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text("", encoding="utf-8")
     words = build_parser(stage).parse_args([stage, *arguments, "--spec", spec, "--out", str(out)])
     with open(log, "a", encoding="utf-8") as file, redirect_stderr(file):  # logging writes there as well
         list(call(STAGES[stage], words))
+    write_benchmark(log.with_suffix(".tsv"), wall=time.monotonic() - began, cpu=time.process_time() - used)
 
 
-def _cause(name: str, root: Path) -> str:
-    """Return the error of the first stage that failed, from its log; empty if no log has one."""
+def _cause(name: str, root: Path, *, since: float = 0.0) -> str:
+    """Return the error of the first stage that failed, from its log; empty if no log has one.
+
+    Args:
+        name, root: the data set and its folder.
+        since: logs that are older are of an earlier run (seconds since 1970).
+    """
     for stage in ("annotate", "probe", "check"):
         logs = path_of(stage, root=root, dataset=name, shard="*").parent / "logs"
-        for log in sorted(logs.glob(f"{'*' if stage == 'probe' else name}.{stage}.log")):
+        found = sorted(logs.glob(f"{'*' if stage == 'probe' else name}.{stage}.log"))
+        for log in (log for log in found if log.stat().st_mtime >= since):
             errors = re.findall(rf"^tad {stage}: (.*)", log.read_text(encoding="utf-8"), flags=re.MULTILINE)
             if errors:
                 return str(errors[-1])

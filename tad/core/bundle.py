@@ -4,6 +4,7 @@ The files are the Snakefile and the folders rules, profiles, zoo, envs and workf
 """
 
 import os
+import sys
 from pathlib import Path
 
 from tad.core.errors import TadError
@@ -23,6 +24,14 @@ def workflow_file(name: str) -> Path:
     if not path.exists():
         raise TadError(f"{path}: no such file; install the distribution temporal-action-detection again")
     return path
+
+
+def python_module(name: str) -> list[str]:
+    """Return the command that runs a module of this package or another, in the current environment.
+
+    With `-P`, modules in the working folder, which is the user's, do not replace those of Python or of this package.
+    """
+    return [sys.executable, *(() if Path.cwd() == PACKAGE.parent else ("-P",)), "-m", name]
 
 
 def import_path(*, other_python: bool) -> Path:

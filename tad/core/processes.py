@@ -28,6 +28,8 @@ ORPHANED = "the workflow that started this command has ended, so it ends too"
 
 SUPERVISOR = "TAD_SUPERVISOR"
 """Environment variable with the process id of the Snakemake that has started a command; set by rules/common.smk."""
+PARENT = "TAD_PARENT"
+"""Environment variable with the process id of the command that runs Snakemake for itself."""
 PROC = Path("/proc")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 POLL_SECONDS = 1.0  # between looks at the parent on systems that do not report its end
@@ -153,6 +155,29 @@ def end_with_supervisor() -> None:
         _end()
 
     threading.Thread(target=watch, name="supervisor", daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """Kill this process when the command that started it ends, even if that was killed.
+
+    Its process id is in the environment variable `PARENT`. Snakemake does so when a command runs it for itself: SIGTERM
+    would let its jobs finish first, which hold the folder's lock. The jobs notice the end by themselves
+    (`end_with_supervisor`), and the next run removes the lock.
+    """
+    parent = int(os.environ.pop(PARENT, "") or 0)
+    if parent <= 1:
+        return
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(128 + signal.SIGTERM)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(POLL_SECONDS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 class Terminated(BaseException):

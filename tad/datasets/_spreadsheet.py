@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from tad.core.bundle import python_module
 from tad.core.errors import TadError
 
 SPREADSHEETS = frozenset({".xlsx", ".xlsm", ".xlsb", ".xls", ".ods"})
@@ -184,7 +185,7 @@ def spreadsheet_rows(path: Path) -> tuple[list[str], list[Row]]:
     """
     if not path.is_file():
         raise TadError(f"{path}: no such file")
-    command = [sys.executable, "-m", "tad.datasets._spreadsheet", str(path)]
+    command = [*python_module("tad.datasets._spreadsheet"), str(path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     said = [line for line in done.stderr.splitlines() if line.strip()]

@@ -17,6 +17,7 @@ from typing import Any
 from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 
 from tad.core.errors import TadError
+from tad.core.processes import end_with_parent
 from tad.workflow import terminal
 from tad.workflow.targets import check_targets, configured
 
@@ -73,6 +74,7 @@ def checked(parse: Callable[..., Any]) -> Callable[..., Any]:
 
 def main() -> None:
     """Register the plug-in, which Snakemake would otherwise look for in a separate package, and run Snakemake."""
+    end_with_parent()
     registry = LoggerPluginRegistry()
     registry.register_plugin(f"{registry.module_prefix}{NAME}", terminal)
     from snakemake import cli

@@ -10,12 +10,13 @@ import logging
 import os
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from tad.core.errors import TadError
-from tad.core.files import read_json, write_json
+from tad.core.files import publish, read_json, write_json
 from tad.core.storage import storing
 from tad.provenance.stamps import first_difference, read_stamp
 from tad.settings.paths import RESULTS
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 FOLDER = Path(".snakemake")
 OWN = "tad: no record, and the stamp has other settings or code"  # the parameter in records that are written here
 FORMAT = 6  # of Snakemake's records
+# columns of Snakemake's benchmark files
+BENCHMARK = ("s", "h:m:s", "max_rss", "max_vms", "max_uss", "max_pss", "io_in", "io_out", "mean_load", "cpu_time")
 LISTED = 5  # artefacts, a line each
 
 
@@ -55,6 +58,19 @@ def write_record(
         record = record_of(output, folder)
         record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text(text, encoding="utf-8")
+
+
+def write_benchmark(path: Path, *, wall: float, cpu: float) -> None:
+    """Write Snakemake's benchmark file of a stage that ran without a job; memory and traffic are not measured.
+
+    Args:
+        path: the file.
+        wall, cpu: seconds.
+    """
+    clock = str(timedelta(seconds=int(wall)))
+    row = [f"{wall:.2f}", clock, *["NA"] * 6, f"{100 * cpu / max(wall, 1e-3):.2f}", f"{cpu:.2f}"]
+    with publish(path) as partial:
+        partial.write_text("\t".join(BENCHMARK) + "\n" + "\t".join(row) + "\n", encoding="utf-8")
 
 
 def _artefacts(stage: Stage, flow: Workflow) -> Iterator[tuple[Path, SimpleNamespace]]:

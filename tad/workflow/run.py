@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from tad.core.bundle import ROOT, workflow_file
+from tad.core.bundle import ROOT, python_module, workflow_file
 from tad.core.errors import TadError
 from tad.settings.paths import path_of
 from tad.workflow.targets import configured
@@ -103,7 +103,7 @@ def snakemake_command(words: Sequence[str]) -> list[str]:
     own = any(word.partition("=")[0] in OWN_OUTPUT for word in words)
     progress = [] if own else ["--logger", "tad"]  # before another option: it takes every word up to the next one
     words = [word for word in words if word != "-v"]
-    command = [sys.executable, "-m", module, *progress, "--snakefile", str(workflow_file("Snakefile"))]
+    command = [*python_module(module), *progress, "--snakefile", str(workflow_file("Snakefile"))]
     return [*command, *cores, *_arguments(words, runs)]
 
 

@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from tad.core.bundle import workflow_file
+from tad.core.bundle import python_module, workflow_file
 from tad.core.errors import TadError
 from tad.provenance import fingerprint, stamps
 from tad.settings.config import Config
@@ -189,7 +188,7 @@ def planned(targets: list[str], *, config: Path = Path("config.yaml")) -> list[J
     runs = settings.file.runs
     targets = [str(path_of("evaluate", run=t)) if t in runs and not Path(t).exists() else t for t in targets]
     check_targets(targets, settings)
-    command = [sys.executable, "-m", "snakemake", *targets, "--dry-run", "--nocolor", *extra]
+    command = [*python_module("snakemake"), *targets, "--dry-run", "--nocolor", *extra]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise TadError(f"snakemake cannot plan {' '.join(targets)}: {refusal(done.stdout + done.stderr)}")
