@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from snakemake.exceptions import LockException
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from tad.workflow import interrupt
 from tad.workflow.launch import shortened
+from tad.workflow.locks import IN_USE
 from tad.workflow.run import snakemake_command
 from tad.workflow.terminal import Job, LogHandler, Screen, clock, last_message, next_steps, title_of
+from tad.workflow.why import refusal
 
 ROOT = Path(__file__).parents[1]
 
@@ -107,10 +110,13 @@ def test_messages_that_matter_are_shown() -> None:
     tell(shown, "Building DAG of jobs...")
     tell(shown, "Nothing to be done (all requested files are present and up to date).")
     tell(shown, "config.yaml: runs.x: unknown key", logging.ERROR, event=LogEvent.ERROR)
+    tell(shown, str(LockException()), logging.ERROR, event=LogEvent.ERROR)
     shown.close()
     assert out.getvalue().splitlines() == [
         "Nothing to be done (all requested files are present and up to date).", "config.yaml: runs.x: unknown key",
+        IN_USE,
     ]  # fmt: skip
+    assert refusal(f"LockException:\n{LockException()}") == IN_USE
 
 
 def test_the_last_message_of_a_log(tmp_path: Path) -> None:

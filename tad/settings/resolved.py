@@ -119,7 +119,9 @@ def _hint(value: Any) -> str:
     """Return a hint how to write a number that YAML reads as text."""
     if not isinstance(value, str):
         return ""
-    return "; write 1.0e-4, not 1e-4" if "e" in value.lower() else "; write 0.1, not 10%" if "%" in value else ""
+    if match := re.fullmatch(r"([+-]?\d+)(e[+-]?\d+)", value.lower()):  # a number only with a point, in YAML
+        return f"; write {match[1]}.0{match[2]}, not {value}"
+    return "; write 0.1, not 10%" if "%" in value else ""
 
 
 def _place(origin: str, path: str) -> str:

@@ -6,6 +6,11 @@ from pathlib import Path
 from typing import TextIO
 
 log = logging.getLogger(__name__)
+LOCKED = "Directory cannot be locked"  # in Snakemake's message
+IN_USE = (
+    "another `tad run` or `tad new` works in this folder; wait until it has ended, or stop it, then run the same"
+    " command again (`tad run --unlock` if there is none)"
+)
 
 
 def clear_stale_locks(folder: Path = Path(".snakemake")) -> TextIO | None:

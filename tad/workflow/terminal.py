@@ -21,6 +21,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 from tad.settings.paths import path_of
 from tad.workflow import interrupt
+from tad.workflow.locks import IN_USE, LOCKED
 
 RENEWED = 0.5  # seconds
 TAIL = 4096  # bytes of a log that are read for its last line
@@ -202,7 +203,7 @@ class LogHandler(LogHandlerBase):
         elif event == LogEvent.RUN_INFO:
             self.screen.total = int(facts["stats"].get("total", 0))
         elif event is None or event == LogEvent.ERROR:
-            text = record.getMessage()
+            text = IN_USE if LOCKED in record.getMessage() else record.getMessage()
             if any(part in text for part in COVERED):
                 self.screen.covered.append(text)
             elif record.levelno >= WARNING or text.startswith(QUIET):

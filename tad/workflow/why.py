@@ -16,6 +16,7 @@ from tad.settings.config import Config
 from tad.settings.paths import path_of
 from tad.settings.stage_table import STAGES
 from tad.video.listing import list_videos
+from tad.workflow.locks import IN_USE, LOCKED
 from tad.workflow.targets import check_targets
 
 ALIKE = 3  # jobs of one rule with the same reasons are summed up from this number
@@ -60,6 +61,8 @@ def parse_dry_run(text: str) -> list[Job]:
 
 def refusal(text: str) -> str:
     """Extract Snakemake's error message as one line, without the location in the rules."""
+    if LOCKED in text:
+        return IN_USE
     _, marker, tail = text.partition("WorkflowError:\n")
     if not marker:
         _, marker, tail = text.rpartition("Exception:\n")
