@@ -103,8 +103,8 @@ def test_a_group_in_a_row_changes_only_what_it_names() -> None:
         ("datasets/demo/render/vidoes", 4, "render has no setting 'vidoes'", "did you mean 'videos'?"),
         ("device", "gpu", "device", "auto|cpu|cuda"),
         ("runz", {}, "runz", "did you mean 'runs'?"),
-        ("runs/features", values()["runs"]["one"], "runs.features", "a name is letters"),
-        ("runs/a b", values()["runs"]["one"], "runs.a b", "a name is letters"),
+        ("runs/features", values()["runs"]["one"], "runs.features", "'features' is a folder of all runs"),
+        ("runs/a b", values()["runs"]["one"], "runs.a b", "the name 'a b' has other characters"),
     ],
 )
 def test_a_mistake_names_key_file_and_remedy(path: str, value: Any, named: str, hint: str) -> None:

@@ -71,7 +71,7 @@ def test_rows_of_both_files_use_each_other_and_say_where_they_are(tmp_path: Path
         (OWN, {"a": {"include": ["b.yaml"]}}, "rows/a.yaml: include: unknown key"),
         (OWN, {"a": "runs: {x: {}, x: {}}"}, "rows/a.yaml: line 1: duplicate key 'x'"),
         (OWN, {"a": "runs: ["}, "rows/a.yaml: line 1"),
-        (OWN, {"a": {"runs": {"a b": MORE["runs"]["ours"]}}}, "rows/a.yaml: runs.a b: a name is letters"),
+        (OWN, {"a": {"runs": {"a b": MORE["runs"]["ours"]}}}, "rows/a.yaml: runs.a b: the name 'a b' has other"),
         (OWN, {}, "config.yaml: include: rows/*.yaml: no such file in {}"),
         ({**OWN, "include": ["rows/none.yaml"]}, {"a": MORE}, "include: rows/none.yaml: no such file"),
         ({**OWN, "include": "rows/*.yaml"}, {"a": MORE}, "include: 'rows/*.yaml': write a list of files"),

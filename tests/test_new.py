@@ -301,7 +301,10 @@ def test_a_file_that_is_no_video_is_not_counted_as_decoded(tmp_path: Path) -> No
 
 
 def test_names_and_files_that_exist(videos: Path) -> None:
-    for name, message in (("a/b", "path separator"), ("a b", "contains a space"), ("", "is empty")):
+    for name, message in (
+        *(("a/b", "path separator"), ("a b", "contains a space"), ("", "is empty")),
+        *(("küche", "has other characters than"), ("videos", r"folder of all runs \(as annotations, data, ")),
+    ):
         with pytest.raises(TadError, match=message):
             list(new(name, videos=videos, labels=Path("x.csv")))
     made(videos, csv_of(ROWS))

@@ -33,6 +33,7 @@ from tad.core.errors import TadError
 from tad.core.files import publish, read_json
 from tad.core.ids import unsafe
 from tad.settings.config import Config
+from tad.settings.layers import wrong_name
 from tad.settings.paths import path_of
 from tad.video.listing import list_videos
 
@@ -60,6 +61,8 @@ def _check_names(name: str, out: Path) -> None:
     """Refuse names that cannot be used, and a file that another command wrote."""
     if why := unsafe(name) or ("contains a space" if " " in name else ""):
         raise TadError(f"'{name}': the name {why}; use letters, digits, - and _")
+    if why := wrong_name(name, "runs"):
+        raise TadError(why)
     if out.exists() and not (out.is_file() and out.read_bytes().startswith(_head(name).encode())):
         raise TadError(f"{out}: exists already; {ELSEWHERE}")
 

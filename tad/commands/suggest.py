@@ -175,7 +175,8 @@ def advise(lengths: Lengths, *, settings: dict[str, Any], resize: int = 0) -> li
     advice.append(Advice("train", "max_length", length, why_length))
     many = float(np.quantile(lengths.per_video, 0.99))
     topk = max(math.ceil(10 * many / 50) * 50, 100)
-    why = f"99 % of the videos have at most {many:.0f} instances; ten detections for each, and at least 100"
+    instances = "1 instance" if many <= 1 else f"{many:.0f} instances"
+    why = f"99 % of the videos have at most {instances}; ten detections for each, and at least 100"
     advice.append(Advice("nms", "topk", topk, why))
     return advice
 

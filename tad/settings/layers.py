@@ -23,6 +23,15 @@ from tad.settings.sections import DetectSpec, EvalSpec, TrainSpec
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
+def wrong_name(name: str, kind: str) -> str:
+    """Return why a row of `datasets`, `features` or `runs` cannot have a name; empty if it can."""
+    if not NAME.fullmatch(name):
+        return f"the name '{name}' has other characters than the letters A to Z, digits, _ and -; choose another"
+    if kind == "runs" and name in FOLDERS:
+        return f"'{name}' is a folder of all runs (as {', '.join(sorted(FOLDERS - {name}))}); choose another name"
+    return ""
+
+
 class Resolution:
     """The rows of a configuration, with checked names, and the settings that they resolve to."""
 
@@ -56,10 +65,8 @@ class Resolution:
         self.file = parse(ConfigFile, self.included.values, source)
         for kind in KINDS:
             for name in getattr(self.file, kind):
-                if not NAME.fullmatch(name) or (kind == "runs" and name in FOLDERS):
-                    raise TadError(
-                        f"{self.where(kind, name)}: a name is letters, digits, _ and -, and none of {sorted(FOLDERS)}"
-                    )
+                if why := wrong_name(name, kind):
+                    raise TadError(f"{self.where(kind, name)}: {why}")
 
     # ── rows ──
 
