@@ -111,6 +111,23 @@ def test_per_cent_of_the_duration_is_said(
     assert not [r for r in caplog.records if "per cent" in r.message]
 
 
+@pytest.mark.parametrize(
+    ("last", "videos", "words"),
+    [
+        (2.5, 3, "lie in the first 0.83 % of their video; the times may be minutes"),
+        (25.0, 5, "lie in the first 8.3 % of their video; the durations may be in another unit (frames, milliseconds)"),
+        (2.5, 2, ""), (60.0, 5, ""),
+    ],
+)  # fmt: skip
+def test_times_that_stay_at_the_beginning_of_every_video_are_said(last: float, videos: int, words: str) -> None:
+    table = Table(
+        "own", ("run",), {f"v{k}": Video("train", 300.0, (Instance(1.5, last, "run"),)) for k in range(videos)}
+    )
+    found = doubts(table)
+    assert len(found) == bool(words)
+    assert words in "".join(found)
+
+
 @pytest.mark.parametrize(("rows", "said"), [
     ([("a", "None"), ("b", "x"), ("b", "None")], "label 'None' (video 'a', line 2 and 1 more) counts as a class; if"),
     ([("a", "-"), ("b", "x")], "label '-' (video 'a', line 2) counts as a class; if it stands for a missing value"),
@@ -118,8 +135,8 @@ def test_per_cent_of_the_duration_is_said(
     ([("a", "gieÃ\u0178en"), ("b", "x")], "label 'gieÃ\u0178en' (video 'a', line 2) looks like 'gießen'"),
     ([("cafÃ©", "x"), ("b", "x")], "video 'cafÃ©' looks like 'café', read in a wrong encoding"),
     ([("a", "x"), ("b", '"""y"""')], "label '\"y\"' (video 'b', line 3) is in quotation marks, which count"),
-    ([("Clip", "x"), ("clip", "x")], "1 videos have names that differ only in case or in '.0' ('Clip' and 'clip')"),
-    ([("7", "x"), ("7.0", "x")], "names that differ only in case or in '.0' ('7' and '7.0')"),
+    ([("Clip", "x"), ("clip", "x")], "hyphens or blanks, or in '.0' ('Clip' and 'clip'); they count"),
+    ([("7", "x"), ("7.0", "x")], "hyphens or blanks, or in '.0' ('7' and '7.0'); they count"),
     ([("a", "x;y"), ("b", "x")], ""), ([("a", "Ärger"), ("b", "São Paulo")], ""),
 ])  # fmt: skip
 def test_what_is_only_likely_is_a_warning(rows: list[tuple[str, str]], said: str, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hostile_tools import DATABASE, QUERY, READERS, RESULTS, SCORES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from table_tools import read_as
+from table_tools import outcome, read_as
 
 from tad.core.errors import TadError
 from tad.metrics.epic_actions import read_submission
@@ -130,3 +130,51 @@ def test_any_value_at_any_place(kind: str, tmp_path: Path) -> None:
         assert not PYTHON.search(said), said
 
     check()
+
+
+PLACES: dict[str, tuple[dict[str, Any], float | None, float]] = {  # entry of a video → its duration, and its start
+    "a rate as text": ({"fps": "25", "segment": [50, 75]}, None, 2.0),
+    "a rate as a fraction": ({"fps": "30000/1001", "segment": [30, 60]}, None, 1.001),
+    "frames and seconds": ({"frame": 300, "duration": "10", "segment": [60, 90]}, 10.0, 2.0),
+    "an empty duration": ({"fps": 10, "duration": " ", "segment": [20, 30]}, None, 2.0),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_rates_and_durations_in_other_forms(name: str, tmp_path: Path) -> None:
+    """A setting must not replace a rate that the file states, whatever its form."""
+    entry, duration, start = PLACES[name]
+    annotations = [{"segment": entry["segment"], "label": "run"}]
+    rest = {key: value for key, value in entry.items() if key != "segment"}
+    database = {"database": {"a": {"subset": "train", "annotations": annotations, **rest}}}
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps(database), encoding="utf-8")
+    video = read_as("activitynet", path, unit="frames", rate=7).videos["a"]
+    assert (video.duration, video.instances[0].start) == (duration, pytest.approx(start))
+
+
+WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "another key": ({"annotation": [{"segment": [1, 2], "label": "run"}]}, {}, "but 'annotation' is a list of objects"),
+    "an impossible rate": ({"fps": "fast", "annotations": []}, {"unit": "frames"}, "'fast' frames per second; give"),
+    "another case": (
+        {"annotations": [{"segment": [1, 2], "label": "Unclear"}]},
+        {"ambiguous": "unclear"},
+        "setting ambiguous: 'unclear', but segments have 'Unclear'; write them alike",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_would_be_lost_or_read_otherwise_is_refused(name: str, tmp_path: Path) -> None:
+    entry, settings, said = WRONG[name]
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps({"database": {"a": {"subset": "train", **entry}}}), encoding="utf-8")
+    assert said in outcome(lambda: read_as("activitynet", path, **settings))[1]
+
+
+def test_a_setting_that_nothing_has_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "own.json"
+    entry = {"subset": "train", "annotations": [{"segment": [1, 2], "label": "run"}]}
+    path.write_text(json.dumps({"database": {"a": entry}}), encoding="utf-8")
+    notes = read_as("activitynet", path, ambiguous="unclear").notes
+    assert notes == ("no segment has the label 'unclear' of the setting ambiguous",)

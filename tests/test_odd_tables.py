@@ -10,11 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from table_tools import ROWS, outcome, read_as, segments, table_of, write, xlsx
 
+from tad.annotations.checks import check
+from tad.annotations.doubts import doubts
+from tad.annotations.table import exclude
 from tad.core.errors import TadError
+from tad.core.ids import alike
 from tad.datasets import csv as own_csv
+from tad.datasets._columns import OTHER_UNITS, OTHER_WORDS, UNIT_ENDS, unit_of
 from tad.datasets._csv import read_sheet
 from tad.datasets._formats import table as formats
 from tad.datasets._names import VideoNames
+from tad.datasets._parse import read_labels
 from tad.datasets._times import clock
 
 EXPECTED = [(video, start, end, label) for video, start, end, label, _ in ROWS]
@@ -187,6 +193,9 @@ FILES: dict[str, tuple[str, str, str]] = {  # a file beside the table, which a s
         "video,duration\nx,90\n",
         "names none of the 3 videos of own.csv ('x' here",
     ),
+    "numbers in disorder": ("label_file", "1 run\n0 jump\n", "line 2: number 0 comes after 1, and the order of the"),
+    "no duration": ("duration_file", "video,duration\na,nan\n", "line 2: video 'a' lasts nan s; give its duration"),
+    "no rate": ("duration_file", "video,count,fps\na,250,0\n", "line 2: '0' frames per second; give the frame rate"),
     "a comment": ("label_file", "# classes\njump\nrun\n", "line 1: '# classes' looks like a comment; remove the line"),
     "compressed": ("label_file", "PK\x03\x04...", "is a zip archive or a spreadsheet"),
 }
@@ -204,10 +213,122 @@ def test_a_file_beside_the_table_is_refused_in_one_line(name: str, tmp_path: Pat
 
 def test_files_beside_the_table_are_read_as_it_is(tmp_path: Path) -> None:
     write(tmp_path, "0\trun\n1\tjump\n", "labels.txt")
-    write(tmp_path, "# by hand\nvideo|duration\na|90\nb|80\n", "long.csv")
+    write(tmp_path, "# by hand\nvideo|duration\na|1:30\nb|79,95\n", "long.csv")
     table = read_as("csv", write(tmp_path, TEXT), label_file="labels.txt", duration_file="long.csv")
     assert table.labels == ("run", "jump")
-    assert [video.duration for video in table.videos.values()] == [90, 80, None]
+    assert [video.duration for video in table.videos.values()] == [90, 79.95, None]
+
+
+# -- names of columns, labels and settings -----------------------------------------------------------------------------
+
+WORDS = {unit: (*ends, *OTHER_WORDS.get(unit, ())) for unit, ends in {**UNIT_ENDS, **OTHER_UNITS}.items()}
+FORMS = ["start_{}", "Start ({})", "Anfang in {}", "start.{}", "time [{}]", "start-{}"]
+
+
+@given(st.sampled_from(sorted(WORDS)), st.data(), st.sampled_from(FORMS), st.sampled_from([str, str.upper, str.title]))
+def test_a_unit_at_the_end_of_a_name_is_understood(unit: str, data: st.DataObject, form: str, case: type[str]) -> None:
+    word = data.draw(st.sampled_from(WORDS[unit]))
+    if len(case(word)) == len(word):  # a letter whose capital is another one
+        assert unit_of(case(form.format(word))) == unit
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        ("start", ""), ("time", ""), ("Beginn", ""), ("start_time", ""), ("timestamp", ""), ("clip", ""), ("onset", ""),
+        ("startFrame", "frames"), ("start_frame_no", "frames"), ("Frame Index (start)", "frames"), ("frame", "frames"),
+        ("Startbild", "frames"), ("startMs", "milliseconds"), ("開始ミリ秒", "milliseconds"), ("開始秒", "seconds"),
+    ],
+)  # fmt: skip
+def test_units_that_stand_elsewhere_in_a_name(name: str, unit: str) -> None:
+    assert unit_of(name) == unit
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        ("start_cs", "are in centiseconds; convert"), ("Anfang in Minuten", "are in minutes; convert"),
+        ("start_sample", "are in samples; convert"), ("Dauer (min)", "durations in 'Dauer (min)' are in minutes"),
+    ],
+)  # fmt: skip
+def test_a_setting_does_not_hide_the_unit_of_a_column(tmp_path: Path, column: str, said: str) -> None:
+    """The advice to name a column with the setting `columns` must not make seconds of another unit."""
+    if column.startswith("Dauer"):
+        text, columns = f"video,start,end,label,{column}\na,1,2,run,3\n", {"duration": column}
+    else:
+        end = column.replace("start", "end").replace("Anfang", "Ende")
+        text, columns = f"video,{column},{end},label\na,1,2,run\n", {"start": column, "end": end}
+    message = outcome(lambda: read_as("csv", write(tmp_path, text), columns=columns, split="train"))[1]
+    assert said in message
+
+
+def test_settings_may_be_typed_in_another_unicode_form(tmp_path: Path) -> None:
+    """What names columns, splits or videos is composed; the names of files are not."""
+    text = "fichier,de\u0301but,fin,étiquette,partie\ncafé,1,2,run,été\n"
+    columns = {"video": "fichier", "start": "début", "end": "fin", "label": "e\u0301tiquette", "split": "partie"}
+    table = read_as("csv", write(tmp_path, text), columns=columns, splits={"e\u0301te\u0301": "test"})
+    assert segments(table) == [("café", 1.0, 2.0, "run")]
+    assert table.videos["café"].split == "test"
+    assert "café" in exclude(table, {"cafe\u0301": "too dark"}).excluded
+    write(tmp_path, "video,duration\ncafé,9\n", "dure\u0301e.csv")
+    assert read_as("csv", tmp_path / "own.csv", columns=columns, splits={"été": "test"},
+                   duration_file="dure\u0301e.csv").videos["café"].duration == 9  # fmt: skip
+
+
+ALIKE = [("Run", "Ｒｕｎ"), ("high jump", "high_jump"), ("high-jump", "high\u2011jump"), ("baker's", "baker’s"),
+         ("7", "７"), ("JUMP", "jump")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "other"), ALIKE)
+def test_labels_that_are_only_written_differently_are_refused(tmp_path: Path, one: str, other: str) -> None:
+    path = write(tmp_path, f"video,start,end,label\na,1,2,{one}\na,3,4,{other}\n")
+    assert alike(one) == alike(other)
+    with pytest.raises(TadError, match=f"line 3: labels '{one}' and '{other}' differ only .*; write them alike"):
+        check(read_as("csv", path, split="train"), source="own.csv")
+
+
+@pytest.mark.parametrize(("one", "other"), [("1_12", "11_2"), ("re-sign", "resign"), ("run", "ruin"), ("a b", "ab")])
+def test_other_labels_are_other_classes(tmp_path: Path, one: str, other: str) -> None:
+    path = write(tmp_path, f"video,start,end,label\na,1,2,{one}\na,3,4,{other}\n")
+    assert len(check(read_as("csv", path, split="train"), source="own.csv").labels) == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([("a", "highjump"), ("b", "high jump")], "labels 'high jump' and 'highjump' differ only in blanks or hyphens"),
+        ([("a", "Run"), ("b", "R\u0443n")], "has a word of Latin and Cyrillic letters, some of which look alike"),
+        ([("clip1", "run"), ("clip１", "run")], "1 videos have names that differ only in case, in kinds of letters"),
+        ([("my clip", "run"), ("my_clip", "run")], "('my clip' and 'my_clip'); they count as different videos"),
+        ([("a_12", "run"), ("a_1 2", "jump rope"), ("b", "бег Run")], ""),
+    ],
+)  # fmt: skip
+def test_names_that_look_alike_are_said(tmp_path: Path, rows: list[tuple[str, str]], said: str) -> None:
+    text = "".join(f"{video},{k},{k + 1},{label}\n" for k, (video, label) in enumerate(rows))
+    sentences = doubts(read_as("csv", write(tmp_path, "video,start,end,label\n" + text), split="train"))
+    assert said in "; ".join(sentences)
+    assert bool(sentences) == bool(said)
+
+
+LINES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "numbered": ("7 jump\n9 run\n", ("jump", "run")),
+    "numbers that are names": ("100 m\n200 m\n", ("100 m", "200 m")),
+    "some numbers": ("2 hands\nrun\n", ("2 hands", "run")),
+    "only numbers": ("0\n1\n", ("0", "1")),
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_numbers_of_labels_are_told_from_labels(tmp_path: Path, name: str) -> None:
+    text, expected = LINES[name]
+    assert read_labels(write(tmp_path, text, "labels.txt")) == expected
+
+
+def test_videos_of_the_split_file_without_a_row_are_said(tmp_path: Path) -> None:
+    write(tmp_path, "video,split\na,train\nb,train\nc,test\nd,test\n", "splits.csv")
+    table = read_as("csv", write(tmp_path, table_of([row[:4] for row in ROWS], header="video,start,end,label")),
+                    split_file="splits.csv")  # fmt: skip
+    assert "1 videos of splits.csv have no row here and are left out (first: 'd'" in "; ".join(table.notes)
 
 
 # -- spreadsheets ------------------------------------------------------------------------------------------------------

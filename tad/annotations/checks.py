@@ -4,6 +4,7 @@ import logging
 import math
 import re
 import statistics
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from tad.annotations.duplicates import Near
 from tad.annotations.table import SPLITS, Dropped, Instance, Table, Video, among
 from tad.annotations.units import DAY, UNIX, fractions_of, likely_unit, set_unit, span_of
 from tad.core.errors import Message, Remedy, TadError
-from tad.core.ids import invisible, unsafe
+from tad.core.ids import alike, invisible, unsafe
 from tad.settings.plugins import nearest
 
 log = logging.getLogger(__name__)
@@ -135,7 +136,9 @@ def _instance_problem(
     if problem := time_problem(video_id, instance, duration):
         return problem
     if instance.label not in labels:
-        cause = f"unknown label '{instance.label}'" if instance.label else "no label"
+        if not instance.label:
+            return Problem("label", video_id, entry, "no label", "give the class, or remove the instance")
+        cause = f"unknown label '{instance.label}'"
         return Problem("label", video_id, entry, cause, partial(among, instance.label, list(labels)))
     if other := earlier.find(instance):
         times = f"{start:g}" if kind == "moments" else f"{start:g}-{end:g}"
@@ -145,9 +148,19 @@ def _instance_problem(
 
 
 def _folded(label: str) -> str:
-    """Normalise a label to detect misspellings: ignore case and spaces, and decimals without a value (`7.0` is `7`)."""
-    whole = WHOLE.fullmatch(label)
-    return whole[1] if whole else " ".join(label.casefold().split())
+    """Normalise a label to detect misspellings, see `alike`; decimals without a value are ignored (`7.0` is `7`)."""
+    text = alike(label)
+    whole = WHOLE.fullmatch(text)
+    return whole[1] if whole else text
+
+
+def _difference(one: str, other: str) -> str:
+    """Return in what two labels differ that `_folded` makes equal."""
+    if WHOLE.fullmatch(alike(other)):
+        return "as text, not as numbers"
+    if " ".join(one.casefold().split()) == " ".join(other.casefold().split()):
+        return "in case or spaces"
+    return "in kinds of letters, hyphens, apostrophes or spaces"
 
 
 def _label_fault(label: str) -> tuple[str, str]:
@@ -159,7 +172,7 @@ def _label_fault(label: str) -> tuple[str, str]:
         return f"label '{shown}' is not valid Unicode", "write it again"
     if LOST in label:
         return f"label '{label}' has lost letters in a wrong encoding ({LOST})", "export the file again as UTF-8"
-    if any(letter < " " or letter == "\x7f" for letter in label):
+    if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in label):
         return f"label '{shown}' holds a line break or another control character", "write it on one line"
     if label.casefold() in NO_VALUES:
         return f"label '{label}' stands for a missing value", "give the class, or another name if it is one"
@@ -172,7 +185,7 @@ def _label_problem(table: Table) -> Problem | None:
         cause, remedy = _label_fault(label)
         folded = _folded(label)
         if not cause and folded in seen:
-            how = "in case or spaces" if not WHOLE.fullmatch(label) else "as text, not as numbers"
+            how = _difference(seen[folded], label)
             cause, remedy = f"labels '{seen[folded]}' and '{label}' differ only {how}", "write them alike"
         if cause:
             of_label = ((v, i.entry) for v, video in table.videos.items() for i in video.instances if i.label == label)

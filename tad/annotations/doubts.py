@@ -1,10 +1,12 @@
 """Describe what is probably wrong with a table but not certain, one sentence each, for the log and map.json."""
 
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from tad.annotations.table import Table, Video
-from tad.annotations.units import Span, in_percent, span_of
+from tad.annotations.units import FEWEST, Span, in_percent, span_of
+from tad.core.ids import alike
 
 # Labels that scripts write where there is none, though a class may be called so.
 NO_CLASSES = frozenset({"none", "null", "undefined", "-", "--", "?", "."})
@@ -12,6 +14,8 @@ SEPARATORS = ";|/,+&"
 DAMAGED = ("Ã", "Â", "â€")  # what UTF-8 that was read as Latin-1 or Windows-1252 begins with
 QUOTES = "'\"`"
 SHOWN = 3
+BEGINNING, MINUTE = 0.1, 1.1 / 60  # share of a video that is suspicious if no instance of any lies after it
+SCRIPTS = ("LATIN", "CYRILLIC", "GREEK")  # whose letters look alike
 
 
 def spans_of(videos: Iterable[tuple[str, Video]]) -> list[Span]:
@@ -32,6 +36,22 @@ def percent(table: Table) -> str:
     return (
         f"no time exceeds 100, and the last of most videos is near it, although the videos last {min(durations):g} to"
         f" {max(durations):g} s; the times look like per cent of the duration; if they are, convert them to seconds"
+    )
+
+
+def beginnings(table: Table) -> str:
+    """Return a sentence if nothing after the beginning of any video is annotated; empty otherwise."""
+    spans = spans_of(table.videos.items())
+    if len(spans) < FEWEST:
+        return ""
+    share = max(span.last / span.duration for span in spans)
+    if share > BEGINNING:
+        return ""
+    minutes = "the times may be minutes (or minutes and seconds with a point, 1.30 for 1:30), or "
+    return (
+        f"all instances of {len(spans)} videos lie in the first {100 * share:.2g} % of their video;"
+        f" {minutes if share <= MINUTE else ''}the durations may be in another unit (frames, milliseconds); if so,"
+        " convert them to seconds"
     )
 
 
@@ -58,6 +78,28 @@ def _repaired(text: str) -> str:
     return ""
 
 
+def _scripts(text: str) -> str:
+    """Return the names of several alphabets within one word; empty if there is one."""
+    for word in () if text.isascii() else text.split():
+        names = {unicodedata.name(letter, "").partition(" ")[0] for letter in word}
+        if len(found := [name.capitalize() for name in SCRIPTS if name in names]) > 1:
+            return " and ".join(found)
+    return ""
+
+
+def _together(labels: Iterable[str]) -> Iterator[str]:
+    """Yield a sentence if words of letters are written together in one label, and apart in another."""
+    seen: dict[str, str] = {}
+    for label in labels:
+        text = "".join(letter for letter in alike(label) if letter not in " -")
+        other = seen.setdefault(text, label)
+        if text.isalpha() and alike(other) != alike(label):  # others are refused by the check
+            yield (
+                f"labels '{other}' and '{label}' differ only in blanks or hyphens and count as different classes; if"
+                " they are one, write them alike"
+            )
+
+
 def _of_labels(table: Table) -> Iterator[str]:
     known = set(table.labels)
     for label in table.labels:
@@ -74,6 +116,11 @@ def _of_labels(table: Table) -> Iterator[str]:
                 f"label '{label}'{_place(table, label)} counts as a class of its own, although its parts are classes;"
                 " if it means all of them, give each a row"
             )
+        if scripts := _scripts(label):
+            yield (
+                f"label '{label}'{_place(table, label)} has a word of {scripts} letters, some of which look alike;"
+                " write it with those of one alphabet"
+            )
         if repaired := _repaired(label):
             yield (
                 f"label '{label}'{_place(table, label)} looks like '{repaired}', read in a wrong encoding; export it"
@@ -82,15 +129,15 @@ def _of_labels(table: Table) -> Iterator[str]:
 
 
 def _of_ids(table: Table) -> Iterator[str]:
-    alike: dict[str, list[str]] = defaultdict(list)
+    same: dict[str, list[str]] = defaultdict(list)
     for video_id in table.videos:
-        alike[video_id.casefold().removesuffix(".0")].append(video_id)
-    several = [ids for ids in alike.values() if len(ids) > 1]
+        same[alike(video_id).removesuffix(".0")].append(video_id)
+    several = [ids for ids in same.values() if len(ids) > 1]
     if several:
         shown = ", ".join(" and ".join(f"'{v}'" for v in ids) for ids in several[:SHOWN])
         yield (
-            f"{len(several)} videos have names that differ only in case or in '.0' ({shown}); they count as different"
-            " videos; if they are the same, write them alike"
+            f"{len(several)} videos have names that differ only in case, in kinds of letters, hyphens or blanks, or in"
+            f" '.0' ({shown}); they count as different videos; if they are the same, write them alike"
         )
     for video_id in table.videos:
         if repaired := _repaired(video_id):
@@ -100,4 +147,5 @@ def _of_ids(table: Table) -> Iterator[str]:
 
 def doubts(table: Table) -> list[str]:
     """Return a sentence for each thing in a table that is probably a mistake; the table itself is valid."""
-    return [sentence for sentence in (percent(table), *_of_labels(table), *_of_ids(table)) if sentence]
+    found = (percent(table), beginnings(table), *_of_labels(table), *_together(table.labels), *_of_ids(table))
+    return [sentence for sentence in found if sentence]

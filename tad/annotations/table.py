@@ -5,6 +5,7 @@ Readers in `tad.datasets` create a `Table` from official or custom files without
 they were checked. All times are in seconds from the start of the video.
 """
 
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -149,6 +150,7 @@ def exclude(table: Table, reasons: Mapping[str, str]) -> Table:
     Raises:
         TadError: an id is neither in the table nor already excluded; the message names the nearest id.
     """
+    reasons = {unicodedata.normalize("NFC", video_id): why for video_id, why in reasons.items()}
     for video_id in reasons:
         if video_id not in table.videos and video_id not in table.excluded:
             hint = among(video_id, list(table.videos))

@@ -16,6 +16,7 @@ LABEL_EXTENSIONS = frozenset({
 })  # fmt: skip
 # invisible, though Unicode counts them among the marks, letters and symbols: a joiner, fillers, variation selectors
 BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0") | {chr(0xFE00 + k) for k in range(16)}
+APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\u00b4`", "'"))
 USUAL = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]{0,199}")  # a fast path for nearly all ids
 
 
@@ -28,6 +29,19 @@ def invisible(text: str) -> str:
         if unicodedata.category(letter) == "Cf" or letter in BLANK:
             return f"U+{ord(letter):04X} {unicodedata.name(letter, 'without a name')}"
     return ""
+
+
+def alike(text: str) -> str:
+    """Return the same text for names that are only written differently.
+
+    Ignored are case, kinds of letters (full width, ligatures), of hyphens, apostrophes and blanks; an underscore is a
+    blank.
+    """
+    if text.isascii():
+        return " ".join(text.casefold().replace("_", " ").split())
+    kinds = {"Pd": "-", "Zs": " "}
+    plain = "".join(kinds.get(unicodedata.category(x), x) for x in unicodedata.normalize("NFKC", text))
+    return " ".join(plain.translate(APOSTROPHES).casefold().replace("_", " ").split())
 
 
 def unsafe(video_id: str) -> str:

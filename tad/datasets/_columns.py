@@ -29,10 +29,29 @@ UNIT_ENDS: Mapping[str, tuple[str, ...]] = {
 }
 # units that are not converted
 OTHER_UNITS: Mapping[str, tuple[str, ...]] = {
-    "minutes": ("min", "mins", "minute", "minutes"), "hours": ("h", "hour", "hours"),
-    "microseconds": ("us", "usec", "µs", "μs", "microsecond", "microseconds"),
-    "nanoseconds": ("ns", "nanosecond", "nanoseconds"), "percent": ("%", "percent", "pct"),
+    "minutes": ("min", "mins", "minute", "minutes", "minuten", "minuto", "minutos", "minuti", "мин", "минуты",
+                "分", "分钟"),
+    "hours": ("h", "hour", "hours", "stunden", "heures", "horas", "ore", "часы", "小时", "時間"),
+    "centiseconds": ("cs", "csec", "centisecond", "centiseconds", "hundredths"),
+    "microseconds": ("us", "usec", "µs", "μs", "microsecond", "microseconds", "mikrosekunden"),
+    "nanoseconds": ("ns", "nanosecond", "nanoseconds"), "percent": ("%", "percent", "pct", "prozent"),
+    "samples": ("sample", "samples"), "ticks": ("tick", "ticks"),
 }  # fmt: skip
+# further words for the units of `UNIT_ENDS`, which are understood where the setting `columns` names the column
+OTHER_WORDS: Mapping[str, tuple[str, ...]] = {
+    "seconds": (
+        "sek", "sekunde", "sekunden", "seconde", "secondes", "segundo", "segundos", "secondi", "секунды", "сек", "秒",
+    ),
+    "milliseconds": (
+        "millisekunden", "millisecondes", "milisegundos", "millisecondi", "миллисекунды", "мс", "毫秒", "ミリ秒",
+    ),
+    "frames": (
+        "bild", "bilder", "image", "images", "fotograma", "fotogramas", "fotogrammi", "кадр", "кадры", "帧", "フレーム",
+        "프레임",
+    ),
+}  # fmt: skip
+COUNTED = ("no", "nr", "number", "num", "id", "idx", "index", "count")  # what follows a unit in `start_frame_no`
+GLUED = 4  # letters of a word from which it is recognised at the end of another (`Startbild`)
 # Usual names of the column of moments, which have one time.
 SINGLE = ("time", "timestamp", "moment", "frame", "frame_number", "position", "event_time")
 FRAME_PAIRS = (("frame_start", "frame_end"), ("startframe", "endframe"), ("beginframe", "endframe"))
@@ -58,18 +77,40 @@ def plain(name: str) -> str:
     return re.sub(r"[\s\-()\[\]]+", "_", name.strip().casefold()).strip("_")
 
 
+def _words(name: str) -> list[str]:
+    """Return the words of a column name, without a last one such as `number`: `startMs` has two."""
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
+    words = [word for word in re.split(r"[^\w%]+|_+", apart.casefold()) if word] or [""]
+    while len(words) > 1 and words[-1] in COUNTED:
+        words.pop()
+    return words
+
+
+def _named(name: str, units: Mapping[str, tuple[str, ...]]) -> str:
+    """Return the unit at the end of a column name; empty if it has none of these."""
+    words = _words(name)
+    ends = sorted(((end, unit) for unit, own in units.items() for end in own), key=lambda pair: -len(pair[0]))
+    for end, unit in ends:
+        long = len(end) >= GLUED or not end.isascii()
+        if (long and words[-1].endswith(end)) or (len(words) > 1 and words[-1] == end):
+            return unit
+    return ""
+
+
 def unit_of(name: str) -> str:
-    """Return the unit at the end of a column name (`start_ms`, `Start (s)`, `startFrame`); empty if it has none."""
-    words = plain(name).split("_")
-    if words[-1] in ("startframe", "endframe", "beginframe", "stopframe") or words[0] == "frame":
-        return "frames"
-    return next((unit for unit, ends in UNIT_ENDS.items() if len(words) > 1 and words[-1] in ends), "")
+    """Return the unit at the end of a column name; empty if it has none.
+
+    Examples are `start_ms`, `Start (s)`, `startFrame`, `start_frame_no` and `Anfang in Sekunden`.
+    """
+    units = {unit: (*own, *OTHER_WORDS.get(unit, ())) for unit, own in UNIT_ENDS.items()}
+    return "frames" if _words(name)[0] in units["frames"][1:] else _named(name, {**OTHER_UNITS, **units})
 
 
 def _other_unit(names: Sequence[str]) -> str:
     """Return the unit that is not converted at the ends of all these names; empty if there is none."""
-    words = [plain(name).split("_") for name in names]
-    return next((u for u, ends in OTHER_UNITS.items() if all(len(w) > 1 and w[-1] in ends for w in words)), "")
+    found = {unit_of(name) for name in names}
+    unit = found.pop()
+    return unit if not found and unit in OTHER_UNITS else ""
 
 
 def _pairs() -> list[tuple[str, str]]:
@@ -120,6 +161,19 @@ def _times(header: Sequence[str], where: str) -> tuple[str, str] | None:
         choice = f"columns: {{start: {first[0]}, end: {first[1]}}}"
         raise TadError(f"{where}: no columns 'start' and 'end', and {shown} could be them; set {choice}")
     return next(iter(found), None)
+
+
+def _expect_seconds(duration: str, where: str) -> None:
+    """Refuse a column of durations whose name states another unit; empty: there is none.
+
+    Raises:
+        TadError: the message names the column and the unit.
+    """
+    unit = unit_of(duration)
+    if unit not in ("", "seconds"):
+        raise TadError(
+            f"{where}: the durations in '{duration}' are in {unit}; convert them to seconds, or leave them out"
+        )
 
 
 def columns_of(header: Sequence[str], settings: Mapping[str, str], where: str) -> Columns:
@@ -173,7 +227,8 @@ def columns_of(header: Sequence[str], settings: Mapping[str, str], where: str) -
     times = [names["start"], names["end"]]
     if other := _other_unit(times):
         raise TadError(f"{where}: columns '{times[0]}' and '{times[1]}' are in {other}; convert their times to seconds")
-    units = {unit_of(names["start"]), unit_of(names["end"])}
+    _expect_seconds(names.get("duration", ""), where)
+    units = {unit if (unit := unit_of(name)) in UNIT_ENDS else "" for name in times}  # t_min and t_max have none
     if len(units) > 1:
         raise TadError(
             f"{where}: columns '{names['start']}' and '{names['end']}' are of different units; name two of one unit"

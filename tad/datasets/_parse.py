@@ -15,7 +15,7 @@ from tad.core.strict_json import parse_json, type_name
 from tad.datasets._csv import read_sheet, rows
 from tad.datasets._names import VideoNames
 from tad.datasets._text import compose, read_text, tidy
-from tad.datasets._times import Times
+from tad.datasets._times import Times, has_decimal_commas, rate_of
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 SPLIT_NAMES: Mapping[str, str] = MappingProxyType(
@@ -88,21 +88,30 @@ def beside(source: Path, name: str) -> Path:
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """Read labels in the order of their lines; a leading index (`7 BaseballPitch`) is ignored.
+    """Read labels in the order of their lines; if all have a number of their own (`7 BaseballPitch`), it is left out.
 
     Raises:
-        TadError: the file is unreadable, or has a comment or a duplicate label.
+        TadError: the file is unreadable, its numbers are not in order, or it has a comment or a duplicate label.
     """
+    lines = [(number, tidy(line)) for number, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
+    parts = [line.split(None, 1) for _, line in lines]
+    numbers = [int(part[0]) for part in parts if len(part) > 1 and part[0].isdecimal()]
+    names = [part[-1] for part in parts]
+    if len(set(numbers)) == len(set(names)) == len(lines):
+        for k in range(1, len(lines)):
+            if numbers[k] < numbers[k - 1]:
+                raise TadError(
+                    f"{path}: line {lines[k][0]}: number {numbers[k]} comes after {numbers[k - 1]}, and the order of"
+                    " the lines is that of the classes; sort them, or remove the numbers"
+                )
+        return tuple(names)
     found: list[str] = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        head, *rest = tidy(line).split(None, 1)[:2] or [""]
-        label = rest[0] if head.isdigit() and rest else tidy(line)
-        if head == "#":
+    for number, label in lines:
+        if label.split()[0] == "#":
             raise TadError(f"{path}: line {number}: '{label:.40}' looks like a comment; remove the line")
         if label in found:
             raise TadError(f"{path}: line {number}: label '{label}' is listed twice; remove one line")
-        if label:
-            found.append(label)
+        found.append(label)
     return tuple(found)
 
 
@@ -141,12 +150,15 @@ def read_durations(path: Path) -> dict[str, float]:
         shown = ", ".join(sheet.header)
         raise TadError(f"{path}: line {sheet.header_line}: columns {shown}; expected video,duration")
     found: dict[str, float] = {}
-    for number, row in sheet.named({name: columns[name] for name in wanted}):
+    table = list(sheet.named({name: columns[name] for name in wanted}))
+    cells = (row[name] for _, row in table for name in wanted[1:])
+    times = Times(decimal_commas=has_decimal_commas(cells, delimiter=sheet.delimiter))
+    for number, row in table:
         where = f"{path}: line {number}"
-        rate = seconds(row["fps"], where) if "fps" in row else 1.0
-        if not rate > 0:
-            raise TadError(f"{where}: {rate} frames per second; give the video's frame rate")
-        video, length = names.read(row["video"], where), seconds(row[wanted[1]], where) / rate
+        rate = rate_of(row["fps"], where) if "fps" in row else 1.0
+        video, length = names.read(row["video"], where), times.read(row[wanted[1]], where) / rate
+        if not 0 < length < math.inf:
+            raise TadError(f"{where}: video '{video}' lasts {length:g} s; give its duration, or remove the line")
         if found.setdefault(video, length) != length:
             raise TadError(f"{where}: video '{video}' lasts {length:g} s here, {found[video]:g} s above; keep one")
     return found
@@ -235,22 +247,32 @@ def _instance(item: Any, entry: str, where: str, times: Times) -> Instance:
     return Instance(times.read(segment[0], where), times.read(segment[1], where), tidy(label), entry)
 
 
-def _rate(entry: Mapping[str, Any]) -> float | None:
+def _rate(entry: Mapping[str, Any], where: str, *, needed: bool) -> float | None:
     """Return the frame rate: as stated (ActionFormer), or frames divided by duration (OpenTAD); None if unknown.
 
-    An invalid value counts as unknown and does not refuse the file: few users need the rate, and those who do get an
-    error about the missing value.
+    An invalid value counts as unknown and does not refuse the file, unless the times are frames.
     """
+    frames, length = entry.get("frame"), entry.get("duration")
+    for value, divisor in ((entry.get("fps"), 1), (frames, length)):
+        if value is not None and divisor is not None:
+            try:
+                return rate_of(value, where) if divisor == 1 else rate_of(frames, where) / seconds(length, where)
+            except (TadError, ZeroDivisionError):
+                if needed and divisor == 1:
+                    raise
+    return None
 
-    def number(key: str) -> float:
-        value = entry.get(key)
-        fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
-        return float(value) if fits else 0.0  # type: ignore[arg-type]
 
-    rate = number("fps")
-    if not rate and number("duration"):
-        rate = number("frame") / number("duration")
-    return rate or None
+def _expect_annotations(entry: Mapping[str, Any], where: str) -> None:
+    """Refuse an entry without `annotations` whose instances have another key.
+
+    Raises:
+        TadError: the message names the key.
+    """
+    if entry.get("annotations") is None:
+        for key, value in entry.items():
+            if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+                raise TadError(f"{where}: no 'annotations', but '{key}' is a list of objects; call it annotations")
 
 
 def read_database(
@@ -308,17 +330,21 @@ def read_database(
 
 def _video(entry: Mapping[str, Any], where: str, split: str, *, ambiguous: str, times: Times) -> Video:
     """Return the video of an entry in ActivityNet's layout; see `read_database`."""
+    if split:
+        _expect_annotations(entry, where)
     items = entry.get("annotations") or []
     if not isinstance(items, list):
         raise TadError(f"{where}: annotations must be a list, not {type_name(items)}")
     instances = [_instance(item, f"annotations[{k}]", where, times) for k, item in enumerate(items)]
     duration = entry.get("duration") if split else None  # those of excluded videos are not read
+    if isinstance(duration, str) and not duration.strip():
+        duration = None
     return Video(
         split=split,
         duration=None if duration is None else seconds(duration, f"{where}: duration"),
         instances=tuple(i for i in instances if i.label != ambiguous or not ambiguous),
         ambiguous=tuple((i.start, i.end) for i in instances if ambiguous and i.label == ambiguous),
-        rate=_rate(entry),
+        rate=_rate(entry, where, needed=times.unit == "frames"),
         in_frames=times.unit == "frames",
     )
 

@@ -84,3 +84,14 @@ def split_file(source: Path, settings: StatedSplits) -> dict[str, str]:
     if not settings.split_file:
         return {}
     return read_split_file(beside(source, settings.split_file), {**SPLIT_NAMES, **settings.splits})
+
+
+def without_rows(by_video: Mapping[str, str], videos: Collection[str], settings: StatedSplits) -> tuple[str, ...]:
+    """Return a note about the videos of the setting `split_file` (id → split) that the annotations do not have."""
+    absent = [video_id for video_id, split in by_video.items() if split and video_id not in videos]
+    if not absent:
+        return ()
+    return (
+        f"{len(absent)} videos of {settings.split_file} have no row here and are left out (first: '{absent[0]}'; a row"
+        " with nothing but the name is a video without instances)",
+    )

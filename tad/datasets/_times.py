@@ -1,5 +1,6 @@
 """Parse times of annotation files as seconds (or frames); unambiguous variants are counted, others are refused."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ NAMED = re.compile(
 )
 CLOCK = re.compile(r"(?:(?:(?P<days>\d+) days?,? )?(?P<hours>\d+):)?(?P<minutes>\d+):(?P<seconds>\d{1,2}(?:[.,]\d+)?)")
 GROUPED = re.compile(r"[+-]?\d{1,3}(?:[ \u00a0\u202f\u2009'’.,]\d{3})+(?:[.,]\d+)?")  # thousands separators
+MOST_RATE = 1e6  # frames per second
 DECIMAL_COMMA, CLOCK_TIME, UNIT_NAME = "decimal commas", "clock times (h:mm:ss or mm:ss)", "times with their unit"
 
 
@@ -45,6 +47,22 @@ def clock(text: str) -> float | None:
     if rest >= 60 or (match["hours"] is not None and minutes >= 60):
         return None
     return round(86_400 * int(match["days"] or 0) + 3600 * hours + 60 * minutes + rest, 6)
+
+
+def rate_of(value: Any, where: str) -> float:
+    """Parse a frame rate: a number, also as text or as a fraction (30000/1001).
+
+    Raises:
+        TadError: any other value, or a rate that no video has.
+    """
+    text = str(value).strip().replace(",", ".") if isinstance(value, int | float | str) else ""
+    over, _, under = (part.strip() for part in text.partition("/"))
+    rate = math.nan
+    if NUMBER.fullmatch(over) and not isinstance(value, bool) and (not under or NUMBER.fullmatch(under)):
+        rate = float(over) / (float(under or 1) or math.nan)
+    if not 0 < rate < MOST_RATE:
+        raise TadError(f"{where}: {value!r:.40} frames per second; give the frame rate, such as 25 or 30000/1001")
+    return rate
 
 
 class Times:

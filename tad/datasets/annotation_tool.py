@@ -7,7 +7,7 @@ from pathlib import Path
 from tad.annotations.table import Instance, Table, Video
 from tad.core.errors import Remedy, TadError
 from tad.datasets._formats import table as formats
-from tad.datasets._splits import split_and_label, split_file
+from tad.datasets._splits import split_and_label, split_file, without_rows
 from tad.datasets.annotation_tool_settings import Settings
 from tad.settings.plugins import nearest
 
@@ -42,7 +42,8 @@ def read(source: Path, settings: Settings) -> Table:
         )
     videos = {v: replace(video, split=video.split or "train") for v, video in videos.items()}
     videos, labels, note = split_and_label(source, videos, settings, unassigned)
-    return Table("annotation_tool", labels, videos, notes=(*table.notes, *filter(None, [said]), *note))
+    notes = (*table.notes, *without_rows(by_video, videos, settings), *filter(None, [said]), *note)
+    return Table("annotation_tool", labels, videos, notes=notes)
 
 
 def _renamed(table: Table, names: Mapping[str, str], source: Path) -> dict[str, Video]:

@@ -1,5 +1,6 @@
 """Read custom data from a CSV file (`video,start,end,label`) into an annotation table."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -20,8 +21,8 @@ from tad.datasets._parse import (
     our_split,
     read_durations,
 )
-from tad.datasets._splits import split_and_label, split_file
-from tad.datasets._times import Times, has_decimal_commas
+from tad.datasets._splits import split_and_label, split_file, without_rows
+from tad.datasets._times import Times, has_decimal_commas, rate_of
 from tad.datasets.csv_settings import Settings
 from tad.settings import plugins
 
@@ -73,12 +74,19 @@ class _Reader:
             raise TadError(f"{where}: video '{video}' is in {known.split} above and in {split} here; keep one split")
         if row.get("duration"):
             length = self.numbers.read(row["duration"], where)
+            if not 0 < length < math.inf:
+                raise TadError(f"{where}: video '{video}' lasts {length:g} s; give its duration, or leave it out")
             if known.duration not in (None, length):
                 before = known.duration
                 raise TadError(f"{where}: video '{video}' lasts {length:g} s here, {before:g} s above; keep one")
             known.duration = length
         if row.get("fps"):
-            known.rate = _rate(self.numbers.read(row["fps"], where), video, known.rate, where)
+            rate = rate_of(row["fps"], f"{where}: video '{video}'")
+            if known.rate and known.rate != rate:
+                raise TadError(
+                    f"{where}: video '{video}' has {rate:g} frames per second here, {known.rate:g} above; keep one"
+                )
+            known.rate = rate
         if row["start"] or row["end"] or row["label"]:
             start, end = self.times.read(row["start"], where), self.times.read(row["end"], where)
             known.instances.append(Instance(start, end, row["label"], f"line {number}"))
@@ -98,14 +106,6 @@ class _Reader:
             " seed, 0.2 for example)"
         )
         raise TadError(f"{where}: video '{video}' belongs to no split; {ways}")
-
-
-def _rate(rate: float, video: str, known: float, where: str) -> float:
-    if not 0 < rate < 1e6:
-        raise TadError(f"{where}: {rate:g} frames per second; give the frame rate of video '{video}'")
-    if known and known != rate:
-        raise TadError(f"{where}: video '{video}' has {rate:g} frames per second here, {known:g} above; keep one")
-    return rate
 
 
 def _notes(columns: Columns, sheet: Sheet, reader: _Reader) -> tuple[str, ...]:
@@ -136,6 +136,7 @@ def read(source: Path, settings: Settings) -> Table:
     by_video = split_file(source, settings)
     durations = read_durations(beside(source, settings.duration_file)) if settings.duration_file else {}
     found, notes = _read_rows(source, settings, by_video=by_video)
+    notes += without_rows(by_video, found, settings)
     if durations and not set(durations) & set(found):
         raise TadError(
             f"{beside(source, settings.duration_file)}: names none of the {len(found)} videos of {source.name}"

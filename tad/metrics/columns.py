@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tad.annotations.checks import NO_VALUES
 from tad.core.errors import TadError
+from tad.core.ids import alike
 from tad.settings.plugins import nearest
 
 Entries = Sequence[Mapping[str, Any]]
@@ -36,9 +37,8 @@ def label_text(label: str) -> str:
 
 
 def _folded(label: str) -> str:
-    """Normalise a label to detect misspellings: ignore case, blanks, underscores and kinds of hyphens."""
-    text = "".join("-" if unicodedata.category(letter) == "Pd" else letter for letter in label_text(label))
-    return "".join(text.casefold().replace("_", " ").split())
+    """Normalise a label to detect misspellings, see `alike`; blanks are ignored."""
+    return alike(label).replace(" ", "")
 
 
 def _entry_problem(entries: Any, label: Callable[[Mapping[str, Any]], Any]) -> str:

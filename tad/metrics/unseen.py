@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tad.core.errors import TadError
-from tad.metrics.columns import hint
+from tad.metrics.columns import hint, label_text
 from tad.metrics.evaluation import Evaluation
 
 SHARES = {"50/50": 0.5, "75/25": 0.25}  # of unseen classes; the names are seen / unseen
@@ -28,7 +28,7 @@ def _scores(evaluation: Evaluation, unseen: Sequence[str], name: str) -> np.ndar
         TadError: a class without instances, or that is not annotated.
     """
     columns = []
-    for label in unseen:
+    for label in map(label_text, unseen):
         if label not in evaluation.labels:
             known = list(evaluation.labels)
             raise TadError(f"eval.unseen_splits: {name}: no class '{label}' has instances; {hint(label, known)}")

@@ -5,9 +5,10 @@ one of these. Each field has a type, a default, bounds and a description; valida
 These modules import neither torch nor the component, so that a dry run can check a configuration quickly.
 """
 
-from typing import Annotated, ClassVar
+import unicodedata
+from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, model_validator
 
 from tad.settings.base import Spec
 from tad.settings.clips import ClipSpec
@@ -18,6 +19,12 @@ def _odd(number: int) -> int:
     if number % 2 == 0:
         raise ValueError("must be odd")
     return number
+
+
+def _compose(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_compose(key): _compose(inner) for key, inner in value.items()}
+    return unicodedata.normalize("NFC", value) if isinstance(value, str) else value
 
 
 Odd = Annotated[int, AfterValidator(_odd)]
@@ -107,3 +114,14 @@ class FormatSettings(ComponentSettings):
     """
 
     render: ClassVar[type[Spec] | None] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _composed(cls, given: Any) -> Any:
+        """Compose what names something in the file (columns, splits, videos): its texts are read in Unicode's NFC.
+
+        Names of files stay as they are.
+        """
+        if not isinstance(given, dict):
+            return given
+        return {key: value if str(key).endswith("_file") else _compose(value) for key, value in given.items()}

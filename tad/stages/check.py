@@ -15,7 +15,7 @@ from typing import Any
 
 from tad.annotations.checks import LISTED, TOLERANCE
 from tad.annotations.checks import check as check_table
-from tad.annotations.doubts import percent
+from tad.annotations.doubts import beginnings, percent
 from tad.annotations.table import Flaw, Instance, Table, Video, read_table, write_table
 from tad.annotations.units import likely_unit, span_of
 from tad.core.errors import TadError
@@ -224,8 +224,9 @@ def check(annotations: Path, manifests: Sequence[Path], videos: Path, out: Path,
     log.info("%s: times of %d of %d videos compared with the decoded videos", spec.dataset, compared, len(timed))
     untimed = any(video.duration is None for video in table.videos.values())
     checked = check_table(replace(table, videos=timed), source=table.source, on_invalid=spec.on_invalid)
-    if untimed and (words := percent(checked)):  # with stated durations, annotate has said so
-        log.warning("%s: %s", table.source, words)
+    for words in (percent(checked), beginnings(checked)) if untimed else ():  # else annotate has said so
+        if words:
+            log.warning("%s: %s", table.source, words)
     inputs = {"annotations": str(stamped["identity"]), "manifests": digest(probed, 16)}
     table = replace(checked, notes=(*table.notes, *notes), flawed=_flawed(entries, table), missing=missing)
     return write_table(table, out, stamp("check", spec.model_dump(mode="json"), inputs))

@@ -14,7 +14,7 @@ from tad.core.strict_json import type_name
 from tad.datasets._names import VideoNames
 from tad.datasets._parse import labels_of
 from tad.datasets._text import read_text, tidy
-from tad.datasets._times import Times
+from tad.datasets._times import Times, rate_of
 
 SHORTEST = 0.001  # seconds; files of tools have milliseconds, and an instance must not become a point in them
 
@@ -47,8 +47,12 @@ class Collector:
         self._instances.setdefault(video_id, [])
         if (seconds := _positive(duration)) is not None:
             self._durations[video_id] = seconds
-        if (frames := _positive(rate)) is not None:
-            self._rates[video_id] = frames
+        if rate not in (None, ""):
+            try:
+                self._rates[video_id] = rate_of(rate, self.where(f"video '{video_id}'"))
+            except TadError:
+                if self.times.unit == "frames":
+                    raise
         return video_id
 
     def has_rates(self) -> bool:
