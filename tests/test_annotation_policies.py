@@ -157,6 +157,23 @@ def test_a_label_that_is_none_is_named_with_its_row(label: str, said: str, tmp_p
     assert said in message
 
 
+@pytest.mark.parametrize("policy", ["error", "drop", "clip"])
+@pytest.mark.parametrize(
+    ("start", "end", "rate", "said"),
+    [(1250.0, 2000.0, 25.0, True), (1250.5, 2000.0, 25.0, False), (1250.0, 4000.0, 25.0, False),
+     (1250.0, 2000.0, None, False), (90.0, 150.0, 25.0, False), (250.0, 300.0, 25.0, False)],
+)  # fmt: skip
+def test_one_video_in_frames_among_others_is_named(
+    start: float, end: float, rate: float | None, said: bool, policy: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only if its times are whole numbers which, at its frame rate, fit and reach far into it."""
+    videos = {f"v{k}": Video("train", 100.0, (Instance(1.0, 60.0, "run"),), rate=30.0) for k in range(5)}
+    videos["b"] = Video("train", 100.0, (Instance(start, end, "run", "line 9"),), rate=rate)
+    message = outcome(lambda: check(Table("own", ("run",), videos), source="own.csv", on_invalid=policy))[1]
+    sentence = "the times of video 'b' look like frames at 25 per second; convert them to seconds"
+    assert (sentence in message + caplog.text) == said
+
+
 def test_swapped_columns_are_named(tmp_path: Path) -> None:
     text = table_of([("a", 4, 2, "x", "train"), ("b", 9, 3, "x", "train")])
     message = outcome(lambda: check(read_as("csv", write(tmp_path, text)), source="own.csv"))[1]

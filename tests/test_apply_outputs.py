@@ -182,6 +182,8 @@ def test_the_page_of_drafts_saves_what_was_accepted(applied: Applied, tmp_path: 
         ("svr", "x", {}, "--to svr: did you mean 'srt'"),
         ("", "x", {}, "--to: name a format: json, csv"),
         ("json", "x", {"score": 0.5, "precision": 0.9}, "--score 0.5 and --precision 0.9: give one of them"),
+        ("json", "x", {"score": 50}, "--score 50: scores are probabilities; give a number from 0 to 1, such as 0.5"),
+        ("csv", "x", {"score": float("nan")}, "--score nan: scores are probabilities; give a number from 0 to 1"),
         ("csv", "videos", {}, "videos: is a folder, but csv is one file; name a file"),
         ("srt", "found.json", {}, "found.json: exists; name a folder, or a file that ends in .srt"),
         ("page", "videos", {}, "videos: exists and is not an earlier page"),

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,3 +175,16 @@ def test_repeated_detections_and_missing_labels_are_said(tmp_path: Path, capsys:
     assert any(said in line for line in document["warnings"])
     assert run(tmp_path, GOOD, SEEN) == 0
     assert read_json(tmp_path / "map.json")["detections"]["repeated"] == 0
+
+
+def test_detections_of_one_video_in_frames_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    truth = {v: replace(video, rate=25.0) for v, video in videos().items()}
+    table = Table("d", ("x",), truth)
+    seconds = detected(truth, lambda t, d: t)
+    frames = detected(truth, lambda t, d: float(round(25 * t)))
+    mixed = collect((v, (frames if v == "v3" else seconds).of_video(v)) for v in truth)
+    assert outside_their_videos(mixed, table, truth)["end_beyond"]
+    assert "; the times of video 'v3' look like frames at 25 per second; convert them to seconds" in caplog.text
+    caplog.clear()
+    outside_their_videos(seconds, table, truth)
+    assert not caplog.text

@@ -197,6 +197,20 @@ def test_refusals(truth: Any, found: Any, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("tiou", [[0.5, 0.5], [0.3, 0.7, 0.3000000001]])
+def test_a_threshold_counts_once(tiou: list[float]) -> None:
+    """The average would weight it twice, and the table by threshold show it once."""
+    found = {"a": [{"label": "run", "score": 0.5, "segment": [0, 1]}]}
+    with pytest.raises(TadError, match=r"^tiou: 0\.[35] is given 2 times, and would count as often; keep one$"):
+        evaluate({"a": [(0, 1, "run")]}, found, tiou=tiou)
+
+
+def test_infinite_numbers_are_not_taken_for_lengths() -> None:
+    found = {"a": [{"label": "run", "score": float("inf"), "segment": [0, 1]}]}
+    with pytest.raises(TadError, match=r"\(1 such\); correct the file$"):
+        evaluate({"a": [(0, 1, "run")]}, found, tiou=[0.5])
+
+
 def test_unknown_labels_of_the_ground_truth_are_refused() -> None:
     with pytest.raises(TadError, match="ground truth of a: unknown label 'walk'"):
         evaluate({"a": [(0, 1, "walk")]}, {"a": []}, tiou=[0.5], labels=["walks"])

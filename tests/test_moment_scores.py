@@ -135,6 +135,18 @@ def test_soccernets_rule_worked_out() -> None:
     assert resample(result.matches, counts)[:, 0].tolist() == pytest.approx([7 * (2 / 3) / 11] * 2)
 
 
+@pytest.mark.parametrize(("scores", "said"), [((0.0, 1.0), False), ((-0.5, 0.2), True), ((0.5, 95.0), True)])
+def test_scores_beyond_soccernets_thresholds_are_said(
+    scores: tuple[float, float], said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = {"a": [(10.0, "x", scores[0]), (30.0, "x", scores[1])]}
+    score({"a": [(10.0, "x")]}, found, near("1s", rule="soccernet"), ties="file")
+    assert ("lie outside [0, 1], where this protocol's thresholds are" in caplog.text) == said
+    caplog.clear()
+    score({"a": [(10.0, "x")]}, found, near("1s"))
+    assert not caplog.text
+
+
 def test_of_several_detections_in_a_frame_the_last_counts() -> None:
     truth, rule = {"a": [(10.0, "x")]}, near("1s", rule="soccernet")
     for order, expected in (((0.9, 0.2), 0.2), ((0.2, 0.9), 0.9)):

@@ -238,6 +238,27 @@ def test_matrix_suppression_is_the_published_one(kernel: Any, engine: Any) -> No
     assert (np.diff(kept.scores) <= 0).all()
 
 
+@pytest.mark.parametrize("labels", [[0, 2**31], [0, 2**32], [5, 2**32 + 5], [2**40, 2**40 + 1], [4096, 0]])
+@pytest.mark.parametrize("method", ["hard", "gaussian", "matrix_linear"])
+@pytest.mark.parametrize("engine", ["reference", "numba"])
+def test_labels_of_any_size_are_told_apart(labels: list[int], method: Any, engine: Any) -> None:
+    """They are not cut to 32 bits, where two are equal or negative."""
+    rows = np.array([[0, 10], [0, 10]], np.float32), np.array([0.9, 0.8], np.float32)
+    settings = PLAIN | {"method": method, "tiou": 0.5, "per_class": True}
+    kept = suppress_segments(*rows, np.array(labels), **settings, engine=engine)
+    assert kept.index.tolist() == [0, 1]
+    assert kept.labels.tolist() == labels
+    assert kept.scores.tolist() == rows[1].tolist()
+
+
+@pytest.mark.parametrize("labels", [[0.2, 0.7], ["a", "b"], [None, 1]])
+def test_labels_that_are_no_whole_numbers_are_refused(labels: list[Any]) -> None:
+    with pytest.raises(
+        TadError, match=r"^suppression: labels are of type .*; give class ids, which are whole numbers$"
+    ):
+        suppress_segments(np.array([[0, 1], [0, 1]]), np.array([0.5, 0.4]), np.array(labels), **PLAIN)
+
+
 @pytest.mark.parametrize(
     ("segment", "score"), [([1, np.nan], 0.5), ([np.inf, 2], 0.5), ([2, 1], 0.5), ([1, 2], np.nan), ([1, 2], -0.1)]
 )

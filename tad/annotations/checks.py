@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from tad.annotations.doubts import percent
+from tad.annotations.doubts import percent, spans_of
 from tad.annotations.duplicates import Near
 from tad.annotations.table import SPLITS, Dropped, Instance, Table, Video, among
-from tad.annotations.units import DAY, UNIX, fractions_of, likely_unit, set_unit, span_of
+from tad.annotations.units import DAY, UNIX, fractions_of, frames_alone, likely_unit, set_unit, span_of
 from tad.core.errors import Message, Remedy, TadError
 from tad.core.ids import alike, invisible, unsafe
 from tad.settings.plugins import nearest
@@ -305,7 +305,10 @@ def _common_cause(table: Table, problems: Sequence[Problem]) -> str:
     count = sum(len(video.instances) for video in table.videos.values())
     if len(problems) == count > 1 and all(problem.remedy == CORRECT for problem in problems):
         return f"; all {count} instances end before they start, so the columns of starts and ends may be swapped"
-    if any(problem.kind == "beyond" for problem in problems) and (words := percent(table)):
+    late = {problem.video for problem in problems if problem.kind == "beyond"}
+    if late and (
+        words := percent(table) or frames_alone(spans_of((v, x) for v, x in table.videos.items() if v in late))
+    ):
         return f"; {words}"
     return ""
 
@@ -361,6 +364,9 @@ def check(table: Table, *, source: str, on_invalid: Policy = "error") -> Table:
     _refuse([empty] if empty else [], source)
     for kind, count in Counter(problem.kind for problem in done["keep"]).items():
         log.info("%s: %d instances kept although '%s': the published protocol counts them", source, count, kind)
+    late = {problem.video for policy in ("drop", "clip") for problem in done[policy] if problem.kind == "beyond"}
+    if words := frames_alone(spans_of((v, table.videos[v]) for v in table.videos if v in late)):
+        log.warning("%s: %s", source, words)
     _log(source, "dropped", dropped)
     _log(source, "cut at the ends of their video", clipped)
     return checked

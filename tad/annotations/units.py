@@ -31,6 +31,7 @@ class Span:
         rate: frames per second if known.
         first: the first start; None if it is not known.
         starts: how many different starts there are.
+        whole: whether all times are whole numbers.
     """
 
     video_id: str
@@ -39,12 +40,14 @@ class Span:
     rate: float | None = None
     first: float | None = None
     starts: int = 0
+    whole: bool = False
 
 
 def span_of(video_id: str, segments: Sequence[tuple[float, float]], duration: float, rate: float | None = None) -> Span:
     """Return the span of the segments (start, end) of a video; at least one is needed."""
     starts = {start for start, _ in segments}
-    return Span(video_id, max(end for _, end in segments), duration, rate, min(starts), len(starts))
+    whole = all(time % 1 == 0 for segment in segments for time in segment)
+    return Span(video_id, max(end for _, end in segments), duration, rate, min(starts), len(starts), whole)
 
 
 @dataclass(frozen=True)
@@ -194,3 +197,20 @@ def likely_unit(spans: Sequence[Span], *, share: float = SHARE) -> Unit | None:
             return Unit(words + perhaps, setting, doubtful=bool(rival))
     unknown = f"a unit {ratio:.0f} times smaller than seconds, or times from another start than the video's"
     return Unit(other[0] if other else unknown, "", fits=False)
+
+
+def frames_alone(spans: Sequence[Span]) -> str:
+    """Return a sentence about videos whose times are frames among others in seconds; empty if none certainly are.
+
+    Their times end far beyond the video and are whole numbers; at the known frame rate, they fit and reach far into it.
+    """
+    found = [
+        span
+        for span in spans
+        if span.rate and span.whole and span.last >= FACTOR * span.duration
+        and LEAST * span.duration <= span.last / span.rate <= span.duration + TOLERANCE
+    ]  # fmt: skip
+    if not found:
+        return ""
+    first, more = found[0], f" (and those of {len(found) - 1} more videos)" if len(found) > 1 else ""
+    return f"the times of video '{first.video_id}'{more} look like {_rates(found)}; convert them to seconds"

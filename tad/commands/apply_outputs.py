@@ -92,6 +92,8 @@ class Request:
                 raise TadError(f"--to {kind}: {nearest(kind, list(NAMES))}")
         if not kinds:
             raise TadError(f"--to: name a format: {', '.join(NAMES)}")
+        if score is not None and not 0 <= score <= 1:
+            raise TadError(f"--score {score:g}: scores are probabilities; give a number from 0 to 1, such as 0.5")
         if score is not None and precision is not None:
             raise TadError(f"--score {score:g} and --precision {precision:g}: give one of them")
         request = cls(kinds, out, score, precision, confidence)

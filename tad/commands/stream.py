@@ -185,6 +185,8 @@ def instances(
     from tad.core.device import leased
 
     _refuse(settings, run)
+    if score is not None and not 0 <= score < 1:
+        raise TadError(f"--score {score:g}: scores are probabilities; give a number from 0 to 1, such as 0.5")
     trained = trained_run(run, settings, device)
     rules = Rules(chosen_score(settings, run) if score is None else score, tiou)
     called = name or (Path(source.address).stem if source.kind == "file" else source.name)

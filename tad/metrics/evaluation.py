@@ -191,12 +191,16 @@ def _thresholds(tiou: Sequence[float], near: Nearness | None) -> tuple[tuple[flo
     """Return the thresholds, or the numbers of the tolerances, and their names, by which they are reported.
 
     Raises:
-        TadError: there is none, or a threshold is not in (0, 1].
+        TadError: there is none, a threshold is not in (0, 1], or two have the same name.
     """
     values = tuple(t.value for t in near.tolerances) if near else tuple(tiou)
     if not values or not (near or all(0 < t <= 1 for t in values)):
         raise TadError(f"tiou: {list(values)}: give at least one threshold, each in (0, 1]")
-    return values, tuple(map(str, near.tolerances)) if near else tuple(f"{t:g}" for t in values)
+    names = tuple(map(str, near.tolerances)) if near else tuple(f"{t:g}" for t in values)
+    if twice := [name for name in names if names.count(name) > 1]:
+        what = "tolerances" if near else "tiou"
+        raise TadError(f"{what}: {twice[0]} is given {names.count(twice[0])} times, and would count as often; keep one")
+    return values, names
 
 
 def _counts(true: Rows, seen: Rows, unscored: dict[str, int]) -> dict[str, Any]:

@@ -46,9 +46,11 @@ def _check_rows(rows: Array, videos: NDArray[np.int64], ids: Sequence[str], what
     if bad.any():
         first = int(np.flatnonzero(bad)[0])
         start, end, score = rows[first]
+        infinite = not np.isfinite(rows[bad]).all()
+        remedy = "correct the file" if infinite else _remedy(int(bad.sum()), len(rows))
         raise TadError(
             f"{what} of {ids[int(videos[first])]}: segment [{start:g}, {end:g}] with score {score:g}: needs finite "
-            f"numbers with start <= end ({int(bad.sum())} such); {_remedy(int(bad.sum()), len(rows))}"
+            f"numbers with start <= end ({int(bad.sum())} such); {remedy}"
         )
 
 

@@ -14,6 +14,7 @@ recall or more.
 
 # C candidate pairs, D detections, G instances, H tolerances, K classes, N resamples, R recall depths, V videos
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,8 @@ from tad.annotations.moments import At, moment_of
 from tad.core.errors import TadError
 from tad.metrics.columns import Columns
 from tad.metrics.matching import assign, average_precision, ranks
+
+log = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -318,6 +321,12 @@ def score_soccernet(
         AP (H, K), the instance of each detection (H, D), -1 for none, and the curves of each video.
     """
     frame_D, frame_G = frames
+    if len(scores_D) and not 0 <= scores_D.min() <= scores_D.max() <= 1:
+        log.warning(
+            "scores from %g to %g lie outside [0, 1], where this protocol's thresholds are: those above 1 have no"
+            " order, and those below 0 never count; map them to [0, 1] (for example by a sigmoid for logits)",
+            scores_D.min(), scores_D.max(),
+        )  # fmt: skip
     groups = len(first) - 1
     classes = groups // videos
     by_frame = np.lexsort((frame_D, group_D))

@@ -11,9 +11,10 @@ import numpy as np
 
 from tad.annotations.checks import TOLERANCE
 from tad.annotations.table import Table
+from tad.annotations.units import frames_alone
 from tad.core.errors import TadError
 from tad.metrics.columns import Columns
-from tad.metrics.time_units import finding
+from tad.metrics.time_units import finding, seen_in
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +53,12 @@ def outside_their_videos(
     if counts["end_beyond"] or counts["begin_before"]:
         row = int(np.flatnonzero(beyond | before)[0])
         video_id, (start, end) = columns.video_ids[columns.video[row]], columns.segments[row]
+        alone = frames_alone([seen.span for seen in seen_in(columns, table, videos)[0]])
         log.warning(
             "%d of %d detections end after the end of their video and %d begin before 0 s (first: %s, %g to %g s of "
             "%g s)%s",
             counts["end_beyond"], counts["compared"], counts["begin_before"], video_id, start, end, known[video_id],
-            f"; {words}; if they are, convert them" if words else "",
+            f"; {words}; if they are, convert them" if words else f"; {alone}" if alone else "",
         )  # fmt: skip
     elif words:
         log.warning("%s; if they are, convert them", words)

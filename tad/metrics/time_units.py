@@ -57,6 +57,8 @@ def seen_in(columns: Columns, table: Table, videos: Collection[str]) -> tuple[li
     np.minimum.at(first_V, columns.video, columns.segments[:, 0])
     np.maximum.at(last_V, columns.video, columns.segments[:, 1])
     count_V = np.bincount(columns.video, minlength=len(columns.video_ids))
+    whole_V = np.ones(len(columns.video_ids), np.bool_)
+    whole_V[columns.video[(columns.segments % 1 != 0).any(axis=1)]] = False
     known: list[Seen] = []
     others: list[Seen] = []
     for k, video_id in enumerate(columns.video_ids):
@@ -65,7 +67,9 @@ def seen_in(columns: Columns, table: Table, videos: Collection[str]) -> tuple[li
         video = table.videos[video_id]
         annotated = max((i.end for i in video.instances), default=0.0)
         length = video.duration or annotated
-        span = Span(video_id, float(last_V[k]), length, video.rate, float(first_V[k]), int(count_V[k]))
+        span = Span(
+            video_id, float(last_V[k]), length, video.rate, float(first_V[k]), int(count_V[k]), bool(whole_V[k])
+        )
         if length > 0:
             (known if video.duration else others).append(Seen(span, annotated))
     return known, others

@@ -8,6 +8,7 @@ This package is also a function: `tad.nms(segments, scores, labels)` is `nms`, w
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from types import ModuleType
 from typing import Any, Literal, get_args
@@ -31,10 +32,25 @@ def _check(segments: Floats, scores: Floats, labels: Indices, offsets: Indices) 
     """Check the shapes and values of the input; invalid data is a TadError, a programming error an assertion."""
     assert segments.shape == (len(scores), 2), f"segments (N, 2), not {segments.shape}"
     assert labels.shape == scores.shape, f"labels (N,), not {labels.shape}"
-    assert labels.min(initial=0) >= 0, "labels must be >= 0"
+    assert labels.dtype.kind not in "if" or labels.min(initial=0) >= 0, "labels must be >= 0"
     assert [offsets[0], offsets[-1]] == [0, len(scores)], "offsets must cover all rows"
     assert np.all(np.diff(offsets) >= 0), "offsets must rise"
     refuse_bad(segments, scores)
+
+
+def _class_ids(labels: Indices) -> Indices:
+    """Return the labels, or if one is large other numbers for them, which are small and as different.
+
+    Raises:
+        TadError: the labels are not whole numbers.
+    """
+    if not len(labels):
+        return labels.astype(np.int64)
+    if labels.dtype.kind not in "iub":
+        raise TadError(f"suppression: labels are of type {labels.dtype}; give class ids, which are whole numbers")
+    if labels.max() < MOST_CLASSES:
+        return labels
+    return np.asarray(np.unique(labels, return_inverse=True)[1])
 
 
 def refuse_bad(segments: Floats, scores: Floats, *, where: Callable[[int], str] = lambda row: "") -> None:
@@ -99,7 +115,7 @@ def suppress_segments(
 
     Args:
         segments: (N, 2) start ≤ end, in any unit (the workflow uses snippets); converted to float32.
-        scores: (N,) ≥ 0. labels: (N,) class ids ≥ 0.
+        scores: (N,) ≥ 0. labels: (N,) class ids ≥ 0, of any size.
         offsets: (V + 1,) rows of video v are `offsets[v]:offsets[v + 1]`; by default all rows are of one video.
         method … voting_weight: the fields of `tad.settings.stages.NmsSpec` (`**spec.model_dump()` passes them all).
         engine: numba (CPU), triton (CUDA), or the reference that defines both (slow); all return the same bits.
@@ -110,28 +126,31 @@ def suppress_segments(
         Per video at most topk segments by descending score, ties by input row.
 
     Raises:
-        TadError: NaN, infinite or negative scores, segments that are not finite or end before they start, settings
-            out of range, a device that is not there.
+        TadError: NaN, infinite or negative scores, segments that are not finite or end before they start, labels that
+            are not whole numbers, settings out of range, a device that is not there.
     """
     segments = np.ascontiguousarray(segments, np.float32).reshape(-1, 2)
     scores, labels = np.ascontiguousarray(scores, np.float32), np.ascontiguousarray(labels)
     offsets = np.array([0, len(scores)]) if offsets is None else np.asarray(offsets)
     offsets = offsets.astype(np.int64)
     _check(segments, scores, labels, offsets)
+    ids = _class_ids(labels)
     settings: dict[str, Any] = {
         "method": method, "sigma": sigma, "tiou": tiou, "min_score": min_score, "per_class": per_class, "topk": topk,
         "voting": voting, "voting_weight": voting_weight,
     }  # fmt: skip
     _check_settings(settings | {"kind": kind, "window": window})
     if kind == "moments":
-        return _moments(segments, scores, labels, offsets, engine=engine, window=window, **settings)
-    if engine == "reference":
-        return _by_reference(segments, scores, labels, offsets, **settings)
-    if engine == "triton":
+        kept = _moments(segments, scores, ids, offsets, engine=engine, window=window, **settings)
+    elif engine == "reference":
+        kept = _by_reference(segments, scores, ids, offsets, **settings)
+    elif engine == "triton":
         from tad.nms.cuda import suppress_arrays
 
-        return suppress_arrays(segments, scores, labels, offsets, device=device, **settings)
-    return _by_numba(segments, scores, labels, offsets, threads=threads, **settings)
+        kept = suppress_arrays(segments, scores, ids, offsets, device=device, **settings)
+    else:
+        kept = _by_numba(segments, scores, ids, offsets, threads=threads, **settings)
+    return kept if ids is labels else replace(kept, labels=labels[kept.index])
 
 
 def nms(
@@ -235,8 +254,6 @@ def _by_numba(
     from tad.nms.kernels import suppress_ragged
 
     groups = labels.astype(np.int32) if settings["per_class"] else np.zeros(len(labels), np.int32)
-    if groups.max(initial=0) >= MOST_CLASSES:
-        groups = np.unique(groups, return_inverse=True)[1].astype(np.int32)
     sigma, tiou, least, voting = (np.float32(settings[name]) for name in ("sigma", "tiou", "min_score", "voting"))
     rule = (METHODS[settings["method"]], sigma, tiou, least)
     vote = (voting, settings["voting_weight"] == "score*tiou")
