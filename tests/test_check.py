@@ -249,6 +249,17 @@ def test_stated_durations_that_are_not_those_of_the_files_are_said(tmp_path: Pat
     assert table.videos["v0"].duration == factor * 20.0  # reported, not changed
 
 
+@pytest.mark.parametrize(("rate", "said"), [(25, ""), (25.4, ""), (50, "1 of 3 videos are not those of their files")])
+def test_stated_rates_that_are_not_those_of_the_files_are_said(tmp_path: Path, rate: float, said: str) -> None:
+    """Frame numbers of copies at another rate become other seconds."""
+    rows = [(v, round(r * s), round(r * e), split, rate if v == "a" else r)
+            for v, s, e, split in SECONDS for r in (LENGTHS[v][1],)]  # fmt: skip
+    text = text_of(rows, header="video,start_frame,end_frame,split,fps")
+    notes = " ".join(note for note in run(tmp_path, text, manifests(tmp_path)).notes if "stated" in note)
+    assert said in notes
+    assert bool(notes) == bool(said)
+
+
 @pytest.mark.parametrize("change", [lambda s: 100 * s, lambda s: s + 3600])
 def test_a_unit_that_fits_by_chance_is_not_advised(tmp_path: Path, change: Any) -> None:
     """Hundredths of a second, and times of day: in milliseconds they would all lie in the first second."""

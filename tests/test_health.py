@@ -21,8 +21,9 @@ from tad.stages.extract import extract
 from tad.stages.probe import probe
 from tad.video.base import Header
 from tad.video.health import contradictions, judge
-from tad.video.probing import rate_of
+from tad.video.probing import Decoder, examine, is_variable, rate_of
 from tad.video.pyav_reader import Tally
+from tad.video.reader import open_video
 from tad.video.wholeness import BROKEN, ENDS, PARTIAL, lost_samples
 
 HEADER = Header(64, 48, 100, 25.0, "h264", "yuv420p", False, 1.0, "mov,mp4", 4.0, 0, 1)
@@ -71,6 +72,53 @@ def test_a_headers_rate_is_kept_within_half_a_frame(frames: int, off: float, rat
     assert drift <= 0.51
     if kept != rate:
         assert abs((frames - 1) / rate - times[-1]) * rate * (1 + off) > 0.49 or abs(off) > 9.9e-4
+
+
+@given(st.integers(3, 400), st.sampled_from([1, 24000 / 1001, 25, 60000 / 1001, 120, 240, 480, 999]),
+       st.sampled_from([np.round, np.floor]))  # fmt: skip
+def test_a_clock_of_milliseconds_makes_no_variable_rate(frames: int, rate: float, rounding: Any) -> None:
+    times = np.arange(frames) / rate
+    assert not is_variable(rounding(1000 * times) / 1000)
+    if frames >= 10:  # a pause, and every second gap twice as long
+        assert is_variable(np.append(times[:-1], times[-1] + 0.5 + 9 / rate))
+        assert is_variable(np.cumsum(np.tile([1 / rate, 2 / rate], frames))) == (rate < 500)
+
+
+EDITS: dict[str, tuple[list[tuple[int, int, float]], str, str, list[int]]] = {  # frames that are to be shown
+    "the whole": ([(2000, 0, 1)], "ok", "", [*range(50)]),
+    "a late start": ([(3000, -1, 1), (2000, 0, 1)], "ok", "", [*range(50)]),
+    "two parts": ([(1000, 0, 1), (400, 20480, 1)], "ok", "", [*range(25), *range(40, 50)]),
+    "in another order": ([(1000, 12800, 1), (1000, 0, 1)], "ok", "", [*range(25, 50), *range(25)]),
+    "a part twice": ([(1000, 0, 1), (1000, 0, 1)], "ok", "", [*range(25)] * 2),
+    "a pause": ([(1000, 0, 1), (1000, -1, 1), (1000, 12800, 1)], "flawed", "its edit list has a pause within", []),
+    "a held picture": ([(1000, 0, 1), (1000, 12800, 0)], "flawed", "changes the speed or holds", []),
+    "fast": ([(1000, 0, 2)], "flawed", "changes the speed or holds a picture", []),
+    "no length": ([(0, 0, 1)], "damaged", "its edit list has the length 0, so decoders show nothing; remux it", []),
+}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return numbered.encode(tmp_path_factory.mktemp("edits") / "plain.mp4", range(50), codec="mpeg4", keyframes=5)
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Any:
+    with Decoder(stall_seconds=60, max_pixels=10**8) as one:
+        yield one
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_what_decoders_do_not_follow_in_an_edit_list_is_said(
+    plain: Path, tmp_path: Path, decoder: Decoder, name: str
+) -> None:
+    edits, status, cause, shown = EDITS[name]
+    path = vt.with_edits(plain, tmp_path / "v.mp4", edits)
+    entry = examine(path, decoder, spec=ProbeSpec(dataset="d"))
+    assert (entry["status"], cause in entry["cause"]) == (status, True)
+    if shown:
+        with open_video(path) as video:
+            assert [numbered.read(frame.image) for frame in video] == shown
 
 
 def test_bytes_after_the_last_box_are_no_damage(tmp_path: Path) -> None:

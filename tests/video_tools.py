@@ -1,5 +1,6 @@
 """Small videos for tests, encoded with PyAV: constant and variable frame rate, rotated, cut by stream copy, damaged."""
 
+import struct
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -102,6 +103,35 @@ def moov_first(source: Path, path: Path) -> Path:
             if packet.dts is not None:
                 packet.stream = copy
                 container.mux(packet)
+    return path
+
+
+def with_edits(source: Path, path: Path, edits: Sequence[tuple[int, int, float]]) -> Path:
+    """Write an mp4, whose index is at its end, with another edit list.
+
+    Args:
+        edits: (length in milliseconds, start in units of the media or -1, speed).
+    """
+    data = bytearray(source.read_bytes())
+
+    def place(kind: bytes, first: int, last: int) -> tuple[int, int]:
+        while first < last:
+            size, name = struct.unpack_from(">I4s", data, first)
+            if name == kind:
+                return first, first + size
+            first += size
+        return last, last
+
+    index = place(b"moov", 0, len(data))
+    track = place(b"trak", index[0] + 8, index[1])
+    rows = b"".join(struct.pack(">Iii", length, start, round(speed * 65536)) for length, start, speed in edits)
+    entries = struct.pack(">I4sII", 16 + len(rows), b"elst", 0, len(edits)) + rows
+    old = place(b"edts", track[0] + 8, track[1])
+    data[old[0] : old[1]] = struct.pack(">I4s", 8 + len(entries), b"edts") + entries
+    for box in (index, track):
+        grown = box[1] - box[0] + 8 + len(entries) - (old[1] - old[0])
+        struct.pack_into(">I", data, box[0], grown)
+    path.write_bytes(data)
     return path
 
 

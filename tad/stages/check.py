@@ -193,6 +193,22 @@ def _contradicting_durations(table: Table, decoded: Mapping[str, Decoded]) -> tu
     return (note,)
 
 
+def _contradicting_rates(table: Table, decoded: Mapping[str, Decoded]) -> tuple[str, ...]:
+    """Report stated frame rates that are not those of the files; times in frames were converted at the stated ones."""
+    stated = {v: video.rate for v, video in table.videos.items() if video.rate and v in decoded}
+    off = [v for v, rate in stated.items() if abs(rate - decoded[v].rate) > OTHER_SHARE * decoded[v].rate]
+    if not off:
+        return ()
+    note = (
+        f"the stated frame rates of {len(off)} of {len(stated)} videos are not those of their files (first: '{off[0]}',"
+        f" {stated[off[0]]:g} stated, {decoded[off[0]].rate:.2f} decoded)"
+    )
+    log.warning(
+        "%s: %s; if frames were counted in these files, correct the rates or leave them out", table.source, note
+    )
+    return (note,)
+
+
 def check(annotations: Path, manifests: Sequence[Path], videos: Path, out: Path, *, spec: CheckSpec) -> Path:
     """Compare annotated times with the decoded videos, and write the table that training and evaluation read.
 
@@ -214,8 +230,9 @@ def check(annotations: Path, manifests: Sequence[Path], videos: Path, out: Path,
     table, decoded = read_table(annotations, in_frames=True), _decoded(entries)
     missing = _missing(table, entries, Path(videos))
     _refuse_other_units(replace(table, videos={v: x for v, x in table.videos.items() if not x.in_frames}), decoded)
+    notes = _contradicting_rates(table, decoded)
     table = _in_seconds(table, decoded)
-    notes = _shorter_than_stated(table, decoded) + _contradicting_durations(table, decoded)
+    notes += _shorter_than_stated(table, decoded) + _contradicting_durations(table, decoded)
     timed = {
         video_id: _timed(video, decoded[video_id]) if video_id in decoded else video
         for video_id, video in table.videos.items()

@@ -19,7 +19,7 @@ from tad.core.errors import TadError
 from tad.core.notices import TRANSIENT
 from tad.core.processes import QuietStart, end_with_parent_process, spawning
 from tad.settings.stages import ProbeSpec
-from tad.video.containers import has_edit_list
+from tad.video.containers import has_edit_list, unfollowed_edits
 from tad.video.health import contradictions, judge, lost_unseen, missing_samples
 from tad.video.scanning import POINTS, Scan, scan
 from tad.video.wholeness import ENDS, lost_samples
@@ -31,6 +31,7 @@ SAME_LEVELS = 12.0  # largest mean difference of these, in grey levels, between 
 COLOUR_LEVELS = 3  # largest difference of any of these, in grey levels, between identical colours
 SAME_RATE, HALF_FRAME = 1e-3, 0.5  # tolerated relative error of the header's rate, and its drift in frames at the end
 JITTER, LONG_GAP, LONG_SHARE = 0.05, 1.5, 0.01
+CLOCK_SECONDS = 1e-3  # containers such as Matroska and FLV round times to milliseconds
 # decord decodes ahead without bound while the backbone works, so the whole video must fit into this much memory
 AHEAD_BYTES = 1 << 30
 START_SECONDS = 120.0
@@ -169,9 +170,15 @@ def rate_of(times: np.ndarray, header_rate: float) -> float:
 
 
 def is_variable(times: np.ndarray) -> bool:
-    """Return whether the frame rate varies: std/mean of the gaps > 5 %, or over 1 % of them exceed 1.5 × the median."""
+    """Return whether the frame rate varies: std/mean of the gaps > 5 %, or over 1 % of them exceed 1.5 × the median.
+
+    Times that are evenly spaced but for rounding to milliseconds do not vary, although the gaps at 120 frames a second
+    are 8 and 9 ms.
+    """
     gaps = np.diff(times)
     if len(gaps) < 2 or gaps.mean() <= 0:
+        return False
+    if np.abs(times - np.linspace(times[0], times[-1], len(times))).max() <= 1.001 * CLOCK_SECONDS:
         return False
     return bool(gaps.std() / gaps.mean() > JITTER or (gaps > LONG_GAP * np.median(gaps)).mean() > LONG_SHARE)
 
@@ -240,10 +247,9 @@ def examine(path: Path, decoder: Decoder, *, spec: ProbeSpec) -> dict[str, Any]:
     if cut:
         unseen, wrong = lost_unseen(truth.times, header, tally)
         missing, tally.flagged = max(missing, unseen), max(tally.flagged, wrong if cut != ENDS else 0)
-    health = judge(
-        truth.frames, tally, missing=missing, cut=cut,
-        problems=contradictions(truth.times, header, tally, edits=edit_list), most=spec.most_flawed,
-    )  # fmt: skip
+    problems = contradictions(truth.times, header, tally, edits=edit_list)
+    problems += filter(None, [unfollowed_edits(path, shown=truth.frames > 0)])
+    health = judge(truth.frames, tally, missing=missing, cut=cut, problems=problems, most=spec.most_flawed)
     if health.status == "damaged":
         return damaged(health.cause, salvaged=truth.frames - tally.flagged) | health.entry()
     rate = rate_of(truth.times, header.rate)
