@@ -99,11 +99,13 @@ def test_every_published_kind_of_file_gives_the_same_features(tmp_path: Path, su
         source = tmp_path / "all.h5"
         with h5py.File(source, "w") as file:
             for video_id, feats_TC in arrays().items():
-                file["v_" + video_id] = feats_TC
+                file[f"v_{video_id}_6b"] = feats_TC
+            file["v_a"] = arrays()["b"]  # of another network
     else:
-        source = folder_of(tmp_path, suffix=suffix, prefix="v_")
+        source = folder_of(tmp_path, suffix=f"_6b{suffix}", prefix="v_")
+        save(source / f"v_a{suffix}", arrays()["b"])  # of another network
     layout = "CT" if suffix == ".pkl" else "TC"
-    out = convert(source, annotated(tmp_path), tmp_path / "f.h5", spec=spec_of(prefix="v_", layout=layout))
+    out = convert(source, annotated(tmp_path), tmp_path / "f.h5", spec=spec_of(prefix="v_", suffix="_6b", layout=layout))
     found = stored(out)
     for video_id, feats_TC in arrays().items():
         assert np.array_equal(found[video_id], feats_TC)
@@ -148,6 +150,7 @@ def test_train_takes_the_index_and_the_recipe_is_known(tmp_path: Path, monkeypat
         ({"dim": 7}, ["has 6 channels", "expected dim 7", "set dim: 6"]),
         ({"layout": "CT"}, ["layout: TC would fit"]),
         ({"prefix": "v_"}, ["no features of 3 of 3 videos", "'v_a'", "set prefix"]),
+        ({"suffix": "_6b"}, ["no features of 3 of 3 videos", "'a_6b'", "set prefix and suffix"]),
     ],
 )
 def test_settings_that_do_not_fit_come_with_those_that_would(

@@ -137,14 +137,15 @@ class FeatureFiles:
     Args:
         source: the folder or file.
         prefix: prefix of the names before the video's id.
+        suffix: suffix of the names after the video's id, without the file's own.
         layout: `TC` for arrays (snippets, channels), `CT` for (channels, snippets); leading axes of size 1 are removed.
 
     Raises:
         TadError: the source does not exist or is not HDF5, or a video has two files.
     """
 
-    def __init__(self, source: Path, *, prefix: str = "", layout: str = "TC") -> None:
-        self.source, self.prefix, self.layout = Path(source), prefix, layout
+    def __init__(self, source: Path, *, prefix: str = "", suffix: str = "", layout: str = "TC") -> None:
+        self.source, self.prefix, self.suffix, self.layout = Path(source), prefix, suffix, layout
         self.single = self.source.suffix in HDF5
         self.export: ExportHead | None = None if self.single else read_sidecar(self.source)
         self.paths = dict(self._listed())
@@ -160,7 +161,7 @@ class FeatureFiles:
                     formats.unmarked(known, self.source, kind="export", sealed=checked.sealed)
                     self.export = parse_facts(ExportHead, value, f"{self.source}: {HEAD_ATTRIBUTE}")
                 for name in file:
-                    if name.startswith(self.prefix):
+                    if self._is_of_video(name):
                         yield self._video_id(name), self.source
             return
         if not self.source.is_dir():
@@ -168,17 +169,25 @@ class FeatureFiles:
             raise TadError(f"{self.source}: {what}; give a folder of {', '.join(SUFFIXES)} files or one .h5 file")
         seen: dict[str, Path] = {}
         for path in sorted(self.source.rglob("*")):
-            if path.suffix not in SUFFIXES or not path.name.startswith(self.prefix):
+            name = path.name.removesuffix(path.suffix)
+            if path.suffix not in SUFFIXES or not self._is_of_video(name):
                 continue
-            video_id = self._video_id(path.name.removesuffix(path.suffix))
+            video_id = self._video_id(name)
             if video_id in seen:
                 raise TadError(f"{path}: {seen[video_id]} belongs to the same video; remove one of them")
             seen[video_id] = path
             yield video_id, path
 
+    def _is_of_video(self, name: str) -> bool:
+        longer = len(name) >= len(self.prefix) + len(self.suffix)
+        return longer and name.startswith(self.prefix) and name.endswith(self.suffix)
+
     def _video_id(self, name: str) -> str:
         """Return the id of a name; ids are percent-encoded in our exports, so that none can refer to another path."""
-        return (unquote(name) if self.export else name).removeprefix(self.prefix)
+        return (unquote(name) if self.export else name).removeprefix(self.prefix).removesuffix(self.suffix)
+
+    def _full(self, video_id: str) -> str:
+        return f"{self.prefix}{video_id}{self.suffix}"
 
     @property
     def files(self) -> list[Path]:
@@ -195,7 +204,7 @@ class FeatureFiles:
         if self.export is None:
             return None
         if isinstance(self.export, Export):
-            video = self.export.videos.get(self.prefix + video_id)
+            video = self.export.videos.get(self._full(video_id))
             value = video.model_dump() if video else None
         else:
             with open_h5(self.source) as file, reading(self.source, REMEDY):
@@ -209,7 +218,7 @@ class FeatureFiles:
         return facts
 
     def _name(self, video_id: str) -> str:
-        return quote(self.prefix + video_id, safe="") if self.export else self.prefix + video_id
+        return quote(self._full(video_id), safe="") if self.export else self._full(video_id)
 
     @staticmethod
     def read_one(path: Path, *, layout: str = "TC") -> np.ndarray:
@@ -235,7 +244,7 @@ class FeatureFiles:
         try:
             return _array(self._dataset(video_id), self.layout)
         except DAMAGE as error:
-            raise _refusal(f"{path}: '{self.prefix}{video_id}'", error) from None
+            raise _refusal(f"{path}: '{self._full(video_id)}'", error) from None
 
     def _dataset(self, video_id: str) -> Any:
         with open_h5(self.source) as file:

@@ -306,7 +306,7 @@ def _joined(parts: list[str], first: Resolved, source: str) -> Resolved:
 
 def _imported(row: FeatureRow, source: str) -> Resolved:
     """Return the sections of published features, or of frames."""
-    names = ("source", "dim", "dtype", "prefix", "layout", "tolerance", "timing", "every", "channels")
+    names = ("source", "dim", "dtype", "prefix", "suffix", "layout", "tolerance", "timing", "every", "channels")
     own = row.frames.model_dump() if row.frames else {key: getattr(row, key) for key in names}
     if row.keypoints:
         own |= {"dim": row.stored_dim, "keypoints": row.keypoints.model_dump(mode="json")}

@@ -83,6 +83,9 @@ class FeatureRow(Spec):
     source: UserPath = Field(default="", description="folder or file of published features, used instead of videos")
     dim: int = Field(default=0, ge=0, description="with source: number of channels")
     prefix: str = Field(default="", description="with source: prefix of file names before the video id")
+    suffix: str = Field(
+        default="", description="with source: suffix of file names after the video id, without .npy, .pt, …"
+    )
     layout: Literal["TC", "CT"] = Field(default="TC", description="with source: (snippets, channels) or its transpose")
     tolerance: float = Field(
         default=0.05, ge=0, lt=1, description="with source: allowed relative difference in the number of rows"
@@ -125,7 +128,7 @@ class FeatureRow(Spec):
             raise ValueError(f"{', '.join(sorted(more))} cannot be combined with `join`; set it in the joined rows")
         if self.recipe and self.weights == "pretrain":
             raise ValueError("a `recipe` needs `weights`: the published file, or the folder that holds it")
-        own = {"prefix", "layout", "tolerance", "timing", "every", "channels", "dim", "published", "keypoints"}
+        own = {"prefix", "suffix", "layout", "tolerance", "timing", "every", "channels", "dim", "published", "keypoints"}
         own &= self.model_fields_set
         foreign = {"on_damaged", "weights", "pretrain", "network"} & self.model_fields_set
         if self.frames:
@@ -135,7 +138,7 @@ class FeatureRow(Spec):
             raise ValueError(f"{', '.join(sorted(wrong))} needs `{kind}`")
         if self.source and not (self.stored_dim and self.clip):
             raise ValueError("a `source` needs `dim` (channels) and `clip` (length, stride, policy, rate)")
-        if self.keypoints and (wrong := {"dim", "layout", "timing"} & self.model_fields_set):
+        if self.keypoints and (wrong := {"dim", "layout", "timing", "suffix"} & self.model_fields_set):
             raise ValueError(f"{', '.join(sorted(wrong))} cannot be combined with `keypoints`; remove it")
         dim = self.stored_dim
         if self.channels and not (len(self.channels) == 2 and 0 <= self.channels[0] < self.channels[1] <= dim):

@@ -185,11 +185,11 @@ def _wanted(files: FeatureFiles | KeypointFiles, table: Table, spec: ConvertSpec
     missing = sorted(v for v in table.videos if v not in files.paths and v not in (*spec.may_miss, *without))
     if missing:
         other = next(iter(files.paths), "")
-        example = f" (it contains '{files.prefix}{other}', for example)" if other else ""
+        example = f" (it contains '{files.prefix}{other}{spec.suffix}', for example)" if other else ""
         raise TadError(
             f"{files.source}: no features of {len(missing)} of {len(table.videos)} videos of {spec.dataset}, first "
-            f"'{files.prefix}{missing[0]}'{example}; set prefix if the names differ, download them, or list them with "
-            "a reason under exclude of the dataset or the run"
+            f"'{files.prefix}{missing[0]}{spec.suffix}'{example}; set prefix and suffix if the names differ, download "
+            "them, or list them with a reason under exclude of the dataset or the run"
         )
     video_ids = sorted(v for v in table.videos if v in files.paths)
     extra = len(files.paths) - len(video_ids)
@@ -200,7 +200,7 @@ def _wanted(files: FeatureFiles | KeypointFiles, table: Table, spec: ConvertSpec
 
 def _opened(source: Path, table: Table, spec: ConvertSpec) -> FeatureFiles | KeypointFiles:
     if spec.keypoints is None:
-        return FeatureFiles(source, prefix=spec.prefix, layout=spec.layout)
+        return FeatureFiles(source, prefix=spec.prefix, suffix=spec.suffix, layout=spec.layout)
     return KeypointFiles(
         source, spec.keypoints, spec.clip, prefix=spec.prefix, rate_of=lambda v: rate_of(v, table.videos[v], spec)
     )

@@ -20,6 +20,11 @@ class ConvertSpec(StageSpec):
     dim: Count = Field(description="number of channels")
     dtype: Literal["float16", "float32"] = "float16"
     prefix: str = Field(default="", description="prefix of names, before the video's id")
+    suffix: str = Field(
+        default="",
+        exclude_if=lambda value: not value,
+        description="suffix of names, after the video's id and before the file's own",
+    )
     layout: Literal["TC", "CT"] = Field(default="TC", description="axes of the arrays: T snippets, C channels")
     tolerance: float = Field(
         default=0.05, ge=0, lt=1, description="largest relative difference between the numbers of rows and clips"
@@ -41,7 +46,7 @@ class ConvertSpec(StageSpec):
     @classmethod
     def resolve(cls, config: Config, names: Names) -> Settings:
         row = config.feature_set(names.features)
-        keys = ("clip", "dtype", "prefix", "layout", "tolerance", "timing", "every", "channels", "keypoints")
+        keys = ("clip", "dtype", "prefix", "suffix", "layout", "tolerance", "timing", "every", "channels", "keypoints")
         absent = may_miss(config, names.dataset, names.features)
         named = {"dataset": names.dataset, "features": names.features}
         own = {"dim": row.stored_dim, "may_miss": absent}
