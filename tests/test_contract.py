@@ -106,10 +106,11 @@ def test_losses_of_parts_add_up(name: str) -> None:
     for module in detector.modules():
         module.training = False  # nothing random; the losses are those of training all the same
     x_BTC, lengths_B, wanted = batch(detector, LENGTH, 50)
+    lengths = tuple(lengths_B.tolist())
     detector.normalise(detector.positives(lengths_B, wanted))
-    whole = detector.loss(x_BTC, lengths_B, wanted, Part(2, 0, LENGTH))["total"]
+    whole = detector.loss(x_BTC, lengths_B, wanted, Part(2, 0, LENGTH, lengths))["total"]
     parts = [
-        detector.loss(x_BTC[k : k + 1], lengths_B[k : k + 1], wanted[k : k + 1], Part(2, k, LENGTH))["total"]
+        detector.loss(x_BTC[k : k + 1], lengths_B[k : k + 1], wanted[k : k + 1], Part(2, k, LENGTH, lengths))["total"]
         for k in range(2)
     ]
     assert torch.stack(parts).sum().item() == pytest.approx(whole.item(), rel=1e-4)

@@ -105,7 +105,9 @@ def test_every_published_kind_of_file_gives_the_same_features(tmp_path: Path, su
         source = folder_of(tmp_path, suffix=f"_6b{suffix}", prefix="v_")
         save(source / f"v_a{suffix}", arrays()["b"])  # of another network
     layout = "CT" if suffix == ".pkl" else "TC"
-    out = convert(source, annotated(tmp_path), tmp_path / "f.h5", spec=spec_of(prefix="v_", suffix="_6b", layout=layout))
+    out = convert(
+        source, annotated(tmp_path), tmp_path / "f.h5", spec=spec_of(prefix="v_", suffix="_6b", layout=layout)
+    )
     found = stored(out)
     for video_id, feats_TC in arrays().items():
         assert np.array_equal(found[video_id], feats_TC)

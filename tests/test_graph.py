@@ -24,6 +24,7 @@ from tad.detectors._graph import (
 from tad.detectors._moments.detector import MomentDetector
 from tad.detectors._spot.decoder import decode_masks
 from tad.detectors._spot.dense import decode_dense
+from tad.detectors.digit import Detector as SetDetector
 from tad.detectors.prompt import Detector as TextDetector
 from tad.layers.contract import DetectorBase, Ungraphable
 from tad.settings import plugins
@@ -38,7 +39,7 @@ SMALL = {
 }  # fmt: skip
 LOCAL = {**SMALL, "windows": [5, 5], "use_position": True, "use_relative_position": True, "num_heads": 2}
 FRAMED = ("afsd_frames", "spot_moments_frames")
-WIDE = ("tridet as published", "afsd", "gaf", "spot, one class", "prompt, all classes", *FRAMED)
+WIDE = ("tridet as published", "afsd", "gaf", "spot, one class", "prompt, all classes", "digit, all classes", *FRAMED)
 WINDOWS = {"embed_dim": 64, "strides": [1.0, 2.0], "regression_ranges": [[0, 8], [8, 10000]]}
 NO_GRAPH: tuple[str, ...] = ()  # detectors whose class says why in `why_no_graph`
 SIDE, CROP = 40, 32  # of frames, pixels
@@ -62,6 +63,31 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "spot_moments_frames": ("spot_moments_frames", {"height": SIDE, "width": SIDE, "mlp_dim": 32, "mirrored": True}),
     "prompt": ("prompt", {"thresholds": [0.2, 0.5, 0.5, 0.8], "margin": 0.7, "smooth": 3, "temperature": 0.1}),
     "prompt, all classes": ("prompt", {"gate": 0, "scale": "none", "peak": 0.3, "thresholds": [0.05], "margin": 2.5}),
+    "digit": (
+        "digit",
+        {
+            "embed_dim": 16,
+            "mlp_dim": 16,
+            "heads": 2,
+            "levels": 3,
+            "encoder_layers": 1,
+            "decoder_layers": 2,
+            "max_queries": 20,
+        },
+    ),
+    "digit, all classes": (
+        "digit",
+        {
+            "embed_dim": 16,
+            "mlp_dim": 12,
+            "heads": 4,
+            "levels": 2,
+            "dilations": 3,
+            "depthwise": False,
+            "one_class": False,
+            "query_share": 1.0,
+        },
+    ),
     "spot_moments": ("spot_moments", {"embed_dim": 32, "mlp_dim": 32, "kernel": 5, "factor": 2.0}),
 }
 
@@ -79,6 +105,9 @@ def detector_of(name: str, settings: dict[str, Any]) -> DetectorBase:
             torch.nn.init.normal_(parameter, 0.0, 0.3 if parameter.dim() > 1 else 1.0)
         elif float(parameter.detach().std(correction=0)) == 0:
             torch.nn.init.normal_(parameter, float(parameter.flatten()[0]), 0.3)
+    if isinstance(detector, SetDetector):  # the code of long segments would multiply rounding errors
+        for parameter in detector.network.decoder.borders.parameters():
+            parameter.data.mul_(0.2)
     if isinstance(detector, TextDetector):  # has no parameters
         torch.nn.init.normal_(detector.texts_KC)
     return detector.eval()

@@ -38,11 +38,13 @@ class Part:
         videos: number of videos of the whole batch.
         first: row of the micro-batch's first video.
         longest: snippets of the longest video of the whole batch.
+        lengths: snippets of each video of the whole batch; empty: not known.
     """
 
     videos: int
     first: int
     longest: int
+    lengths: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,7 +128,18 @@ class FeatureRow(Spec):
             raise ValueError(f"{', '.join(sorted(more))} cannot be combined with `join`; set it in the joined rows")
         if self.recipe and self.weights == "pretrain":
             raise ValueError("a `recipe` needs `weights`: the published file, or the folder that holds it")
-        own = {"prefix", "suffix", "layout", "tolerance", "timing", "every", "channels", "dim", "published", "keypoints"}
+        own = {
+            "prefix",
+            "suffix",
+            "layout",
+            "tolerance",
+            "timing",
+            "every",
+            "channels",
+            "dim",
+            "published",
+            "keypoints",
+        }
         own &= self.model_fields_set
         foreign = {"on_damaged", "weights", "pretrain", "network"} & self.model_fields_set
         if self.frames:

@@ -109,7 +109,10 @@ class AdaptedDetector(DetectorBase):
         return feats_BLD.masked_fill(outside_BL[:, :, None], 0.0), positions_B
 
     def _part(self, part: Part | None) -> Part | None:
-        return part and replace(part, longest=-(-part.longest // self.each))
+        if part is None:
+            return None
+        lengths = tuple(-(-length // self.each) for length in part.lengths)
+        return replace(part, longest=-(-part.longest // self.each), lengths=lengths)
 
     def _to_positions(self, segments_N2: Tensor) -> Tensor:
         """Convert frames to positions; the middle of a position's frames is its time."""

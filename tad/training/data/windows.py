@@ -81,7 +81,7 @@ class Batch:
 
         Yields: features, lengths, targets and the position in the batch, as `DetectorBase.loss` takes them.
         """
-        longest = int(self.lengths_B.max())
+        lengths = tuple(self.lengths_B.tolist())
         for row in range(0, len(self.feats_BTC), size):
             feats_BTC = self.feats_BTC[row : row + size].to(device)
             rows = slice(self.first + row, self.first + row + len(feats_BTC))
@@ -89,7 +89,7 @@ class Batch:
                 replace(t, segments_N2=t.segments_N2.to(device), labels_N=t.labels_N.to(device))
                 for t in self.targets[rows]
             ]
-            yield feats_BTC, self.lengths_B[rows], targets, Part(len(self.video_ids), rows.start, longest)
+            yield feats_BTC, self.lengths_B[rows], targets, Part(len(lengths), rows.start, max(lengths), lengths)
 
 
 def _same(one: Instance, other: Instance, classes: dict[str, int]) -> bool:

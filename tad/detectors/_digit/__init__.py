@@ -1,0 +1,1 @@
+"""Parts of DiGIT: encoder, pyramid of memories, decoder of queries, assignment and losses."""
