@@ -142,6 +142,14 @@ def threads_of(stage):
     return count
 
 
+def share_of_cores(wildcards):
+    return (
+        min(cores, 8)
+        if flow.gpus
+        else said_plainly(flow.share_of_cores, wildcards, cores)
+    )
+
+
 def content(what):
     def key(wildcards):
         return said_plainly(getattr(flow, what), wildcards)

@@ -45,7 +45,7 @@ rule extract:
         features=flow.pattern("extracted"),
     conda:
         env("video")
-    threads: min(cores, 8) if flow.gpus else 1
+    threads: share_of_cores
     resources:
         mem_mb=8000,
         runtime=1440,

@@ -16,6 +16,7 @@ from training_tools import real_spec, run, videos_of, windows_of, write_inputs
 from tad.core import device as devices
 from tad.core import leases
 from tad.core.errors import TadError
+from tad.core.lanes import INLINE
 from tad.extraction.batches import BATCH_GPU, Encoder, Preparer
 from tad.features.store import FeatureReader
 from tad.provenance.stamps import read_stamp
@@ -83,7 +84,7 @@ def test_stand_in_catches_a_read_that_is_too_early(monkeypatch: pytest.MonkeyPat
 
 
 def test_batches_are_larger_on_a_gpu() -> None:
-    backbone = SimpleNamespace()
+    backbone = SimpleNamespace(lanes=INLINE)
     spec = SimpleNamespace(dtype="float16")
     assert Encoder(backbone, spec=spec, device=CUDA).batch == BATCH_GPU  # type: ignore[arg-type]
 

@@ -39,6 +39,9 @@ def rows(net: Any, settings: ExtractSpec, videos: dict[str, Tensor], *, at_once:
                 if begin < len(frames):
                     encoder.push(name, steps[name](frames[begin : begin + at_once].numpy()))
         for name in videos:
+            rest = steps[name].finish()
+            if rest is not None:
+                encoder.push(name, rest)
             encoder.end(name)
         return {stream.video_id: torch.from_numpy(stream.rows.features()) for stream in encoder.finished(last=True)}
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from tad.core.errors import TadError
+from tad.core.lanes import INLINE, Lanes
 from tad.layers.adapters.trunk import Trunk
 
 
@@ -37,6 +38,7 @@ class BackboneBase(nn.Module):
         dim: width of the features.
         channels: values per pixel of the steps that `stream` computes.
         stream_length: number of steps of a clip that the network uses; 0: all.
+        lanes: where `stream` may compute independent parts of a video side by side.
     """
 
     shares: ClassVar[bool] = False
@@ -46,6 +48,7 @@ class BackboneBase(nn.Module):
     dim: int
     channels: int = 3
     stream_length: int = 0
+    lanes: Lanes = INLINE
     stem: nn.Module
     frame_size: tuple[int, int]
     crop_size: tuple[int, int]

@@ -14,6 +14,7 @@ from torch import Tensor
 from tad.backbones._contract import BackboneBase
 from tad.backbones._settings import PooledSettings, Pooling
 from tad.core.errors import TadError
+from tad.core.lanes import INLINE, Lanes
 
 FRAMES = 16  # per call of the network; fixed, so that an engine compiles one shape
 
@@ -37,33 +38,50 @@ def pooled(values_BTD: Tensor, poolings: tuple[Pooling, ...]) -> Tensor:
 
 
 class FrameSteps:
-    """Encode a video's frames in order, several at a time; frames that do not fill a batch wait for the next chunk."""
+    """Encode a video's frames in order, several at a time; frames that do not fill a batch wait for the next chunk.
+
+    Args:
+        small: resizes uint8 frames (N, H, W, 3).
+        values: encodes `together` resized frames as (N, D).
+        dim: D.
+        together: frames of a batch.
+        lanes: compute as many batches side by side, for which as many frames wait.
+    """
 
     def __init__(
-        self, small: Callable[[Tensor], Tensor], values: Callable[[Tensor], Tensor], dim: int, *, together: int = FRAMES
+        self,
+        small: Callable[[Tensor], Tensor],
+        values: Callable[[Tensor], Tensor],
+        dim: int,
+        *,
+        together: int = FRAMES,
+        lanes: Lanes = INLINE,
     ) -> None:
-        """`small`: resizes uint8 frames (N, H, W, 3). `values`: encodes `together` resized frames as (N, D)."""
-        self._small, self._values, self._dim, self._together = small, values, dim, together
+        self._small, self._values, self._dim, self._together, self._lanes = small, values, dim, together, lanes
         self._waiting: list[Tensor] = []
 
     def __call__(self, frames_NHWC: Tensor) -> Tensor:
         """Return the values (N, 1, 1, D) of the frames that fill batches."""
         # the caller may reuse the memory of its frames
         self._waiting += list(self._small(frames_NHWC).clone())
-        rows = [torch.zeros(0, self._dim, device=frames_NHWC.device)]
-        while len(self._waiting) >= self._together:
-            batch, self._waiting = self._waiting[: self._together], self._waiting[self._together :]
-            rows.append(self._values(torch.stack(batch)))
-        return torch.cat(rows)[:, None, None]
+        size = self._together * self._lanes.count
+        whole = len(self._waiting) // size * size
+        ready, self._waiting = self._waiting[:whole], self._waiting[whole:]
+        return torch.cat([torch.zeros(0, self._dim, device=frames_NHWC.device), *self._rows(ready)])[:, None, None]
 
     def finish(self) -> Tensor | None:
         """Return the values of the waiting frames at the end of the video; None if there are none."""
         if not self._waiting:
             return None
         count = len(self._waiting)
-        batch = self._waiting + [self._waiting[-1]] * (self._together - count)
+        frames = self._waiting + [self._waiting[-1]] * (-count % self._together)
         self._waiting = []
-        return self._values(torch.stack(batch))[:count, None, None]
+        return torch.cat(self._rows(frames))[:count, None, None]
+
+    def _rows(self, frames: list[Tensor]) -> list[Tensor]:
+        """Return the values of whole batches of resized frames."""
+        starts = range(0, len(frames), self._together)
+        return self._lanes.map(self._values, [torch.stack(frames[k : k + self._together]) for k in starts])
 
 
 class FrameEncoder(BackboneBase, ABC):
@@ -88,7 +106,7 @@ class FrameEncoder(BackboneBase, ABC):
 
     def stream(self) -> Callable[[Tensor], Tensor]:
         """Return a function from a video's uint8 frames, in order and in chunks of any size, to their values."""
-        return FrameSteps(self.shrink, self.frame_values, self.channels)
+        return FrameSteps(self.shrink, self.frame_values, self.channels, lanes=self.lanes)
 
     def live(self) -> Callable[[Tensor], Tensor]:
         """Return a function like that of `stream` which encodes each frame at once; its values round differently."""

@@ -7,6 +7,8 @@ kernels: a video's rows depend neither on the other videos in a batch nor on its
 # B clips, T frames (of a clip) or snippets (of a video), H rows, W columns, C channels
 
 from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from tad.backbones._contract import BackboneBase
 from tad.core.errors import TadError
+from tad.core.lanes import INLINE
 from tad.extraction.overlap import RUN, runs
 from tad.settings.stages import ExtractSpec
 from tad.video.clips import ClipBuffer, count_clips
@@ -66,17 +69,17 @@ class Stream:
 
 @dataclass
 class _Flying:
-    """A batch that the device may still be computing."""
+    """A batch that a lane or the device may still be computing."""
 
     streams: list[Stream]
-    rows_BC: Tensor
+    rows_BC: Future[Tensor]
     event: Any = field(default=None)
 
     def fetch(self) -> np.ndarray:
         """Wait for the batch and return its rows (B, C), without padding."""
         if self.event is not None:
             self.event.synchronize()
-        return self.rows_BC.numpy()[: len(self.streams)]
+        return self.rows_BC.result().numpy()[: len(self.streams)]
 
 
 class Preparer:
@@ -104,11 +107,20 @@ class Preparer:
 
 
 class Encoder:
-    """Computes features from the preprocessed frames of several videos, each video in order."""
+    """Computes features from the preprocessed frames of several videos, each video in order.
+
+    Args:
+        backbone: the encoder. Batches are computed in its `lanes`.
+        spec: settings.
+        device: device of the encoder.
+        batch: number of clips per batch; 0: the default for the device.
+    """
 
     def __init__(self, backbone: BackboneBase, *, spec: ExtractSpec, device: torch.device, batch: int = 0) -> None:
-        """`batch`: number of clips per batch; 0: the default for the device."""
         self.backbone, self.spec, self.device = backbone, spec, device
+        lanes = backbone.lanes.count
+        # batches that may be computed while the next one is prepared; one more waits, so that no lane does
+        self._most = 1 if device.type == "cuda" else lanes + 1 if lanes > 1 else 0
         self.batch = batch or (BATCH_GPU if device.type == "cuda" else BATCH_CPU)
         self.dtype = np.float16 if spec.dtype == "float16" else np.float32
         self.batches = 0
@@ -163,8 +175,7 @@ class Encoder:
             ended = [owner.ended_at for owner, _ in clips if owner.ended_at is not None]
             if clips and (last or (ended and self.batches - min(ended) >= PATIENCE)):
                 self._run(clips)
-        while self._flying and (last or len(self._flying) > 1 or self.device.type == "cpu"):
-            self._collect()
+        self._collect(0 if last else self._most)
         complete = [stream for stream in self._streams.values() if stream.complete]
         for stream in complete:
             del self._streams[stream.video_id]
@@ -173,12 +184,19 @@ class Encoder:
     def _take_run(self, stream: Stream) -> None:
         """Compute the waiting overlapping clips: together if there are enough, otherwise one by one."""
         clips, stream.run = stream.run, []
-        rows_BC = self._together(clips) if self._together is not None and len(clips) == RUN else None
-        if rows_BC is not None:
-            self._start([stream] * RUN, rows_BC)
+        if self._together is not None and len(clips) == RUN:
+            self._start([stream] * RUN, self._of_run, clips)
             return
         for clip in clips:
             self._take(stream, clip)
+
+    def _of_run(self, clips: list[list[Tensor]]) -> Tensor:
+        """Return the rows (G, C) of overlapping clips, together if this gives the same bits."""
+        assert self._together is not None
+        rows_GC = self._together(clips)
+        if rows_GC is None:
+            rows_GC = torch.cat([self.backbone(torch.stack(clip)[None]) for clip in clips])
+        return rows_GC
 
     def _take(self, stream: Stream, clip: list[Tensor]) -> None:
         stacked = torch.stack(clip)
@@ -192,29 +210,33 @@ class Encoder:
         streams = [stream for stream, _ in clips]
         batch = [clip for _, clip in clips] + [clips[-1][1]] * (self.batch - len(clips))
         clips.clear()
-        self._start(streams, self.backbone(torch.stack(batch)))
+        self._start(streams, self.backbone, torch.stack(batch))
 
-    def _start(self, streams: list[Stream], rows_BC: Tensor) -> None:
-        """Register rows of these videos that the device may still be computing."""
+    def _start(self, streams: list[Stream], compute: Callable[..., Tensor], given: Any) -> None:
+        """Start computing rows of these videos, (B, C) with B at least their number."""
         self.batches += 1
-        flying = _Flying(streams, rows_BC.float().to("cpu", non_blocking=True))
         if self.device.type == "cuda":
+            flying = _Flying(streams, INLINE.submit(lambda: compute(given).float().to("cpu", non_blocking=True)))
             flying.event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             flying.event.record()
+        else:
+            flying = _Flying(streams, self.backbone.lanes.submit(lambda: compute(given).float()))
         self._flying.append(flying)
-        if len(self._flying) > 1 or self.device.type == "cpu":
-            self._collect()  # the previous batch, while the device computes this one
+        self._collect(self._most)
 
-    def _collect(self) -> None:
-        flying = self._flying.popleft()
-        for stream, row_C in zip(flying.streams, flying.fetch(), strict=True):
-            largest = np.abs(row_C).max()
-            if not np.isfinite(largest):
-                raise TadError(
-                    f"{stream.video_id}: features contain NaN or infinity; check the weights, nothing was stored"
-                )
-            if self.dtype == np.float16 and largest > FLOAT16_MAX:
-                raise TadError(
-                    f"{stream.video_id}: feature value {largest:.3g} does not fit float16; set dtype: float32"
-                )
-            stream.rows.add(row_C)
+    def _collect(self, most: int) -> None:
+        """Store the rows of the oldest batches, until at most this number of batches may still be computed."""
+        while len(self._flying) > most:
+            flying = self._flying.popleft()
+            for stream, row_C in zip(flying.streams, flying.fetch(), strict=True):
+                self._store(stream, row_C)
+
+    def _store(self, stream: Stream, row_C: np.ndarray) -> None:
+        largest = np.abs(row_C).max()
+        if not np.isfinite(largest):
+            raise TadError(
+                f"{stream.video_id}: features contain NaN or infinity; check the weights, nothing was stored"
+            )
+        if self.dtype == np.float16 and largest > FLOAT16_MAX:
+            raise TadError(f"{stream.video_id}: feature value {largest:.3g} does not fit float16; set dtype: float32")
+        stream.rows.add(row_C)

@@ -7,6 +7,7 @@ same with every engine.
 
 import importlib
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from tad.backbones._contract import BackboneBase
 from tad.core.device import compile_cache, prepare_compilation
 from tad.core.errors import TadError
-from tad.settings.stages import NetworkSpec
+from tad.core.lanes import MOST, Lanes
+from tad.settings.stages import ExtractSpec, NetworkSpec
 
 log = logging.getLogger(__name__)
 Features = Callable[[Tensor], Tensor]
@@ -43,10 +45,23 @@ def prepare(backbone: BackboneBase, network: NetworkSpec, *, name: str, device: 
         raise TadError(f"backbone {name}: does not support other engines; remove `network` from its row")
     for module in networks:
         if network.engine == "openvino":
-            module.features = OpenVino(module, network, name=name, device=device)  # type: ignore[assignment]
+            engine = OpenVino(module, network, name=name, device=device, lanes=backbone.lanes.count)
+            module.features = engine  # type: ignore[assignment]
         else:
             module.features = _torch(module, network, device)  # type: ignore[assignment]
     return backbone
+
+
+def lanes_of(spec: ExtractSpec, device: torch.device) -> Lanes:
+    """Return lanes for all CPU threads of this process; call it before these are limited to those of the network.
+
+    A GPU computes one batch after another, and torch.compile is not made for several threads.
+    """
+    alone = device.type != "cpu" or spec.network.compile
+    threads = spec.network.threads
+    count = 1 if alone else max(min(torch.get_num_threads() // threads, MOST), 1)
+    # oneDNN asks OpenMP, which has a number of threads for each thread of Python; gradients are a mode of the thread
+    return Lanes(count, begin=lambda: torch.set_num_threads(threads), within=torch.inference_mode)
 
 
 def version(network: NetworkSpec) -> str:
@@ -113,7 +128,9 @@ def _graph(module: nn.Module, shape: tuple[int, ...]) -> Any:
 class OpenVino:
     """Computes `features` of a module with OpenVINO on the CPU, compiled once per input shape."""
 
-    def __init__(self, module: nn.Module, network: NetworkSpec, *, name: str, device: torch.device) -> None:
+    def __init__(
+        self, module: nn.Module, network: NetworkSpec, *, name: str, device: torch.device, lanes: int = 1
+    ) -> None:
         if device.type != "cpu":
             raise TadError("network.engine openvino runs on a CPU; set device: cpu, or network.engine: torch")
         self._openvino, self.name = _openvino(), name
@@ -124,11 +141,13 @@ class OpenVino:
         self._precision = "bf16" if network.precision == "bfloat16" else "f32"
         self._settings = {
             "INFERENCE_PRECISION_HINT": self._precision,
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "INFERENCE_NUM_THREADS": torch.get_num_threads() * lanes,
             "PERFORMANCE_HINT": "LATENCY",
-        }
+        } | ({"NUM_STREAMS": lanes} if lanes > 1 else {})
         self._module, self._features = module, module.features
         self._compiled: dict[tuple[int, ...], Any] = {}
+        self._compiling = threading.Lock()
+        self._own = threading.local()  # requests of each thread: one request computes one input at a time
 
     def _compile(self, shape: tuple[int, ...]) -> Any:
         log.info("%s: converting for inputs of %s", self.name, "x".join(map(str, shape)))
@@ -164,9 +183,16 @@ class OpenVino:
                 "set network.engine: torch"
             )
 
+    def _request(self, shape: tuple[int, ...]) -> Any:
+        requests: dict[tuple[int, ...], Any] = self._own.__dict__.setdefault("requests", {})
+        if shape not in requests:
+            with self._compiling:
+                if shape not in self._compiled:
+                    self._compiled[shape] = self._compile(shape)
+            requests[shape] = self._compiled[shape].create_infer_request()
+        return requests[shape]
+
     def __call__(self, x_BCTHW: Tensor) -> Tensor:
-        shape = tuple(x_BCTHW.shape)
-        if shape not in self._compiled:
-            self._compiled[shape] = self._compile(shape)
-        feats_BC = self._compiled[shape]([x_BCTHW.numpy()], share_inputs=True)[0]
+        request = self._request(tuple(x_BCTHW.shape))
+        feats_BC = request.infer([x_BCTHW.numpy()], share_inputs=True)[0]
         return torch.from_numpy(feats_BC.copy())  # OpenVINO reuses the array for the next input

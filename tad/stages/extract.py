@@ -28,10 +28,11 @@ from tad.core.device import leased, name_of, reproducible, threads_of_network
 from tad.core.errors import TadError
 from tad.core.files import read_json
 from tad.core.grid import Grid
+from tad.core.lanes import INLINE, Lanes
 from tad.core.progress import track
 from tad.core.storage import forecast
 from tad.extraction.batches import Stream
-from tad.extraction.engines import prepare, version
+from tad.extraction.engines import lanes_of, prepare, version
 from tad.extraction.pipeline import encode, reading
 from tad.features.row_cache import RowCache
 from tad.features.store import FeatureReader, ShardWriter
@@ -120,7 +121,9 @@ def _jobs(usable: dict[str, Entry], todo: list[str], folder: Path, spec: Extract
     return jobs
 
 
-def _built(spec: ExtractSpec, weights: Path | None, backbone: Factory | None, device: torch.device) -> BackboneBase:
+def _built(
+    spec: ExtractSpec, weights: Path | None, backbone: Factory | None, device: torch.device, lanes: Lanes = INLINE
+) -> BackboneBase:
     torch.manual_seed(0)  # inside `reproducible`, which restores the generator
     own = spec.backbone
     model: BackboneBase = backbone(**own.settings) if backbone else plugins.build("backbones", own.name, own.settings)
@@ -128,6 +131,7 @@ def _built(spec: ExtractSpec, weights: Path | None, backbone: Factory | None, de
         log.warning("backbone %s: no weights given; using random weights", spec.backbone.name)
     else:
         load_weights(weights, model, spec.backbone)
+    model.lanes = lanes
     return prepare(model.to(device).eval(), spec.network, name=spec.backbone.name, device=device)
 
 
@@ -179,7 +183,7 @@ def _extract_parts(
     jobs: list[Job],
     entry_of: Callable[[str, Scan | None], Entry | None],
     stamped: dict[str, Any],
-    build: Callable[[torch.device], BackboneBase],
+    build: Callable[[torch.device, Lanes], BackboneBase],
     spec: ExtractSpec,
     cache: RowCache,
     *,
@@ -193,7 +197,7 @@ def _extract_parts(
         entry_of: returns the manifest entry of a video, given its scan if it was not probed before; None: its rows
             are not stored.
         stamped: stamp of the shard.
-        build: builds the backbone on a device.
+        build: builds the backbone on a device, to be computed in lanes.
         known: rows of the first clips of files that grow; None: files do not grow.
 
     Returns:
@@ -208,10 +212,11 @@ def _extract_parts(
         leased(device) as target,
         reproducible(target),
         closing(reading(jobs, spec, workers)) as feed,
+        lanes_of(spec, target) as lanes,
         threads_of_network(target, spec.network.threads),
     ):
         feed.start()  # decoding starts while the network is built
-        model = build(target)
+        model = build(target, lanes)
         environment = {"device": name_of(target), "engine": version(spec.network)}
         # ended before the feed that it reads
         with closing(encode(jobs, feed, model, spec, target, known or {})) as done:
@@ -343,8 +348,8 @@ def extract(
     log.info("%d videos to extract, %d cached, %d excluded", len(jobs), len(sources), len(excluded))
     if jobs:
 
-        def build(target: torch.device) -> BackboneBase:
-            model = _built(spec, weights, backbone, target)
+        def build(target: torch.device, lanes: Lanes) -> BackboneBase:
+            model = _built(spec, weights, backbone, target, lanes)
             needed = _bytes_needed(usable, jobs, spec, model.dim)
             forecast(out, needed, what=f"extract of {len(jobs)} videos", least=0.9 * needed)
             return model

@@ -14,6 +14,7 @@ from typing import Any
 from tad.core.errors import MissingError, TadError
 from tad.core.files import HashCache, digest
 from tad.core.ids import LABEL_EXTENSIONS
+from tad.core.lanes import MOST
 from tad.provenance import fingerprint
 from tad.provenance.sources import Sources
 from tad.settings.config import Config
@@ -156,6 +157,13 @@ class Workflow(PageInputs, RunInputs):
         """Return the CPU threads of train, detect, classify or pretrain, which are a setting and not the machine's."""
         settings = self._spec(stage, *self._names(wildcards))
         return int(getattr(settings, stage, settings).threads)
+
+    def share_of_cores(self, wildcards: Any, cores: int) -> int:
+        """Return the cores of each shard's extraction: their share if they are fewer than the cores, at most `MOST`.
+
+        The features do not depend on it.
+        """
+        return max(min(cores // len(self.videos.shards(wildcards.dataset)), MOST), 1)
 
     def code(self, stage: str, wildcards: Any) -> str:
         """Return the fingerprint of all code that the stage uses."""
