@@ -5,8 +5,9 @@
 Each case is a tiny detector, trained for a moment on three rendered videos, on one encoder: `demo`, the small R(2+1)D
 (random weights); `lite`, EfficientNet-Lite0 from its Python package; `i3d`, RGB stream on OpenVINO (random weights).
 Without --video a moving test pattern with noise is encoded first, as H.264. For each case the command runs once in a
-process of its own; then the same clips are decoded alone, and the network computes as many clips (or frames, if it
-sees single ones) from memory, with as many side by side as in the command. The bar: the command takes at most 1/0.9 of the slower of the two.
+process of its own; then the same clips are decoded alone, and the network computes as many clips (or frames, if it sees
+single ones) from memory, with as many side by side as in the command. The bar: the command takes at most 1/0.9 of the
+slower of the two.
 """
 
 import argparse
