@@ -50,11 +50,11 @@ def test_status_says_whether_all_was_survived(
     assert "older" not in written
     assert written.startswith("above\n")
     assert written.endswith("\nbelow\n")
-    assert given["b"] == pytest.approx(30, abs=0.5), "the heaviest comes first"
-    assert given["a"] == pytest.approx(40, abs=0.5), "a has the time that b did not use"
+    assert given["a"] == pytest.approx(10, abs=0.5), "the lightest comes first"
+    assert given["b"] == pytest.approx(40, abs=0.5), "b has the time that a did not use"
     printed = capsys.readouterr().out
     assert "| Title a" in printed
-    assert f"{SKIPPED}: the campaign b itself: no case in 30 s" in printed
+    assert f"{SKIPPED}: the campaign b itself: no case in 40 s" in printed
     if outcome != SURVIVED:
         assert f"{outcome}: two: why" in printed
 

@@ -99,7 +99,9 @@ def in_process(name: str, seconds: float) -> Result:
 def shared_out(
     weights: dict[str, float], budget: float, jobs: int, start: Callable[[str, float], Result]
 ) -> list[Result]:
-    """Run campaigns, `jobs` at a time, the heaviest first; time that one does not use is given to those after it.
+    """Run campaigns, `jobs` at a time; time that one does not use is given to those after it.
+
+    The lightest come first, so that each is tried on a slow machine too; the heaviest ones fill the time that is left.
 
     Args:
         weights: the campaigns' shares of the time, by name.
@@ -111,7 +113,7 @@ def shared_out(
         the results in the order of `weights`.
     """
     end = time.monotonic() + budget
-    left = sorted(weights, key=lambda name: -weights[name])
+    left = sorted(weights, key=weights.__getitem__)
     running: dict[Future[Result], float] = {}  # → when its time is over
     results: dict[str, Result] = {}
     with ThreadPoolExecutor(jobs) as pool:
