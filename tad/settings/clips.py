@@ -51,7 +51,7 @@ class NetworkSpec(Spec):
     channels_last: bool = Field(default=False, description="torch: channels-last memory format, faster in bfloat16")
     compile: bool = Field(default=False, description="torch: compile the network for its input shape (minutes, once)")
     threads: Count = Field(
-        default=1, description="CPU threads of the network, whatever the machine has; shards are computed in parallel"
+        default=1, description="CPU threads of the network, whatever the machine has; clips are computed in parallel"
     )
 
     @model_validator(mode="after")
