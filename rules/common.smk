@@ -20,19 +20,17 @@ from tad.workflow.videos import SHARD
 from tad.workflow.wanted import list_wanted
 from tad.workflow.warnings import since
 
-if workflow.is_main_process:
-    alive = clear_stale_locks()
-    if (
-        workflow.execution_settings and workflow.execution_settings.no_hooks
-    ):  # the list below would be that of an earlier run
-        WANTED.unlink(missing_ok=True)
-
-
 def dry_run():
     return workflow.dryrun
 
 
 try:
+    if workflow.is_main_process:
+        alive = clear_stale_locks()
+        if (
+            workflow.execution_settings and workflow.execution_settings.no_hooks
+        ):  # the list below would be that of an earlier run
+            WANTED.unlink(missing_ok=True)
     flow = Workflow(
         config,
         basedir=workflow.basedir,

@@ -110,11 +110,15 @@ def test_messages_that_matter_are_shown() -> None:
     tell(shown, "Building DAG of jobs...")
     tell(shown, "Nothing to be done (all requested files are present and up to date).")
     tell(shown, "config.yaml: runs.x: unknown key", logging.ERROR, event=LogEvent.ERROR)
-    tell(shown, str(LockException()), logging.ERROR, event=LogEvent.ERROR)
+    tell(shown, f"LockException:\n{LockException()}", logging.ERROR, event=LogEvent.ERROR)
+    error = (
+        'WorkflowError in file "rules/common.smk", line 44:\na.csv: no such file\n  File "x", line 44, in <module>\n'
+    )
+    tell(shown, error, logging.ERROR, event=LogEvent.ERROR)
     shown.close()
     assert out.getvalue().splitlines() == [
         "Nothing to be done (all requested files are present and up to date).", "config.yaml: runs.x: unknown key",
-        IN_USE,
+        f"tad run: {IN_USE}", "tad run: a.csv: no such file",
     ]  # fmt: skip
     assert refusal(f"LockException:\n{LockException()}") == IN_USE
 

@@ -5,6 +5,8 @@ import logging
 from pathlib import Path
 from typing import TextIO
 
+from tad.core.storage import storing
+
 log = logging.getLogger(__name__)
 LOCKED = "Directory cannot be locked"  # in Snakemake's message
 IN_USE = (
@@ -22,14 +24,19 @@ def clear_stale_locks(folder: Path = Path(".snakemake")) -> TextIO | None:
     Returns:
         the open file that holds the lock; keep a reference. None if the file system has no such locks; then nothing is
         removed.
+
+    Raises:
+        StorageError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = open(folder / "tad.alive", "a", encoding="utf-8")  # noqa: SIM115 - open until the process ends
+    path = folder / "tad.alive"
+    with storing(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open until the process ends
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         stale = sorted((folder / "locks").glob("*.lock"))
-        for path in stale:
-            path.unlink(missing_ok=True)
+        for lock in stale:
+            lock.unlink(missing_ok=True)
         if stale:
             log.warning("removed the locks of a run that was killed")
     except BlockingIOError:  # another process is running: its locks are valid

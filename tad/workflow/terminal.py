@@ -21,12 +21,14 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 from tad.settings.paths import path_of
 from tad.workflow import interrupt
-from tad.workflow.locks import IN_USE, LOCKED
+from tad.workflow.why import refusal
 
 RENEWED = 0.5  # seconds
 TAIL = 4096  # bytes of a log that are read for its last line
 LINE = re.compile(r"\d\d:\d\d:\d\d (?:INFO|WARNING|ERROR) (.*)")
 QUIET = ("Nothing to be done",)  # messages of Snakemake that are shown
+# exceptions of Snakemake that carry a message of `tad`, or are explained by `refusal`
+REWORDED = ("WorkflowError in file", "LockException")
 # messages about a failed job, which is reported with its log's last line, and whose command fills the screen
 COVERED = ("At least one job did not complete successfully", "CalledProcessError")
 
@@ -203,7 +205,9 @@ class LogHandler(LogHandlerBase):
         elif event == LogEvent.RUN_INFO:
             self.screen.total = int(facts["stats"].get("total", 0))
         elif event is None or event == LogEvent.ERROR:
-            text = IN_USE if LOCKED in record.getMessage() else record.getMessage()
+            text = record.getMessage()
+            if text.startswith(REWORDED):
+                text = f"tad run: {refusal(text)}"
             if any(part in text for part in COVERED):
                 self.screen.covered.append(text)
             elif record.levelno >= WARNING or text.startswith(QUIET):
