@@ -192,6 +192,15 @@ def test_snakemake_of_a_command_ends_with_it(tmp_path: Path) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
+def test_ctrl_c_before_the_command_has_started_is_one_line(tmp_path: Path) -> None:
+    """While its modules are imported: one of them raises what the signal would raise."""
+    program = "import sys\nclass Finder:\n def find_spec(self, name, *_):\n"
+    program += "  if name == 'tad.settings': raise KeyboardInterrupt\n"
+    program += "sys.meta_path.insert(0, Finder())\nfrom tad.__main__ import main\nsys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "tad: interrupted; nothing was done\n")
+
+
 def test_a_command_whose_workflow_has_ended_before_does_nothing(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()

@@ -231,7 +231,8 @@
     for (let k = Math.floor(toTime(0) / step); k * step <= toTime(width) + step; k += 1) {
       const at = toX(k * step);
       pen.fillRect(at, RULER - 8, 1, 6);
-      pen.fillText(TAD.clock(k * step, step < 1 ? 2 : 0), at + 3, RULER / 2 - 2);
+      const text = TAD.clock(k * step, step < 1 ? 2 : 0);
+      if (at + 3 + pen.measureText(text).width <= width) pen.fillText(text, at + 3, RULER / 2 - 2);
     }
   }
 

@@ -187,7 +187,7 @@
           mark: kind, sign: kind >= 0 ? TAD.KINDS[kind].sign : "", run: r, at: k});
       }
       const best = run.n > run.s.length ? `, the best ${run.s.length} of ${run.n} are on this page` : "";
-      list.push({title: `${shown(index.runs[r].name)}: ${items.length} detections${best}`, kind: "run", items});
+      list.push({title: `${shown(index.runs[r].name)}: ${items.length} ${items.length === 1 ? "detection" : "detections"}${best}`, kind: "run", items});
     }
     lanes.editable = state.edit;
     lanes.selected = chosen && list.flatMap((lane) => lane.items).find((item) => item.at === chosen.at && item.run === chosen.run) || null;
