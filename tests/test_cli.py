@@ -1,6 +1,7 @@
 """One word per stage, a light `--help`, one-line errors."""
 
 import inspect
+import logging
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from tad.commands.cli import build_parser, main
 from tad.commands.command_table import COMMANDS, GROUPS, Command
 from tad.commands.stages import ADAPTED
+from tad.core.progress import setup_logging
 from tad.settings.stage_table import STAGES, Argument
 
 ROOT = Path(__file__).parents[1]
@@ -126,6 +128,20 @@ def test_every_command_has_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
         words = " ".join(listed.split())
         for row in (*COMMANDS.values(), *STAGES.values()):
             assert f" {row.name} {row.help} " in f"{words} "
+
+
+@pytest.mark.parametrize(("terminal", "verbose", "level"), [
+    (True, False, logging.WARNING), (True, True, logging.DEBUG), (False, False, logging.INFO),
+])  # fmt: skip
+def test_the_stages_of_a_command_are_quiet_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, verbose: bool, level: int
+) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    setup_logging(verbose=verbose, quiet=COMMANDS["apply"].stages)
+    assert root.level == level
 
 
 def test_every_argument_has_a_help() -> None:

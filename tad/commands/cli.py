@@ -152,7 +152,7 @@ def _prepare(a: argparse.Namespace) -> None:
     """Set up logging, signals, output and the number of threads of this process."""
     from tad.core.progress import setup_logging
 
-    setup_logging(verbose=a.verbose)
+    setup_logging(verbose=a.verbose, quiet=isinstance(a.row, Command) and a.row.stages)
     clean_up_on_sigterm()
     end_with_supervisor()
     for stream in (sys.stdout, sys.stderr):  # a terminal may lack characters of file names and labels

@@ -25,6 +25,7 @@ class Command(NamedTuple):
         group: a key of `GROUPS`.
         device: whether the command has `--device`.
         actions: subcommands, instead of `call` and `arguments`.
+        stages: whether it runs stages, whose log lines about each file are not for a terminal.
         passes: the parameter that receives all words after the command unparsed, instead of `arguments`.
     """
 
@@ -36,6 +37,7 @@ class Command(NamedTuple):
     device: bool = False
     actions: tuple["Command", ...] = ()
     passes: str = ""
+    stages: bool = False
 
     def function(self) -> Callable[..., Any]:
         """Import the function that the command calls."""
@@ -127,7 +129,7 @@ _ROWS = (
                  default=0.9),
         text("--every", "look at files that grow again after this time, such as 5s"),
         CONFIG,
-    ), "run", device=True),
+    ), "run", device=True, stages=True),
     Command("stream", "detect actions while they happen: a file, a camera, a network stream or standard input",
             "commands.stream:stream", (
         TRAINED,
@@ -151,7 +153,7 @@ _ROWS = (
         path("--out", "folder to write: rankings, drafts as CSV and as a page"),
         argument("--top", "number of videos to draft", type=int, default=10),
         CONFIG,
-    ), "run", device=True),
+    ), "run", device=True, stages=True),
     Command("suggest", "suggest settings that fit the lengths of a data set's actions", "commands.suggest:suggest",
             (RUN, CONFIG), "run"),
     Command("sweep", "compare suppression settings on held-out videos",
@@ -161,7 +163,7 @@ _ROWS = (
         argument("--on", "videos to score on; train is optimistic and test peeks, which the output states",
                  choices=("held-out", "train", "test"), default="held-out"),
         CONFIG,
-    ), "run", device=True),
+    ), "run", device=True, stages=True),
     Command("zoo", "list the ready runs of the papers: inputs, missing files, published scores",
             "commands.zoo:zoo", (
         argument("names", "runs or data sets (default: all)", nargs="*", metavar="name"),

@@ -76,8 +76,14 @@ class _StandardError(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
-def setup_logging(*, verbose: bool = False) -> None:
-    """Log plain lines with times to standard error."""
+def setup_logging(*, verbose: bool = False, quiet: bool = False) -> None:
+    """Log plain lines with times to standard error.
+
+    Args:
+        verbose: also debug messages.
+        quiet: on a terminal, which shows bars instead, only warnings.
+    """
     handler = _StandardError()
     handler.setFormatter(_PlainLines("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=True)
+    level = logging.WARNING if quiet and sys.stderr.isatty() else logging.INFO
+    logging.basicConfig(level=logging.DEBUG if verbose else level, handlers=[handler], force=True)
