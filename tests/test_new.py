@@ -262,7 +262,7 @@ def test_odd_tables_are_said(videos: Path) -> None:
             "; give --unit frames, or convert them to seconds",
         ),
         (csv_of(ROWS), {"columns": ["video"]}, "write video=Clip, for example"),
-        (csv_of(ROWS), {"tool": "elan"}, "not valid XML"),
+        (csv_of(ROWS), {"tool": "elan"}, "is read as ELAN (.eaf); give --tool csv, or leave it out"),
         (csv_of(ROWS), {"tool": "excel"}, "annotation format 'excel'"),
         (csv_of(ROWS), {"backbone": "resnet"}, "--backbone resnet; "),
         (csv_of(ROWS), {"backbone": "s3d"}, "run: tad weights fetch s3d"),

@@ -53,6 +53,7 @@ OPTIONS = {
     "unit": "give --unit {value}",
     "where": "",
     "points": "give --points 2",
+    "tool": "give --tool {value}, or leave it out",
     "videos": "give the folder with the video files (--videos)",
 }
 

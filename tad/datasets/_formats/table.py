@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tad.annotations.table import Table, Video
-from tad.core.errors import TadError
+from tad.core.errors import Remedy, TadError
 from tad.core.file_kinds import other_kind
 from tad.core.ids import LABEL_EXTENSIONS
 from tad.core.strict_json import type_name
@@ -219,7 +219,13 @@ def read(source: Path, *, tool: str = "") -> Table:
     notes: dict[str, None] = {}
     paths = files_in(source)
     for path in paths:
-        table = _read_file(form, path)
+        try:
+            table = _read_file(form, path)
+        except TadError as error:
+            if tool and (other := _other(form, path)):
+                found = f"{path}: looks like {FORMATS[other].title}, and is read as {form.title}"
+                raise TadError(f"{found}; ", Remedy("tool", f"set `tool: {other}`", other)) from error
+            raise
         if form.halves and len(paths) > 1:
             table = _of_folder(table, path.parent.name)
         notes |= dict.fromkeys(table.notes)
@@ -227,6 +233,15 @@ def read(source: Path, *, tool: str = "") -> Table:
             videos[video_id] = _merged(videos[video_id], video, path, video_id) if video_id in videos else video
     labels = tuple(label for label in labels_of(videos) if label)
     return Table(name, labels, videos, notes=tuple(notes), source=str(source))
+
+
+def _other(form: Format, path: Path) -> str:
+    """Return the format that a file looks like if it is another one; empty otherwise."""
+    try:
+        name = _of_file(path)
+    except (TadError, OSError):
+        return ""
+    return "" if FORMATS[name] is form else name
 
 
 def _of_folder(table: Table, folder: str) -> Table:
