@@ -78,6 +78,17 @@ def _huge_shard(file: h5py.File) -> None:
     _huge_chunked(file["v1"], "feats")
 
 
+def _endless(make: Callable[[h5py.File], None]) -> bytes:
+    """An HDF5 file whose texts have free space of no length, in which HDF5 never arrives at the end."""
+    content = bytearray(_h5(make))
+    place = content.index(b"GCOL") + 16
+    while index := int.from_bytes(content[place : place + 2], "little"):
+        assert index < 1000
+        place += 16 + -(-int.from_bytes(content[place + 8 : place + 16], "little") // 8) * 8
+    content[place + 8 : place + 16] = bytes(8)
+    return bytes(content)
+
+
 def _expanded(*, times: int = 600_000_000) -> dict[str, Any]:
     import torch
 
@@ -120,6 +131,8 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes]]] = {
     "HDF5 chunked, 24 GB": ("HDF5 features of others", lambda: _h5(_huge_chunked)),
     "HDF5 contiguous, 24 GB": ("HDF5 features of others", lambda: _h5(_contiguous)),
     "HDF5 gzip, 3 GB": ("HDF5 features of others", lambda: _h5(_gzip_bomb)),
+    "shard, texts without an end": ("feature shard", lambda: _endless(_shard)),
+    "candidates, texts without an end": ("candidates", lambda: _endless(_candidates)),
     "shard, 24 GB": ("feature shard", lambda: _h5(_huge_shard)),
     "candidates, 8 GB": ("candidates", lambda: _h5(_wide_candidates)),
     "YAML aliases": ("YAML", ALIASES.encode),

@@ -53,9 +53,11 @@ def _videos_in(path: Path, ranges: list[tuple[int, int]]) -> list[str]:
                 videos.append(unquote(name.removesuffix("/feats")))
 
     try:
-        with h5py.File(path, "r") as file:
-            file.visititems(visit)
-    except DAMAGE:  # the damage is in the structure itself
+        with BlockFile(path) as blocks:
+            blocks.sealed = False  # the damaged ranges are known
+            with h5py.File(blocks, "r") as file:
+                file.visititems(visit)
+    except (*DAMAGE, DamagedError):  # the damage is in the structure itself
         return []
     return videos
 

@@ -23,6 +23,7 @@ from typing import Self
 
 from tad.core import formats
 from tad.core.errors import DamagedError
+from tad.core.heaps import broken_heap
 
 KEY = "tad_checksum"
 UNSEALED = "0" * 8  # the digits while the checksum is computed
@@ -199,8 +200,10 @@ class BlockFile:
         return self._at
 
     def readinto(self, out: memoryview) -> int:
-        """Read from the position on, with checks; see `read_at`."""
+        """Read from the position on, with checks; see `read_at` and `tad.core.heaps`."""
         done = self.read_at(self._at, memoryview(out).cast("B"))
+        if problem := broken_heap(self._file.fileno(), self._at, self._at + done):
+            raise self._found(problem)
         self._at += done
         return done
 

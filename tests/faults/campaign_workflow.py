@@ -82,14 +82,23 @@ class Chain:
         path.write_text(path.read_text().replace(*names))
 
     def finished(self) -> dict[str, int]:
-        """Return the files that Snakemake knows to be complete, with their modification times."""
+        """Return the files that Snakemake knows to be complete, with their modification times.
+
+        Those that an earlier change left behind do not count: they have to be made again.
+        """
         folder = self.folder / ".snakemake/incomplete"
         names = "".join(path.name for path in folder.rglob("*")) if folder.is_dir() else ""
         found = {}
-        for name in pipeline.content(self.folder):
-            if base64.b64encode(name.encode()).decode() not in names:
+        for name, content in pipeline.content(self.folder).items():
+            current = self.wanted[self.changed].get(name) == content
+            if current and base64.b64encode(name.encode()).decode() not in names:
                 found[name] = (self.folder / name).stat().st_mtime_ns
         return found
+
+    def reasons(self) -> str:
+        """Return why the jobs of the newest run were run, as Snakemake says it."""
+        lines = [line.strip() for line in self.text().splitlines()]
+        return "; ".join(line for line in lines if line.startswith(("rule ", "localrule ", "reason:")))[:1500]
 
     def made_again(self, before: dict[str, int]) -> str:
         """Return the files that were finished before a run and were made again or removed by it."""
@@ -204,7 +213,7 @@ def run(budget_seconds: float) -> list[Case]:
                 if not ended(process):
                     blame(TRACEBACK, f"Snakemake does not end after {name}: {chain.text().strip()[-300:]}")
                 if again := chain.made_again(before):
-                    blame(LOST, f"made again: {again}")
+                    blame(LOST, f"made again: {again}: {chain.reasons()}")
                 cases.append(Case(name, SURVIVED))
                 if "Traceback (most recent call last)" in chain.text() and not interrupted_start(chain):
                     blame(TRACEBACK, chain.text().strip().splitlines()[-1][:200])
@@ -214,7 +223,7 @@ def run(budget_seconds: float) -> list[Case]:
                     before = {}
                 continue
             if again := chain.made_again(before):
-                blame(LOST, f"made again: {again}")
+                blame(LOST, f"made again: {again}: {chain.reasons()}")
             if process.returncode != 0:
                 blame(LOST, f"the next run ended with {process.returncode}: {chain.text().strip()[-300:]}")
             else:

@@ -35,6 +35,7 @@ sys.path[:0] = [str(path) for path in (HERE, HERE.parent, HERE.parent / "workflo
 from cases import LOST, OUTCOMES, SILENT, SKIPPED, SURVIVED, TRACEBACK, Case  # noqa: E402
 
 BUDGET_SECONDS = 1080.0  # 18 of the 20 minutes that the whole target may take
+PATIENCE_SECONDS = 300.0  # of a campaign beyond twice its budget: cases take longer on a busy machine
 BEGIN, END = "<!-- fault table: begin -->", "<!-- fault table: end -->"
 BAD = (LOST, SILENT, TRACEBACK)
 
@@ -86,11 +87,16 @@ def in_process(name: str, seconds: float) -> Result:
     with tempfile.TemporaryDirectory(prefix="tad-faults-") as folder:
         report = Path(folder) / "report.json"
         words = [sys.executable, str(HERE / "run.py"), "--only", name, "--budget", str(seconds), "--out", str(report)]
-        done = subprocess.run(words, stdout=subprocess.DEVNULL, check=False)
+        try:
+            status = subprocess.run(
+                words, stdout=subprocess.DEVNULL, check=False, timeout=2 * seconds + PATIENCE_SECONDS
+            ).returncode
+        except subprocess.TimeoutExpired:  # a case hangs
+            status = None
         if report.exists():
             (cases,) = json.loads(report.read_text(encoding="utf-8")).values()
             return Result(name, title_of(name), [Case(**case) for case in cases], time.monotonic() - began)
-    note = f"its process ended with {done.returncode}"
+    note = f"it did not end in {2 * seconds + PATIENCE_SECONDS:.0f} s" if status is None else f"it ended with {status}"
     return Result(
         name, title_of(name), [Case(f"the campaign {name} itself", TRACEBACK, note)], time.monotonic() - began
     )
