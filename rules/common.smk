@@ -1,4 +1,5 @@
 # Helpers for the rules. Everything that can be unit-tested is in tad.workflow.rules.
+import os
 import shlex
 import sys
 import time
@@ -86,9 +87,10 @@ script_main = launched(
     "sys.path.insert(1, sys.argv[0].rpartition('/')[0])",
     "runpy.run_path(sys.argv[0], run_name='__main__')",
 )
+# The shell's own $PPID is 1 if this process is killed while the shell starts, and its job would be watched by nobody.
 shell.prefix(
     f"set -euo pipefail; {'unset PYTHONPATH; ' if in_conda else ''}export TAD_DEVICE={quoted(flow.device)}"
-    f" TAD_SUPERVISOR=$PPID TAD_WANTED={quoted(WANTED.absolute())}; "
+    f" TAD_SUPERVISOR={os.getpid()} TAD_WANTED={quoted(WANTED.absolute())}; "
     f'tad() {{{{ {tad_main} "$@"; }}}}; '
     f'workflow_script() {{{{ {script_main} {quoted(workflow.basedir)}/workflow_scripts/"$@"; }}}}; '
 )

@@ -171,6 +171,13 @@ def test_a_command_ends_with_its_workflow(victim: str, tmp_path: Path) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+def test_rules_name_their_snakemake_before_the_shell_starts() -> None:
+    """A shell that starts while Snakemake is killed has another parent, and its job would end with nobody."""
+    text = (Path(__file__).parents[1] / "rules/common.smk").read_text()
+    assert "TAD_SUPERVISOR={os.getpid()}" in text
+    assert "=$PPID" not in text
+
+
 def test_snakemake_of_a_command_ends_with_it(tmp_path: Path) -> None:
     """However the command ends, and without finishing its jobs first; a process without the variable lives on."""
     note = tmp_path / "note"

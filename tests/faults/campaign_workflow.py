@@ -231,7 +231,8 @@ def run(budget_seconds: float) -> list[Case]:
                 if apart := sorted(p for p in made.keys() | wanted.keys() if made.get(p) != wanted.get(p)):
                     lines = (chain.folder / TARGET).read_text().splitlines()
                     new = [line.strip() for line in lines if line not in chain.scores[chain.changed]]
-                    blame(LOST, f"other bytes: {', '.join(apart)[:200]}; new lines of map.json: {new}"[:600])
+                    said = f"other bytes: {', '.join(apart)[:200]}; new lines of map.json: {new}"[:600]
+                    blame(LOST, f"{said}; {chain.reasons()}")
                 elif remains := chain.remains():
                     blame(LOST, f"left over: {remains}")
             if last:
