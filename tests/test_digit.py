@@ -23,12 +23,14 @@ from tad.settings import plugins
 from tad.settings.config import Config
 from tad.settings.resolved import of_component
 from tad.settings.sections import DetectSpec, TrainSpec
+from tad.training.loop.compile import compile_networks
 
 ROOT = Path(__file__).parents[1]
 SMALL: dict[str, Any] = {
     "embed_dim": 32, "mlp_dim": 32, "heads": 2, "levels": 3, "encoder_layers": 2, "decoder_layers": 2,
 }  # fmt: skip
 STEPS = 160
+SIZES = [("thumos14", 20, 188_809_751), ("activitynet13", 200, 50_625_227), ("hacs", 200, 22_523_595)]
 
 
 def detector_of(*, rough: bool = False, **changes: Any) -> Any:
@@ -273,6 +275,29 @@ def test_queries_are_the_best_share_of_the_points() -> None:
         )
 
 
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.7, 1.0])
+def test_no_video_has_more_queries_than_there_is_space_for(share: float) -> None:
+    """One count is of tensors and one of numbers."""
+    network = detector_of(query_share=share).network
+    for length in range(4, 400, 4):
+        points = sum(length >> level for level in range(3))
+        assert network.most(length) == int(network.count(torch.tensor(points)))
+
+
+def test_a_compiled_network_and_half_precision_give_the_same_loss() -> None:
+    detector, x_BTC = detector_of(rough=True).train(), torch.randn(2, 40, 8, generator=rng())
+    batch = x_BTC, torch.tensor([40, 33]), [targets((3, 9, 0)), targets((11, 30, 1))]
+    plain = detector.loss(*batch)["total"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = detector.loss(*batch)["total"]
+    assert float(half.detach()) == pytest.approx(float(plain.detach()), rel=0.1)
+    compile_networks(detector, torch.device("cpu"), backend="aot_eager")
+    compiled = detector.loss(*batch)["total"]
+    assert float(compiled.detach()) == pytest.approx(float(plain.detach()), rel=1e-4)
+    compiled.backward()
+    assert all(bool(p.grad.isfinite().all()) for p in detector.parameters() if p.grad is not None)
+
+
 def planted(count: int, generator: torch.Generator) -> tuple[Tensor, list[Targets]]:
     """Windows of 64 snippets with some actions of two classes, each in a channel of its own."""
     x_BTC, wanted = 0.3 * torch.randn(count, 64, 8, generator=generator), []
@@ -320,6 +345,15 @@ def test_it_learns_and_detects_every_action_once() -> None:
     assert missed <= 0.12 * count
     assert twice <= 0.12 * count
     assert hits >= 0.9 * sum(len(one.scores_N) for one in found)
+
+
+@pytest.mark.parametrize(("dataset", "classes", "count"), SIZES)
+def test_published_sizes(dataset: str, classes: int, count: int) -> None:
+    """Counted in the published network, without the parts that have no effect there."""
+    with torch.device("meta"):
+        settings = laid("detectors", "digit", {}, dataset)
+        detector = plugins.build("detectors", "digit", settings, feature_dim=3200, num_classes=classes, max_length=2048)
+    assert sum(p.numel() for p in detector.parameters()) == count
 
 
 def test_nothing_is_suppressed_unless_asked_for() -> None:

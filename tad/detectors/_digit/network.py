@@ -81,13 +81,14 @@ class Network(nn.Module):
 
     def count(self, points: Tensor) -> Tensor:
         """Return the number of queries of videos with so many points."""
-        shares = (points * self.settings.query_share).long()
-        return shares.clamp(min=1, max=self.settings.max_queries)
+        # the share is a tensor because the exporter of graphs rounds Python's numbers to single precision
+        share = torch.tensor(self.settings.query_share, dtype=torch.float64, device=points.device)
+        return (points.double() * share).long().clamp(min=1, max=self.settings.max_queries)
 
     def most(self, length: int) -> int:
         """Return the most queries of a video that is padded to `length` snippets."""
         points = sum(length >> level for level in range(self.settings.levels))
-        return int(self.count(torch.tensor(points)))
+        return min(max(int(points * self.settings.query_share), 1), self.settings.max_queries)
 
     def forward(self, x_BTC: Tensor, lengths_B: Tensor, queries: int | None = None) -> Outputs:
         """Run the network.
