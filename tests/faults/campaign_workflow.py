@@ -27,6 +27,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 VICTIMS = ("everything", "Snakemake alone", "one job")
 SHORTEST = 1.0  # seconds before a kill
 SHARE = 0.3  # of an undisturbed run: the longest time before a kill. What was finished stays, so runs get to their end
+UNCONCERNED = ("results/videos/", f"results/features/{pipeline.DATASET}/{pipeline.FEATURES}/")  # by `Chain.change`
 EDIT = "\nEDITED = True\n"
 
 
@@ -84,15 +85,17 @@ class Chain:
     def finished(self) -> dict[str, int]:
         """Return the files that Snakemake knows to be complete, with their modification times.
 
-        Those that an earlier change left behind do not count: they have to be made again.
+        Those from before the last change do not count, as they may have to be made again, but for what no change concerns.
         """
         folder = self.folder / ".snakemake/incomplete"
         names = "".join(path.name for path in folder.rglob("*")) if folder.is_dir() else ""
         found = {}
-        for name, content in pipeline.content(self.folder).items():
-            current = self.wanted[self.changed].get(name) == content
+        change = (self.folder / "config.yaml").stat().st_mtime_ns
+        for name in pipeline.content(self.folder):
+            made = (self.folder / name).stat().st_mtime_ns
+            current = made > change or name.startswith(UNCONCERNED)
             if current and base64.b64encode(name.encode()).decode() not in names:
-                found[name] = (self.folder / name).stat().st_mtime_ns
+                found[name] = made
         return found
 
     def reasons(self) -> str:
