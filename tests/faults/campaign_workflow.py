@@ -85,7 +85,7 @@ class Chain:
     def finished(self) -> dict[str, int]:
         """Return the files that Snakemake knows to be complete, with their modification times.
 
-        Those from before the last change do not count, as they may have to be made again, but for what no change concerns.
+        Those from before the last change may have to be made again and do not count, unless no change concerns them.
         """
         folder = self.folder / ".snakemake/incomplete"
         names = "".join(path.name for path in folder.rglob("*")) if folder.is_dir() else ""
