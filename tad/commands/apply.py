@@ -64,7 +64,7 @@ def _folder(videos: Sequence[Path], work: Path) -> Path:
     listed = set(list_videos(folder).values())
     for path in videos:
         if path.is_file() and path.name not in listed:
-            raise TadError(f"{path}: the extension is not that of a video; rename it, for example to .mp4")
+            raise TadError(f"{path}: the extension is not that of a video; if it is one, rename it, such as to .mp4")
     return folder
 
 

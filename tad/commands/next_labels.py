@@ -48,13 +48,13 @@ def next_labels(
         raise TadError(f"--top {top}: give a number of videos, such as 10")
     settings = Config.read(config)
     row = settings.run(run)
-    request = Request.checked("csv,page", Path(out), score=None, precision=None, confidence=0.9)
     table_file = settings.table_file(settings.trainings(run)[0])
     if not table_file.is_file():
         raise TadError(f"{table_file}: no such file; train the run with `tad run {run}`")
     table = read_table(table_file)
     chosen = [Path(path) for path in videos] or _unlabelled(settings, row.dataset, table)
     trainings = trained_runs(run, settings, device)
+    request = Request.checked("csv,page", Path(out), score=None, precision=None, confidence=0.9)
     found: list[dict[str, Any]] = []
     for number, training in enumerate(trainings):
         applied = training.detect(chosen, training.work / f"detections-{number}.json")

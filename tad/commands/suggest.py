@@ -216,7 +216,7 @@ def _flow(value: Any) -> str:
 def suggest(run: str, *, config: Path = Path("config.yaml")) -> Iterator[str]:
     """Yield lines of YAML: the run's row with the suggested settings, and the reasons as comments.
 
-    Requires `results/annotations/<dataset>.json`.
+    Requires the table of annotations that `check` or, before it has run, `annotate` writes.
 
     Raises:
         TadError: the run is unknown, or its annotations have not been made yet.
@@ -228,8 +228,9 @@ def suggest(run: str, *, config: Path = Path("config.yaml")) -> Iterator[str]:
             f"run {run}: data set {row.dataset} has moments, and suggestions follow from the lengths of segments; set"
             " detector.reach and nms.window, in snippets, to the precision that you need (docs/methods/moments.md)"
         )
-    path = path_of("annotate", root=settings.root, dataset=row.dataset)
+    path = settings.table_file(run)  # with the durations of decoded videos, if they are
     if not path.is_file():
+        path = path_of("annotate", root=settings.root, dataset=row.dataset)
         make = command_of(path, root=settings.root)
         raise TadError(f"{path}: does not exist yet; make it with: {make}")
     run = run.partition("/")[0]  # strip the seed: <run>/seed-<k> → <run>
