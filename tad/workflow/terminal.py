@@ -24,6 +24,7 @@ from tad.workflow import interrupt
 from tad.workflow.why import refusal
 
 RENEWED = 0.5  # seconds
+WIDE = 80  # columns; a narrower terminal shows the last line of a log in place of its path
 TAIL = 4096  # bytes of a log that are read for its last line
 LINE = re.compile(r"\d\d:\d\d:\d\d (?:INFO|WARNING|ERROR) (.*)")
 QUIET = ("Nothing to be done",)  # messages of Snakemake that are shown
@@ -100,11 +101,15 @@ class Screen:
             jobs = list(self.jobs.values())
         lines = [Text(f"{self.done} of {self.total} jobs done, {clock(time.monotonic() - self.started)}", "bold")]
         for job in jobs:
-            line = Text(f"  {job.title}  {job.seconds}  ", no_wrap=True, overflow="ellipsis")
-            line.append(last_message(job.log), "cyan")
+            line = Text(f"  {job.seconds}  {job.title}", no_wrap=True, overflow="ellipsis")
+            said, second = last_message(job.log), Text("    ", no_wrap=True, overflow="ellipsis")
+            if said and self.console.width >= WIDE:
+                line.append(f"  {said}", "cyan")
             lines.append(line)
-            if job.log is not None:
-                lines.append(Text(f"    {job.log}", "dim", no_wrap=True, overflow="ellipsis"))
+            if said and self.console.width < WIDE:
+                lines.append(second.append(said, "cyan"))
+            elif job.log is not None:
+                lines.append(second.append(str(job.log), "dim"))
         return Group(*lines)
 
     def _say(self, text: str, style: str = "") -> None:
