@@ -2,18 +2,24 @@
 lost."""
 
 import hashlib
+import random
+import struct
 from collections import Counter
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import harm
+import numbered
 import pytest
 import video_tools as vt
 
 from tad.settings.stages import ProbeSpec
 from tad.video.probing import Decoder, examine
-from tad.video.reader import VideoError, open_video
+from tad.video.reader import VideoError, av, open_video
+from tad.video.structure import ASF_FILE, ENDS, lost_packets
+from tad.video.wholeness import lost_samples
 
 SPEC = ProbeSpec(dataset="d")
 SOURCES = ("h264.mp4", "sound.mp4", "h264.mkv", "mpeg4.avi", "h264.ts", "mpeg2.mpg", "hevc.mp4", "mpeg4.mkv")
@@ -121,3 +127,93 @@ def test_an_index_that_contradicts_its_own_count_is_damage(
     entry = examine(path, decoder, spec=SPEC)
     assert (entry["status"], entry["salvaged_frames"], entry["lost_frames"]) == ("damaged", 20, 40)
     assert "the header states 60 frames, 20 can be decoded" in entry["cause"]
+
+
+# -- structure of files whose decoders go on somewhere behind what they cannot read ------------------------------------
+
+KINDS = {
+    "a.flv": ("libx264", {}), "a.ts": ("libx264", {}), "a.gif": ("gif", {}),
+    "a.mp4": ("libx264", {"movflags": "frag_keyframe+empty_moov"}),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def structured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("structured")
+    contents = {}
+    for name, (codec, options) in KINDS.items():
+        with av.open(str(folder / name), "w", options=options) as container:
+            stream = container.add_stream(codec, rate=25, options={"g": "10"})
+            stream.width, stream.height, stream.pix_fmt = 96, 64, "rgb8" if codec == "gif" else "yuv420p"
+            stream.codec_context.thread_count = 1
+            for number in range(40):
+                picture = numbered.draw(number, width=96, height=64)
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                frame.pts, frame.time_base = number, Fraction(1, 25)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        contents[name] = (folder / name).read_bytes()
+    return contents
+
+
+def said(path: Path, data: bytes) -> str:
+    path.write_bytes(data)
+    return lost_samples(path) or "gaps" * lost_packets(path)
+
+
+def test_whole_files_have_a_whole_structure(structured: dict[str, bytes], tmp_path: Path) -> None:
+    ends = {"a.gif": bytes(300), "a.mp4": bytes(300)}  # room that a recorder has reserved
+    for name, data in structured.items():
+        assert not said(tmp_path / name, data), name
+        assert not said(tmp_path / name, data + ends.get(name, b"")), name
+    assert not said(tmp_path / "joined.ts", structured["a.ts"] * 3)  # recordings are joined like this
+
+
+@pytest.mark.parametrize("name", ["a.flv", "a.mp4", "a.ts"])
+def test_bytes_that_are_missing_or_too_many_are_noticed(
+    structured: dict[str, bytes], tmp_path: Path, name: str
+) -> None:
+    data, draw = structured[name], random.Random(0)
+    for _ in range(30):
+        at, size = int(draw.uniform(0.35, 0.85) * len(data)), draw.randint(13, 187)
+        assert said(tmp_path / name, data[:at] + data[at + size :]), (at, size)
+        assert said(tmp_path / name, data[:at] + b"\xa5" * size + data[at:]), (at, size)
+
+
+def test_a_block_that_a_gif_cannot_have_is_noticed(structured: dict[str, bytes], tmp_path: Path) -> None:
+    data = structured["a.gif"]
+    at = data.index(b"\x21\xf9\x04", len(data) // 2)  # the control block before a picture
+    assert said(tmp_path / "a.gif", data[:at] + b"\x55" + data[at + 1 :]) == f"its structure is broken at byte {at}"
+    assert said(tmp_path / "a.gif", data[:-1]) == ENDS
+
+
+def test_packets_of_windows_media_have_one_length(tmp_path: Path) -> None:
+    """A file in its bare structure: an object of the file's properties, and packets that begin alike."""
+    properties = ASF_FILE + struct.pack("<Q", 104) + bytes(68) + struct.pack("<III", 100, 100, 0)
+    header = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c") + struct.pack("<QIH", 30 + len(properties), 1, 0x201)
+    packets = (b"\x82\0\0" + bytes(range(97))) * 20
+    begin = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c") + struct.pack("<Q", 50 + len(packets)) + bytes(26)
+    assert not said(tmp_path / "a.wmv", header + properties + begin + packets)
+    for cut in (130, 1000, 1850):
+        changed = packets[:cut] + packets[cut + 7 :] + bytes(7)
+        assert "broken at byte" in said(tmp_path / "a.wmv", header + properties + begin + changed), cut
+
+
+def test_lost_packets_of_a_transport_stream_are_counted(structured: dict[str, bytes], tmp_path: Path) -> None:
+    packets = [structured["a.ts"][k : k + 188] for k in range(0, len(structured["a.ts"]), 188)]
+    part = [k for k, packet in enumerate(packets) if packet[1] & 31 == 1 and packet[2] == 0]  # of the pictures
+    for lost, gaps in ((part[4:5], 1), (part[4:6], 1), ([part[4], part[20]], 2)):
+        (tmp_path / "a.ts").write_bytes(b"".join(packet for k, packet in enumerate(packets) if k not in lost))
+        assert lost_packets(tmp_path / "a.ts") == gaps
+
+
+def test_a_recording_that_ends_within_a_tag_is_not_lost(
+    structured: dict[str, bytes], decoder: Decoder, tmp_path: Path
+) -> None:
+    """Of an FLV whose last tag is cut only that is lost; its header tells whether it is more."""
+    data = structured["a.flv"]
+    (tmp_path / "cut.flv").write_bytes(data[:-30])
+    entry = examine(tmp_path / "cut.flv", decoder, spec=SPEC)
+    assert (entry["status"], entry["frames"] >= 38) == ("flawed", True), entry["cause"]
+    (tmp_path / "half.flv").write_bytes(data[: len(data) // 2])
+    assert examine(tmp_path / "half.flv", decoder, spec=SPEC)["status"] == "damaged"

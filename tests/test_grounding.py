@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from metrics_cases import script_ap, script_tiou
 
 from tad.commands.cli import main
+from tad.core.errors import TadError
 from tad.core.files import read_json
-from tad.metrics.grounding import by_length, retrieval
+from tad.metrics.grounding import by_length, read_durations, retrieval
 
 TIOU = [0.5, 0.7]
 
@@ -108,6 +109,16 @@ def test_windows_that_cannot_be_right_are_counted(
     assert any(said in warning for warning in document["warnings"])
     odd = document["windows"]
     assert (odd["reversed"]["annotated"], odd["reversed"]["predicted"], odd["times"]["end_beyond"]) == counts
+
+
+@pytest.mark.parametrize("duration", ["150", -1, [150], True])
+def test_a_duration_that_is_no_number_is_refused(tmp_path: Path, duration: Any) -> None:
+    """Windows could not be compared with their video."""
+    truth = {"qid": 7, "vid": "a", "duration": duration, "relevant_windows": [[2, 14]]}
+    path = tmp_path / "truth.jsonl"
+    path.write_text(json.dumps(truth), encoding="utf-8")
+    with pytest.raises(TadError, match=r"truth.jsonl: line 1: duration .* is not a number of seconds; write one"):
+        read_durations(path)
 
 
 def test_files_of_the_published_layout(tmp_path: Path, capsys: Any) -> None:

@@ -24,7 +24,8 @@ from tad.video.health import contradictions, judge
 from tad.video.probing import Decoder, examine, is_variable, rate_of
 from tad.video.pyav_reader import Tally
 from tad.video.reader import open_video
-from tad.video.wholeness import BROKEN, ENDS, PARTIAL, lost_samples
+from tad.video.structure import BROKEN, ENDS, PARTIAL
+from tad.video.wholeness import lost_samples
 
 HEADER = Header(64, 48, 100, 25.0, "h264", "yuv420p", False, 1.0, "mov,mp4", 4.0, 0, 1)
 TIMES = np.arange(100) / 25
@@ -53,6 +54,9 @@ def test_the_verdict_follows_the_share(frames: int, flagged: int, lost: int, cut
     (Tally(end=4.0), TIMES, {"frames": 101}, ""),
     (Tally(end=4.0), TIMES, {"duration": 9.0}, "the header states 9.00 s, the last frame ends after 4.00 s"),
     (Tally(end=4.0), TIMES, {"duration": 9.0, "audio": True}, ""),  # that of the sound
+    (Tally(end=3.5), TIMES, {"duration": 4.0}, "the header states 4.00 s, the last frame ends after 3.50 s"),
+    (Tally(end=3.7), TIMES, {"duration": 4.0}, ""), (Tally(end=29.1), TIMES, {"duration": 30.0}, ""),
+    (Tally(end=0.92), TIMES, {"duration": 1.0}, ""),  # two frames
     (Tally(end=4.0), TIMES, {"duration": 104.0, "begin": 100.0, "container": "matroska,webm"}, ""),
     (Tally(end=4.0), TIMES, {"duration": 110.0, "begin": 100.0}, "states 10.00 s, the last frame ends after 4.00 s"),
     (Tally(end=9.0), TIMES, {"duration": 4.0, "audio": True}, "states 4.00 s, the last frame ends after 9.00 s"),

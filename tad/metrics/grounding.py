@@ -69,12 +69,19 @@ def read_queries(path: Path, key: str, width: int) -> dict[str, Windows]:
 
 
 def read_durations(path: Path) -> dict[str, float]:
-    """Read query id → duration of its video in seconds, of the lines that state one (`duration`)."""
+    """Read query id → duration of its video in seconds, of the lines that state one (`duration`).
+
+    Raises:
+        TadError: a duration is neither a positive number nor null; the message names the line.
+    """
     durations = {}
-    for _, entry in _lines(path):
+    for where, entry in _lines(path):
         duration: Any = entry.get("duration") if isinstance(entry, dict) else None
-        if _is_number(duration) and duration > 0:
-            durations[str(entry.get("qid"))] = float(duration)
+        if duration is None:
+            continue
+        if not _is_number(duration) or duration <= 0:
+            raise TadError(f"{where}: duration {duration!r:.40} is not a number of seconds; write one, or leave it out")
+        durations[str(entry.get("qid"))] = float(duration)
     return durations
 
 

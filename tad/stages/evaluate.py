@@ -58,10 +58,12 @@ def _protocol(result: Evaluation, rules: Protocol, name: str) -> dict[str, Any]:
     """Return the protocol's rules, and whether the split has the numbers of videos and instances that it defines."""
     complete = rules.videos in (0, result.videos) and rules.instances in (0, sum(result.instances))
     if not complete:
+        counts = {"videos": (rules.videos, result.videos), "instances": (rules.instances, sum(result.instances))}
+        defined = " and ".join(f"{wanted} {what}" for what, (wanted, _) in counts.items() if wanted)
+        found = " and ".join(str(there) for wanted, there in counts.values() if wanted)
         log.warning(
-            "protocol %s is defined for %d videos and %d instances, but these annotations have %d and %d (map.json:"
-            " protocol.complete)",
-            *(name, rules.videos, rules.instances, result.videos, sum(result.instances)),
+            "protocol %s is defined for %s, but these annotations have %s (map.json: protocol.complete)",
+            *(name, defined, found),
         )
     return {"name": name, **rules.model_dump(mode="json"), "complete": complete}
 

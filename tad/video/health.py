@@ -14,7 +14,7 @@ import numpy as np
 
 from tad.video.base import Header
 from tad.video.pyav_reader import Tally
-from tad.video.wholeness import BROKEN, ENDS, PARTIAL
+from tad.video.structure import BROKEN, ENDS, PARTIAL
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +22,9 @@ log = logging.getLogger(__name__)
 EQUAL_TIMES = 0.02  # fraction of frames with the same time as the previous frame
 HEADER_SHARE, HEADER_FRAMES = 0.02, 2.5  # difference between the frame count of the header and the decoded frames
 SPAN_SHARE, SPAN_SECONDS = 0.02, 1.0  # seconds of the header's duration after the last frame, without audio
+SHORT_SHARE, SHORT_FRAMES = 0.1, 2.5  # the same of a video of a few seconds
 # containers whose header states the duration, written when the file was finished
-TOLD_DURATION = ("mov", "matroska", "avi", "asf")
+TOLD_DURATION = ("mov", "matroska", "avi", "asf", "flv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +98,9 @@ def contradictions(times: np.ndarray, header: Header, tally: Tally, *, edits: bo
     told = header.duration if header.container.partition(",")[0] in TOLD_DURATION else 0.0
     if abs(tally.end - told) > abs(tally.end - told + header.begin):  # counted from time 0 instead of the first frame
         told -= header.begin
-    off = tally.end - told if header.audio else abs(tally.end - told)  # the sound may end later
-    if told and off > max(SPAN_SECONDS, SPAN_SHARE * told):
+    late, early = tally.end - told, 0.0 if header.audio else told - tally.end  # the sound may end later
+    most, few = max(SPAN_SECONDS, SPAN_SHARE * told), SHORT_FRAMES / (header.rate or SHORT_FRAMES)
+    if told and (late > most or early > max(min(most, max(SHORT_SHARE * told, few)), SPAN_SHARE * told)):
         problems.append(f"the header states {told:.2f} s, the last frame ends after {tally.end:.2f} s")
     return problems
 

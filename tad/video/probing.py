@@ -22,7 +22,8 @@ from tad.settings.stages import ProbeSpec
 from tad.video.containers import has_edit_list, unfollowed_edits
 from tad.video.health import contradictions, judge, lost_unseen, missing_samples
 from tad.video.scanning import POINTS, Scan, scan
-from tad.video.wholeness import ENDS, lost_samples
+from tad.video.structure import ENDS, lost_packets
+from tad.video.wholeness import lost_samples
 
 log = logging.getLogger(__name__)
 
@@ -248,7 +249,7 @@ def examine(path: Path, decoder: Decoder, *, spec: ProbeSpec) -> dict[str, Any]:
         unseen, wrong = lost_unseen(truth.times, header, tally)
         missing, tally.flagged = max(missing, unseen), max(tally.flagged, wrong if cut != ENDS else 0)
     problems = contradictions(truth.times, header, tally, edits=edit_list)
-    problems += filter(None, [unfollowed_edits(path, shown=truth.frames > 0)])
+    problems += filter(None, [unfollowed_edits(path, shown=truth.frames > 0), _gaps(path, tally.restarts)])
     health = judge(truth.frames, tally, missing=missing, cut=cut, problems=problems, most=spec.most_flawed)
     if health.status == "damaged":
         return damaged(health.cause, salvaged=truth.frames - tally.flagged) | health.entry()
@@ -269,6 +270,12 @@ def examine(path: Path, decoder: Decoder, *, spec: ProbeSpec) -> dict[str, Any]:
         "clock_restarts": tally.restarts, "reader": reader, "reader_cause": reader_cause, "notes": _notes(path, truth),
         "salvaged_frames": truth.frames - tally.flagged, **health.entry(),
     }  # fmt: skip
+
+
+def _gaps(path: Path, restarts: int) -> str:
+    """Return that packets of a transport stream are missing; recordings may have been joined where a clock restarts."""
+    gaps = lost_packets(path) - restarts
+    return f"its packets have {gaps} gaps, where parts of the stream are missing" if gaps > 0 else ""
 
 
 def _notes(path: Path, truth: Scan) -> list[str]:

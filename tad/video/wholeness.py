@@ -2,8 +2,9 @@
 
 The containers are parsed here because decoders do not report truncation: a truncated AVI or Matroska file simply ends.
 Bytes after the last element are ignored, as is a truncated index after the last sample. In formats that declare no
-length (transport and program streams, FLV), truncation is undetectable except within a packet. Sources: ISO/IEC
-14496-12 (boxes), Matroska/EBML (RFC 8794, RFC 9559), RIFF/OpenDML, Ogg (RFC 3533), GIF89a, Advanced Systems Format.
+length (transport and program streams, FLV), truncation is undetectable except within a packet; FLV's header may state
+its duration. Sources: ISO/IEC 14496-12 (boxes), Matroska/EBML (RFC 8794, RFC 9559), RIFF/OpenDML, Ogg (RFC 3533),
+Advanced Systems Format. Further checks are in `tad.video.structure`.
 """
 
 import struct
@@ -13,17 +14,15 @@ from typing import BinaryIO
 import numpy as np
 
 from tad.video.containers import top_boxes
+from tad.video.structure import BROKEN, ENDS, PARTIAL, TS_PACKETS, TS_SYNC, asf_packets, flv, fragments, gif
 
 EBML, SEGMENT, CLUSTER = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
 ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
-TS_SYNC, TS_PACKETS = 0x47, (188, 192, 204)
 CLUSTER_BLOCKS = frozenset({0xA3, 0xA0, 0xE7, 0xA7, 0xAB, 0xEC, 0xBF, 0xAF, 0x5854})
 TS_AT_ONCE = 1 << 14
 LARGEST_RIFF = 1 << 30  # OpenDML writers disagree about larger values of the size field
 OGG_TAIL = 1 << 17
-BROKEN, ENDS = "its structure is broken at byte {}", "the file ends within its samples"
-PARTIAL = "its last packet is not whole"  # whether more packets are missing is unknown
 
 
 def lost_samples(path: Path) -> str:
@@ -40,8 +39,9 @@ def lost_samples(path: Path) -> str:
         if head[:4] == b"OggS":
             return _ogg(handle, size)
         if head[:6] in (b"GIF87a", b"GIF89a"):
-            handle.seek(max(size - 16, 0))
-            return "" if b"\x3b" in handle.read() else ENDS
+            return gif(handle, size)
+        if head[:4] == b"FLV\x01":
+            return flv(handle, size)
         for packet in TS_PACKETS:
             first = 4 if packet == 192 else 0
             if len(head) > first + 3 * packet and all(head[first + k * packet] == TS_SYNC for k in range(4)):
@@ -57,6 +57,8 @@ def _movie(handle: BinaryIO, size: int) -> str:
     """
     boxes = list(top_boxes(handle, size))
     kinds = {kind for kind, _, _ in boxes}
+    if b"moof" in kinds and (broken := fragments(handle, size)):
+        return broken
     if not boxes or boxes[-1][2] <= size or boxes[-1][0] not in (b"mdat", b"moov", b"moof"):
         return ""
     return ENDS if boxes[-1][0] != b"mdat" or b"moov" not in kinds or b"moof" in kinds else ""
@@ -181,7 +183,7 @@ def _asf(handle: BinaryIO, size: int) -> str:
         kind = handle.read(16)
         length = struct.unpack("<Q", handle.read(8))[0]
         if kind == ASF_DATA:
-            return ENDS if at + length > size else ""
+            return ENDS if at + length > size else asf_packets(handle, at, at + length)
         if length < 24:
             return BROKEN.format(at)
         at += length
