@@ -172,9 +172,11 @@ def ended(process: subprocess.Popen[bytes]) -> bool:
 
 
 def interrupted_start(chain: Chain) -> bool:
-    """Return whether the traceback is that of Snakemake, which SIGINT ends with one before it has jobs."""
-    text = chain.text()
-    return text.strip().endswith("KeyboardInterrupt") and f'File "{chain.folder}/tad/' not in text
+    """Return whether the traceback is that of Snakemake, which SIGINT ends with one while it reads the rules.
+
+    `tad run` prints one line then.
+    """
+    return chain.text().strip().endswith("KeyboardInterrupt")
 
 
 def _words(pid: int) -> list[str]:
