@@ -59,7 +59,26 @@ def test_names_of_runs_are_targets_and_the_videos_are_counted(folder: Path, monk
     monkeypatch.setattr(module.subprocess, "run", planned)
     lines = list(why(["kitchen"]))
     assert "results/kitchen/map.json" in asked[0]
-    assert lines[-1] == "1 jobs in all: probe 1 (8 videos to decode)"
+    assert lines[-1] == "1 job in all: probe 1 (8 videos to decode)"
+
+
+def test_another_folder_s_configuration_is_planned_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths in config.yaml are relative to its folder, and so are targets."""
+    asked = []
+
+    def planned(command: list[str], **how: object) -> subprocess.CompletedProcess[str]:
+        asked.append((command, how["cwd"]))
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(module.subprocess, "run", planned)
+    monkeypatch.chdir(folder.parent)
+    (folder / "mine.csv").touch()
+    config = Path(folder.name, "config.yaml")
+    assert list(why(["kitchen", "mine.csv"], config=config)) == ["kitchen mine.csv: up to date, nothing would run"]
+    ((command, cwd),) = asked
+    assert cwd == Path(folder.name)
+    assert {"results/kitchen/map.json", "mine.csv"} <= set(command)
+    assert "--configfile" not in command
 
 
 def test_shells_complete_runs(folder: Path) -> None:

@@ -62,7 +62,8 @@ class Detections(Sequence[Detection]):
     def __repr__(self) -> str:
         best = f", best {self.rows[0].label} ({self.rows[0].score:.2f})" if len(self.videos) == 1 and self.rows else ""
         left = f", {len(self.excluded)} excluded" if self.excluded else ""
-        return f"<{len(self.rows)} detections in {len(self.videos)} videos{left}{best}>"
+        count = f"{len(self.rows)} detection{'s' * (len(self.rows) != 1)}"
+        return f"<{count} in {len(self.videos)} video{'s' * (len(self.videos) != 1)}{left}{best}>"
 
     def above(self, score: float) -> "Detections":
         """Return the detections with at least this score."""

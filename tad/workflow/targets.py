@@ -30,15 +30,15 @@ def check_targets(targets: Iterable[str], config: Config) -> None:
     """Check that the workflow can make the targets, before it is planned.
 
     Args:
-        targets: rules, and files relative to the current folder, which is that of config.yaml.
+        targets: rules, and files relative to the folder of config.yaml.
         config: the configuration.
 
     Raises:
         TadError: no rule has the name, or no stage writes the file, or its run, data set or features are unknown.
     """
     for target in targets:
-        path = Path(os.path.relpath(target))
-        if target in RULES or path.exists():
+        path = Path(os.path.relpath(config.root / target, config.root))
+        if target in RULES or (config.root / path).exists():
             continue
         names = wildcards_of(path)
         if names is None:

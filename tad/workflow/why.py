@@ -102,7 +102,8 @@ def differs(module: str, old: str | None, new: str | None) -> str:
 
 def _changed(job: Job, config: Config) -> list[str]:
     """List the differences of settings and code from the stamp of the job's output."""
-    output = next((Path(o) for o in job.outputs if Path(o).suffix in STAMPED and Path(o).exists()), None)
+    files = [config.root / name for name in job.outputs]
+    output = next((file for file in files if file.suffix in STAMPED and file.exists()), None)
     if job.rule not in STAGES or output is None:
         return []
     try:
@@ -179,20 +180,20 @@ def _videos(jobs: list[Job], config: Config) -> str:
 def planned(targets: list[str], *, config: Path = Path("config.yaml")) -> list[Job]:
     """Return the jobs that would run for the targets; empty if everything is up to date.
 
-    A target is a file below results/, or the name of a run, which stands for its score.
+    A target is a file below results/, or the name of a run, which stands for its score. Both are meant in the folder of
+    the configuration.
 
     Raises:
         TadError: Snakemake cannot plan the targets; the message is Snakemake's own, shortened.
     """
-    extra = [] if config == Path("config.yaml") else ["--configfile", str(config)]
-    if not Path("Snakefile").is_file():
-        extra += ["--snakefile", str(workflow_file("Snakefile"))]
+    extra = [] if config.name == "config.yaml" else ["--configfile", config.name]
     settings = Config.read(config)
-    runs = settings.file.runs
-    targets = [str(path_of("evaluate", run=t)) if t in runs and not Path(t).exists() else t for t in targets]
+    runs, root = settings.file.runs, settings.root
+    targets = [str(path_of("evaluate", run=t)) if t in runs and not (root / t).exists() else t for t in targets]
     check_targets(targets, settings)
     command = [*python_module("snakemake"), *targets, "--dry-run", "--nocolor", *extra]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command += ["--snakefile", str(workflow_file("Snakefile"))]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode:
         raise TadError(f"snakemake cannot plan {' '.join(targets)}: {refusal(done.stdout + done.stderr)}")
     return [job for job in parse_dry_run(done.stdout + done.stderr) if job.rule != "all"]
@@ -214,4 +215,4 @@ def why(targets: list[str], *, config: Path = Path("config.yaml")) -> Iterator[s
     yield from _explained(jobs, settings)
     counts = Counter(job.rule for job in jobs)
     rules = ", ".join(f"{rule} {count}" for rule, count in counts.items())
-    yield f"{len(jobs)} jobs in all: {rules}{_videos(jobs, settings)}"
+    yield f"{len(jobs)} job{'s' * (len(jobs) != 1)} in all: {rules}{_videos(jobs, settings)}"
