@@ -262,6 +262,20 @@ def test_a_setting_does_not_hide_the_unit_of_a_column(tmp_path: Path, column: st
     assert said in message
 
 
+@pytest.mark.parametrize(
+    ("header", "unit", "start", "said"),
+    [("start_ms,end_ms", "seconds", 1000.0, "seconds, as the setting unit says, although their columns say millis"),
+     ("start_ms,end_ms", "", 1.0, "times are milliseconds, as their columns say"),
+     ("start_s,end_s", "clock", 1000.0, "")],
+)  # fmt: skip
+def test_what_decides_about_the_unit_is_said(tmp_path: Path, header: str, unit: str, start: float, said: str) -> None:
+    table = read_as("csv", write(tmp_path, f"video,{header},label\na,1000,2000,x\n"), unit=unit, split="train")
+    assert table.videos["a"].instances[0].start == start
+    notes = [note for note in table.notes if note.startswith("times are")]
+    assert len(notes) == bool(said)
+    assert said in "".join(notes)
+
+
 def test_settings_may_be_typed_in_another_unicode_form(tmp_path: Path) -> None:
     """What names columns, splits or videos is composed; the names of files are not."""
     text = "fichier,de\u0301but,fin,étiquette,partie\ncafé,1,2,run,été\n"

@@ -111,7 +111,10 @@ class _Reader:
 def _notes(columns: Columns, sheet: Sheet, reader: _Reader) -> tuple[str, ...]:
     """Describe accepted deviations from the format of docs/datasets.md, for the log."""
     notes = [f"column '{theirs}' is {ours}" for ours, theirs in columns.taken.items()]
-    if columns.unit and columns.unit != "seconds":
+    used = "seconds" if reader.times.unit == "clock" else reader.times.unit
+    if columns.unit and columns.unit != used:
+        notes.append(f"times are {used}, as the setting unit says, although their columns say {columns.unit}")
+    elif columns.unit and columns.unit != "seconds":
         notes.append(f"times are {columns.unit}, as their columns say")
     notes += sheet.notes
     if sheet.decomposed:
