@@ -148,7 +148,7 @@ def test_what_is_certain_is_read_and_said(name: str, tmp_path: Path, caplog: pyt
     assert segments(table) == [(v, pytest.approx(s), pytest.approx(e), x) for v, s, e, x in EXPECTED]
     assert {v: video.split for v, video in table.videos.items()} == {"a": "train", "b": "train", "c": "test"}
     warnings = [r.message for r in caplog.records if r.levelno == logging.WARNING]
-    lines = [line for line in warnings if "accepted despite an unusual format" in line]
+    lines = [line for line in warnings if "is read with these conversions" in line]
     assert len(lines) == 1
     assert said in lines[0]
     assert any(said in note for note in table.notes)

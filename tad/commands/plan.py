@@ -343,6 +343,7 @@ def plan(run: str, *, config: Path = Path("config.yaml"), device: str = "auto") 
         yield f"{run}: up to date, nothing would run"
         return
     log = logging.getLogger("tad")
+    log.info("%s: stages that have not run yet are tried on a small sample; this takes a minute", run)
     before = log.level
     log.setLevel(logging.ERROR)  # the stages of the trial would report what their real run will report
     try:

@@ -9,6 +9,7 @@ The folder holds no path outside it, so it may be copied to another machine:
     detector.onnx             the detector for other programs (docs/export.md)
 """
 
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,6 +32,7 @@ from tad.settings.paths import command_of, path_of
 from tad.settings.rows import FeatureRow, RunRow
 from tad.weights.published import PACKAGE, weight_files, weights_identity, weights_of
 
+log = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from tad.layers.contract import DetectorBase
 
@@ -282,6 +284,7 @@ def _write_onnx(writer: _Writer, stages: Mapping[str, Any], labels: list[str]) -
     }  # fmt: skip
     if index := stages.get(f"index {writer.row.features}"):
         facts["frames"] = index["frames"]  # their rate, size and modality
+    log.info("%s: written and compared with the network; this takes a minute", writer.out / ONNX)
     try:
         write_graph(_detector(writer, spec.get("adapters"), len(labels)), writer.out / ONNX, facts=facts)
     except Ungraphable as error:

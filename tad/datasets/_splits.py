@@ -11,6 +11,8 @@ from tad.core.errors import TadError
 from tad.datasets._parse import SPLIT_NAMES, beside, labels_of, read_labels, read_split_file
 from tad.datasets._settings import DrawnSplit, StatedSplits
 
+DRAWN = "(test_share, split_seed)"  # the settings of a drawn split, at the end of the note about it
+
 
 def draw_test(
     videos: Mapping[str, Video], *, share: float, seed: int, unassigned: Collection[str]
@@ -53,7 +55,7 @@ def draw_test(
         video_id: replace(video, split="test" if video_id in test else "train") if video_id in pool else video
         for video_id, video in videos.items()
     }
-    return drawn, f"{len(test)} of {len(pool)} videos drawn into test, the others into train (test_share, split_seed)"
+    return drawn, f"{len(test)} of {len(pool)} videos drawn into test, the others into train {DRAWN}"
 
 
 def split_and_label(

@@ -20,6 +20,7 @@ from tad.core.garbage import collection_paused
 from tad.core.ids import LABEL_EXTENSIONS
 from tad.core.storage import forecast
 from tad.datasets._parse import beside
+from tad.datasets._splits import DRAWN
 from tad.provenance.stamps import stamp
 from tad.settings import plugins
 from tad.settings.stages import AnnotateSpec
@@ -54,10 +55,11 @@ def _inputs(source: Path, spec: AnnotateSpec) -> dict[str, str]:
 
 
 def _report(table: Table) -> None:
-    if table.notes:
-        log.warning(
-            "%s: %s: accepted despite an unusual format: %s", table.dataset, table.source, "; ".join(table.notes)
-        )
+    asked = [note for note in table.notes if note.endswith(DRAWN)]  # by a setting, so it needs no attention
+    for note in asked:
+        log.info("%s: %s", table.dataset, note)
+    if others := [note for note in table.notes if note not in asked]:
+        log.warning("%s: %s is read with these conversions: %s", table.dataset, table.source, "; ".join(others))
     for sentence in (*doubts(table), *missing_splits(table)):
         log.warning("%s: %s", table.dataset, sentence)
     counts = table.counts()
