@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -28,10 +29,12 @@ def tad(folder: Path, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
+OPTIONS = ("--videos", "clips", "--labels", "labels.csv", "--offline", "--backbone", "r2plus1d_small")
+
+
 def start(folder: Path) -> str:
     """Start a project with the encoder that needs the most jobs: it is trained first."""
-    options = ("--videos", "clips", "--labels", "labels.csv", "--offline", "--backbone", "r2plus1d_small")
-    return tad(folder, "new", "kitchen", *options)
+    return tad(folder, "new", "kitchen", *OPTIONS)
 
 
 def planned(folder: Path) -> list[str]:
@@ -137,3 +140,29 @@ def test_the_same_command_again_goes_on(project: Path) -> None:
     assert tables(project) == before
     assert "check: 8 videos decoded" in start(project)
     assert (project / "config.yaml").read_bytes() == config
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "reached", ["config.yaml", "results/videos/kitchen/logs", "results/videos/kitchen/00-of-01.json"]
+)
+def test_a_killed_start_is_finished_by_the_same_command(
+    started: Path, tmp_path: Path, number: signal.Signals, reached: str
+) -> None:
+    """It is killed as soon as a file exists, alone, as by a supervisor; then at once the same command again."""
+    folder = tmp_path / "project"
+    shutil.copytree(started / "clips", folder / "clips")
+    shutil.copy(started / "labels.csv", folder)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tad", "new", "kitchen", *OPTIONS]
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+    while not (folder / reached).exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.wait(PATIENCE) == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+    assert "check: 8 videos decoded" in start(folder)
+    assert tables(folder) == tables(started)
+    assert (folder / "config.yaml").read_bytes() == (started / "config.yaml").read_bytes()
+    assert not list(folder.rglob("*.partial-*"))
+    assert not {"annotate", "check", "probe"} & set(planned(folder))
