@@ -21,6 +21,7 @@ from tad.workflow.videos import SHARD
 from tad.workflow.wanted import list_wanted
 from tad.workflow.warnings import since
 
+
 def dry_run():
     return workflow.dryrun
 
