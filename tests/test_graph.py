@@ -10,9 +10,9 @@ import pytest
 import torch
 from component_tools import laid
 
+from tad.core.errors import TadError
 from tad.detectors import _graph
 from tad.detectors._graph import (
-    BAR,
     check_installed,
     compare,
     examples,
@@ -32,6 +32,7 @@ from tad.settings.adapters import AdaptersSpec
 from tad.settings.stages import Plugin
 from tad.training.adapted import build_adapted
 
+BAR = DetectorBase.graph_bar
 SIZES = {"feature_dim": 6, "num_classes": 3, "max_length": 32}
 SMALL = {
     "embed_dim": 32, "head_dim": 16, "mlp_dim": 16, "regression_ranges": [[0, 4], [4, 10000]],
@@ -280,6 +281,21 @@ def test_a_detector_without_a_graph_says_why(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(Ungraphable, match=r"^its weights have 0\.0 GB, and a file holds at most 2 GB$"):
         write_graph(detector, tmp_path / "detector.onnx", facts={})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("bar", "written"), [(1e-3, True), (1e-9, False)])
+def test_a_detector_says_how_far_its_graph_may_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, bar: float, written: bool
+) -> None:
+    pytest.importorskip("onnxscript")
+    detector = detector_of("actionformer", laid("detectors", "actionformer", LOCAL))
+    monkeypatch.setattr(type(detector), "graph_bar", bar)
+    path = tmp_path / "detector.onnx"
+    if written:
+        assert write_graph(detector, path, facts={}).is_file()
+    else:
+        with pytest.raises(TadError, match=r"detector\.onnx: not written: for \d+ snippets .* differs from"):
+            write_graph(detector, path, facts={})
 
 
 def test_a_graph_that_does_not_run_is_one_line(tmp_path: Path) -> None:

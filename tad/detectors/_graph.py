@@ -25,7 +25,6 @@ from tad.layers.contract import DetectorBase, Ungraphable
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OPSET = 20
-BAR = 1e-4  # largest difference to PyTorch, absolute below 1 and relative above
 CHATTY = ("torch.onnx", "torch.export", "torch._subclasses", "torch._dynamo", "onnxscript", "onnx_ir")
 FACTS = "tad"  # key of the facts in the file's metadata, as JSON
 LONGEST = 1 << 20  # snippets of a sequence
@@ -231,7 +230,7 @@ def compare(detector: DetectorBase, content: bytes, path: Path) -> None:
             raise Ungraphable(f"onnxruntime {runtime.__version__} cannot run its graph ({_line(error)})") from None
         found = dict(zip(detector.graph_outputs, results, strict=True))
         difference = largest_difference(found, expected(detector, features, lengths, found))
-        if not difference <= BAR:
+        if not difference <= detector.graph_bar:
             raise TadError(
                 f"{path}: not written: for {features.shape[1]} snippets onnxruntime {runtime.__version__} differs from"
                 f" PyTorch by {difference:.2g}; export with --no-onnx, and report this"

@@ -31,6 +31,7 @@ class Detector(DetectorBase):
 
     graphable = True
     graph_raw = ("logits",)
+    graph_bar = 1e-3  # the code of segments multiplies rounding errors in every layer
 
     def __init__(self, settings: Settings, *, feature_dim: int, num_classes: int, max_length: int) -> None:
         super().__init__()

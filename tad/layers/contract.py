@@ -41,7 +41,8 @@ class DetectorBase(PerVideo, ABC):
         `rectified`: offsets pass a ReLU, whose outputs can die;
         `reads_frames`: rows of features are frames, height · width · channels values from 0 to 255;
         `graphable`: it can be exported as a graph (`dense`, `graph_lengths`; `windowed`: of windows of one length); its
-            decoding may compare outputs with thresholds (`graph_raw`, `decode_dense`);
+            decoding may compare outputs with thresholds (`graph_raw`, `decode_dense`); `graph_bar` is the largest
+            difference between a graph and PyTorch, absolute below 1 and relative above;
         `pseudo_targets`: its own pseudo-labels for unlabelled windows; `geometric`: geometric fusion of borders.
     """
 
@@ -54,6 +55,7 @@ class DetectorBase(PerVideo, ABC):
     reads_frames: ClassVar[bool] = False
     graph_outputs: ClassVar[tuple[str, ...]] = ("logits", "scores", "segments", "level")
     graph_raw: ClassVar[tuple[str, ...]] = ()
+    graph_bar: float = 1e-4
     why_no_graph: ClassVar[str] = "no graph is defined for this detector (`dense`)"
 
     def __init__(self) -> None:

@@ -45,7 +45,7 @@ class AdaptedDetector(DetectorBase):
         self.each, self.crop = spec.frames_per_position, int(spec.backbone.settings["crop"])
         self.feature_dim, self.num_classes = spec.height * spec.width * CHANNELS, inner.num_classes
         self.max_length, self.phases = inner.max_length * self.each, inner.phases
-        self.rectified = inner.rectified
+        self.rectified, self.graph_bar = inner.rectified, inner.graph_bar
         # class attributes of other detectors; here they are those of the detector inside
         self.exclusive, self.pretext, self.observable = inner.exclusive, inner.pretext, inner.observable  # type: ignore[misc]
         self.graphable, self.why_no_graph = inner.graphable, inner.why_no_graph  # type: ignore[misc]
