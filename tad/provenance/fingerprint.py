@@ -15,7 +15,7 @@ ROOT = Path(tad.__file__).parent
 TRANSPARENT = {"settings", "provenance", "commands", "workflow", "__main__"}
 TRANSPARENT |= {f"core.{name}" for name in ("claims", "errors", "files", "formats", "installed")}
 TRANSPARENT |= {f"core.{name}" for name in ("json_text", "leases", "notices", "openmp", "processes", "progress")}
-TRANSPARENT |= {f"core.{name}" for name in ("bundle", "checksums", "limits", "printable", "storage", "strict_json")}
+TRANSPARENT |= {f"core.{name}" for name in ("bundle", "checksums", "heaps", "limits", "printable", "storage", "strict_json")}
 TRANSPARENT |= {f"weights.{name}" for name in ("published", "store", "fetch", "download")}
 PLUGIN_FIELDS = {"format": "datasets", "backbone": "backbones", "detector": "detectors"}
 
