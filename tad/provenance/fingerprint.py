@@ -13,9 +13,9 @@ from tad.provenance.sources import Conditions, Source, Sources, is_foreign, text
 ROOT = Path(tad.__file__).parent
 # Modules without an effect on results, or whose whole effect is recorded in the spec. A name without a dot is a folder.
 TRANSPARENT = {"settings", "provenance", "commands", "workflow", "__main__"}
-TRANSPARENT |= {f"core.{name}" for name in ("claims", "errors", "files", "formats", "installed")}
+TRANSPARENT |= {f"core.{name}" for name in ("claims", "errors", "files", "formats", "heaps", "installed")}
 TRANSPARENT |= {f"core.{name}" for name in ("json_text", "leases", "notices", "openmp", "processes", "progress")}
-TRANSPARENT |= {f"core.{name}" for name in ("bundle", "checksums", "heaps", "limits", "printable", "storage", "strict_json")}
+TRANSPARENT |= {f"core.{name}" for name in ("bundle", "checksums", "limits", "printable", "storage", "strict_json")}
 TRANSPARENT |= {f"weights.{name}" for name in ("published", "store", "fetch", "download")}
 PLUGIN_FIELDS = {"format": "datasets", "backbone": "backbones", "detector": "detectors"}
 
