@@ -17,7 +17,7 @@ from tad.core import checksums, formats
 from tad.core.checksums import BlockFile
 from tad.core.errors import DAMAGE, DamagedError, TadError
 from tad.core.files import read_json
-from tad.core.h5 import open_h5
+from tad.core.h5 import CheckedH5, open_h5
 from tad.core.storage import readable
 from tad.provenance.stamps import safetensors_metadata
 from tad.settings.paths import RESULTS, command_of, wildcards_of
@@ -43,7 +43,10 @@ def _files(places: Iterable[Path]) -> Iterator[Path]:
 
 
 def _videos_in(path: Path, ranges: list[tuple[int, int]]) -> list[str]:
-    """Return the videos (or datasets) of an HDF5 file whose values lie in the ranges; empty if none or unreadable."""
+    """Return the videos (or datasets) of an HDF5 file whose values lie in the ranges.
+
+    Empty if there are none, or if damage lies in the structure or in a block with parts of it, on which HDF5 may crash.
+    """
     videos: list[str] = []
 
     def visit(name: str, item: object) -> None:
@@ -53,11 +56,9 @@ def _videos_in(path: Path, ranges: list[tuple[int, int]]) -> list[str]:
                 videos.append(unquote(name.removesuffix("/feats")))
 
     try:
-        with BlockFile(path) as blocks:
-            blocks.sealed = False  # the damaged ranges are known
-            with h5py.File(blocks, "r") as file:
-                file.visititems(visit)
-    except (*DAMAGE, DamagedError):  # the damage is in the structure itself
+        with CheckedH5(path) as checked:
+            checked.file.visititems(visit)
+    except (*DAMAGE, TadError):
         return []
     return videos
 
