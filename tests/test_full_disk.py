@@ -273,7 +273,6 @@ GUARDED_ELSEWHERE = {
     "tad/weights/download.py": "the partial file is opened within `storing` of fetch_file",
     "tad/training/tsp/frames.py": "called within `storing` of decode",
     "tad/page/proxies.py": "opened within `publish` of make_proxy",
-    "tad/commands/verify.py": "reads the structure of a damaged file",
     "tad/commands/doctor_folder.py": "small trial files; whether they can be written is what it reports",
     "tad/commands/doctor_trials.py": "a small trial video; whether it can be written is what it reports",
     "tad/commands/plan_trial.py": "samples in a temporary folder; a failure is one line of the command",
