@@ -274,7 +274,7 @@ def compiled(name: str, folder: Path, repeats: int) -> str:
 
 
 def products(repeats: int) -> str:
-    """Return the speed of float32 matrix products as torch computes them (MKL) and by oneDNN's kernel."""
+    """Return a table of the speed of float32 matrix products: by torch's default (MKL), and by oneDNN."""
     lines = ["| rows x inputs x outputs | torch, GFLOP/s | oneDNN, GFLOP/s |", "| --- | ---: | ---: |"]
     for rows, inputs, outputs_ in PRODUCTS:
         x, weight, bias = torch.randn(rows, inputs), torch.randn(outputs_, inputs), torch.randn(outputs_)

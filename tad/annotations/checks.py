@@ -148,14 +148,14 @@ def _instance_problem(
 
 
 def _folded(label: str) -> str:
-    """Normalise a label to detect misspellings, see `alike`; decimals without a value are ignored (`7.0` is `7`)."""
+    """Return a label in the form in which misspellings are equal (see `alike`); `7.0` becomes `7`."""
     text = alike(label)
     whole = WHOLE.fullmatch(text)
     return whole[1] if whole else text
 
 
 def _difference(one: str, other: str) -> str:
-    """Return in what two labels differ that `_folded` makes equal."""
+    """Return how two labels differ that are probably misspellings of one: equal after `_folded`."""
     if WHOLE.fullmatch(alike(other)):
         return "as text, not as numbers"
     if " ".join(one.casefold().split()) == " ".join(other.casefold().split()):

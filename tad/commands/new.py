@@ -73,7 +73,7 @@ def _head(name: str) -> str:
 
 
 def _write(name: str, out: Path, text: str) -> str:
-    """Write the file, unless an earlier call of the same command has; return what was done.
+    """Write the file, unless it exists with the same text; return a line that says which of both.
 
     Raises:
         TadError: the file was written with other options or labels, or edited since.

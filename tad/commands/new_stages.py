@@ -132,7 +132,7 @@ def _run(
 
 
 def _cause(name: str, root: Path, *, since: float = 0.0) -> str:
-    """Return the error of the first stage that failed, from its log; empty if no log has one.
+    """Return the error message in the log of the first stage that failed; empty if no log has one.
 
     Args:
         name, root: the data set and its folder.

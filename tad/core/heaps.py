@@ -12,7 +12,7 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 def broken_heap(handle: int, first: int, last: int) -> str:
-    """Return what is wrong with the global heaps that begin in bytes [first, last) of an open file; empty: nothing.
+    """Return why HDF5 could not read a global heap that begins in a range of bytes; empty if it can.
 
     Args:
         handle: file descriptor.
@@ -30,8 +30,8 @@ def broken_heap(handle: int, first: int, last: int) -> str:
     return ""
 
 
-def _wide(handle: int) -> int:
-    """Return the bytes of a length in the file: 8 in all files of h5py, in others what the head of the file says."""
+def _length_bytes(handle: int) -> int:
+    """Return how many bytes a length takes in the file: 8 in files of h5py; the head of the file states it."""
     head = os.pread(handle, 16, 0)
     if len(head) < 16 or not head.startswith(SIGNATURE):
         return 8  # the head lies further behind, after a block of the user's
@@ -40,16 +40,16 @@ def _wide(handle: int) -> int:
 
 def _problem(handle: int, at: int) -> str:
     """Walk through a heap as HDF5 does; return where it cannot go on."""
-    head, wide = os.pread(handle, HEADER, at), _wide(handle)
+    head, width = os.pread(handle, HEADER, at), _length_bytes(handle)
     if len(head) < HEADER:
         return ""  # HDF5 notices the end of the file itself
-    end = at + int.from_bytes(head[8 : 8 + wide], "little")
+    end = at + int.from_bytes(head[8 : 8 + width], "little")
     if end > os.fstat(handle).st_size:
         return ""
     place = at + HEADER
     while place + HEADER <= end:
         head = os.pread(handle, HEADER, place)
-        index, length = int.from_bytes(head[:2], "little"), int.from_bytes(head[8 : 8 + wide], "little")
+        index, length = int.from_bytes(head[:2], "little"), int.from_bytes(head[8 : 8 + width], "little")
         step = HEADER + (length + 7) // 8 * 8 if index else length  # object 0 is the free space, with its own head
         if not step or step > end - place:
             return f"the texts at byte {at} have an object of {length} bytes at byte {place}"

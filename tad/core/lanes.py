@@ -58,7 +58,7 @@ class Lanes:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Drop what no lane has begun, and wait for the rest."""
+        """Cancel the work that no lane has started, and wait for the rest."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 

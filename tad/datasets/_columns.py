@@ -164,7 +164,11 @@ def _times(header: Sequence[str], where: str) -> tuple[str, str] | None:
 
 
 def _expect_seconds(duration: str, where: str) -> None:
-    """Refuse a column of durations whose name states another unit; empty: there is none.
+    """Refuse a column of durations whose name states another unit than seconds.
+
+    Args:
+        duration: name of the column; empty: the table has none.
+        where: the file, for the message.
 
     Raises:
         TadError: the message names the column and the unit.

@@ -123,8 +123,7 @@ class Detector(DetectorBase):
     @torch.no_grad()
     def raw(self, feats_BTC: Tensor, lengths_B: Tensor) -> list[Raw]:
         """Return the last layer's logits and segments of the videos that are not empty."""
-        assert not self.training, "call eval() first"
-        rows = torch.nonzero(lengths_B)[:, 0].tolist()
+        rows = self.filled(lengths_B)
         if not rows:
             return []
         x_BTC, own_B = self.batch(feats_BTC[rows], lengths_B[rows], int(lengths_B.max()))

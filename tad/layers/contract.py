@@ -115,6 +115,11 @@ class DetectorBase(PerVideo, ABC):
             raw, len(lengths_B), score_threshold=score_threshold, topk=topk, min_length=min_length
         )
 
+    def filled(self, lengths_B: Tensor) -> list[int]:
+        """Return the rows of a batch whose videos are not empty, for `raw`; the detector is in evaluation mode."""
+        assert not self.training, "call eval() first"
+        return [row for row, length in enumerate(lengths_B.tolist()) if length]
+
     def raw(self, feats_BTC: Tensor, lengths_B: Tensor) -> list[Raw]:
         """Compute the raw outputs of a batch, grouped by videos that are padded together."""
         raise self._undefined("raw", "a detector without `candidates`")

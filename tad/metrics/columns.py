@@ -37,7 +37,7 @@ def label_text(label: str) -> str:
 
 
 def _folded(label: str) -> str:
-    """Normalise a label to detect misspellings, see `alike`; blanks are ignored."""
+    """Return a label in the form in which misspellings are equal: see `alike`; without blanks."""
     return alike(label).replace(" ", "")
 
 

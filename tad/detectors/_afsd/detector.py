@@ -326,8 +326,7 @@ class SaliencyDetector(GatedDetector):
     @torch.no_grad()
     def raw(self, feats_BTC: Tensor, lengths_B: Tensor) -> list[Raw]:
         """Return the fields of `Predicted` for all videos that are not empty, with videos as the first axis."""
-        assert not self.training, "call eval() first"
-        rows = torch.nonzero(lengths_B)[:, 0].tolist()
+        rows = self.filled(lengths_B)
         if not rows:
             return []
         x_BTC = self.window(feats_BTC[rows], lengths_B[rows])

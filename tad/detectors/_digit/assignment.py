@@ -1,4 +1,4 @@
-"""Assignment of instances to queries: the cheapest of all pairings, and what a pair costs."""
+"""Hungarian matching: assign instances to queries at the least total cost, and compute the cost of each pair."""
 
 # N instances, Q queries, L layers, K classes, R rows, J columns
 

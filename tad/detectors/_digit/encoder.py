@@ -1,4 +1,4 @@
-"""Encoder of DiGIT: gated convolutions of several dilations, and the pyramid of memories behind it."""
+"""Encoder of DiGIT: gated convolutions with several dilations, followed by a feature pyramid."""
 
 # B videos, T snippets, C channels, H hidden channels, S positions of all levels
 

@@ -86,7 +86,7 @@ class Network(nn.Module):
         return (points.double() * share).long().clamp(min=1, max=self.settings.max_queries)
 
     def most(self, length: int) -> int:
-        """Return the most queries of a video that is padded to `length` snippets."""
+        """Return the largest number of queries of a video that is padded to `length` snippets."""
         points = sum(length >> level for level in range(self.settings.levels))
         return min(max(int(points * self.settings.query_share), 1), self.settings.max_queries)
 

@@ -222,8 +222,7 @@ class MaskDetector(GatedDetector):
     @torch.no_grad()
     def raw(self, feats_BTC: Tensor, lengths_B: Tensor) -> list[Raw]:
         """Return class logits and masks of the windows that are not empty."""
-        assert not self.training, "call eval() first"
-        rows = torch.nonzero(lengths_B)[:, 0].tolist()
+        rows = self.filled(lengths_B)
         if not rows:
             return []
         outputs, _ = self._forward(*self.window(feats_BTC[rows], lengths_B[rows]))
