@@ -4,7 +4,7 @@
 
 Writes random features of the real sizes to a temporary folder, and trains MSE with the data sets' settings. `alone`
 takes the steps on batches that are there already, half of them before and half after `loaded`, which reads the same
-batches as the training engine does, prefetched in a thread: in the first epoch from the disk, later from memory, where
+batches through the training engine's `read_ahead`: in the first epoch from the disk, later from memory, where
 the features stay if they fit. Wall time, median. The bar for later epochs is a ratio of 1.03.
 """
 
@@ -28,13 +28,13 @@ from component_tools import laid
 
 from tad.annotations.table import Instance, Table, Video, read_table, write_table
 from tad.core.grid import Grid
-from tad.core.prefetch import prefetch
 from tad.features.store import FeatureReader, ShardWriter
 from tad.provenance.stamps import stamp
 from tad.settings import plugins
 from tad.settings.stages import TrainSpec
 from tad.training.data.in_memory import Features
 from tad.training.data.windows import Windows, read_items
+from tad.training.loop.ahead import read_ahead
 
 # name, settings of the detector, channels, snippets of a video, training settings
 CASES: tuple[tuple[str, str, int, tuple[int, int], dict[str, Any]], ...] = (
@@ -96,7 +96,7 @@ class Training:
     def loaded(self, steps: range) -> float:
         """Return the seconds from one step's end to the next one's, with the batches read ahead: the median."""
         times, before = [], None
-        for batch, positives in prefetch(partial(map, self.batch, steps), depth=1):
+        for batch, positives in read_ahead(partial(map, self.batch, steps)):
             self.step(batch, positives)
             now = time.perf_counter()
             if before is not None:

@@ -22,13 +22,13 @@ from torch import Tensor
 from tad.core import formats
 from tad.core.errors import TadError
 from tad.core.notices import TRANSIENT
-from tad.core.prefetch import prefetch
 from tad.core.storage import forecast
 from tad.layers.contract import DetectorBase
 from tad.layers.types import MAIN, Phase
 from tad.settings.stages import TrainSpec
 from tad.training.data.windows import Batch, Windows
 from tad.training.io import tensors as checkpoint
+from tad.training.loop.ahead import read_ahead
 from tad.training.loop.compile import compile_networks
 from tad.training.loop.curves import Curves
 from tad.training.loop.gradients import Gradients, exhausted
@@ -260,25 +260,8 @@ class Engine:
             forecast(self.saving.path, 2 * state + 2 * weights, what="train", least=2 * weights)
 
     def _batches(self) -> Iterator[tuple[Batch, int]]:
-        """Iterate over the batches of all further steps; a thread of its own reads the next one.
-
-        That thread computes on one core: a second team of OpenMP threads would make both wait for each other, so that
-        training with two threads took longer than with one.
-        """
-        threads = torch.get_num_threads()
-
-        def alone() -> Iterator[tuple[Batch, int]]:
-            torch.set_num_threads(1)  # of this thread
-            return map(self._batch, range(self.step, self.total))
-
-        batches = prefetch(alone, depth=1)
-        try:
-            first = next(batches, None)
-        finally:
-            torch.set_num_threads(threads)  # threads that start later have the number that was set last
-        if first is not None:
-            yield first
-            yield from batches
+        """Iterate over the batches of all further steps."""
+        return read_ahead(lambda: map(self._batch, range(self.step, self.total)))
 
     def _batch(self, step: int) -> tuple[Batch, int]:
         """Return a step's batch and the number of positives in the whole batch; called by a prefetch thread."""
