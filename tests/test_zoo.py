@@ -124,3 +124,11 @@ def test_every_published_data_set_has_a_run(config: Path) -> None:
     used = {settings.dataset(run.dataset).format or run.dataset for run in settings.file.runs.values()}
     own = {"activitynet", "csv", "annotation_tool"}
     assert set(plugins.names("datasets")) - own <= used
+
+
+def test_no_ready_run_lets_segments_vote_within_a_class(config: Path) -> None:
+    """Published code votes only if it suppresses all classes together, even where its settings name a threshold."""
+    settings = Config.read(config)
+    rules = [settings.spec("suppress", run=name).nms for name in settings.file.runs]
+    assert sum(rule.voting > 0 for rule in rules) > 3
+    assert not [rule for rule in rules if rule.voting > 0 and rule.per_class]

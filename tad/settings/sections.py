@@ -187,8 +187,8 @@ class NmsSpec(Spec):
         default=0.0,
         ge=0,
         le=1,
-        description="minimum tIoU for segments to vote on the boundaries of a detection; 0: no voting. Unused with "
-        "per_class",
+        description="minimum tIoU for segments to vote on the boundaries of a detection; 0: no voting. With per_class"
+        " only segments of its class vote; published code never votes then, whatever its settings say",
     )
     voting_weight: Literal["score", "score*tiou"] = "score"
 
