@@ -110,7 +110,7 @@ def test_detections_are_a_sequence_with_tables_and_a_picture(tmp_path: Path) -> 
     assert len(found.above(0.5)) == 1
     assert "1 excluded" in repr(found)
     with open(found.to_csv(tmp_path / "out.csv"), newline="") as file:
-        assert list(csv.reader(file))[1] == ["a", "1.0", "2.5", "run", "0.9"]
+        assert list(csv.reader(file))[1] == ["a", "1.0", "2.5", "run", "0.9", "seconds"]
     figure = found.plot("a")
     assert figure.axes[0].get_title() == "a"
     with pytest.raises(TadError, match="name one of the videos: a, b"):

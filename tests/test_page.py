@@ -184,6 +184,8 @@ def saved(browser: Browser, folder: Path) -> Table:
         if path.is_file() and path.read_bytes() == text.encode():
             break
         browser.run("new Promise((done) => setTimeout(done, 50))")
+    with pytest.raises(TadError, match="the column 'unit' says seconds, but the setting unit says frames"):
+        read_as("csv", path, unit="frames")
     return read_as("csv", path)
 
 
@@ -299,6 +301,8 @@ def test_hostile_labels_and_names_are_text(browser: Browser) -> None:
 @needs_chromium
 def test_a_phone_does_not_scroll_sideways(browser: Browser) -> None:
     browser.screen(390, 844, phone=True, scale=2)
+    long = f"results/videos/{'a_long_name_' * 9}.avi: header states 73 frames"
+    browser.run(f"TAD.index.runs[0].warnings.push({long!r})")
     browser.key("e")
     for tab in ("errors", "classes", "curves", "diagnosis", "facts"):
         browser.run(f"document.getElementById('tab-{tab}').click()")

@@ -90,6 +90,11 @@ def test_sentences_are_true_of_what_they_describe() -> None:
     assert "The class with most missed instances is b (100.0 %)." in text
 
 
+def test_sentences_say_that_nothing_is_missed() -> None:
+    exact = {v: [{"label": k, "score": 0.9, "segment": [s, e]} for s, e, k in rows] for v, rows in TRUTH.items()}
+    assert "Every instance is matched by a detection at every threshold." in said(TRUTH, exact)
+
+
 def test_sentences_without_matches_and_without_detections() -> None:
     nothing: dict[str, Any] = {"u": [], "w": []}
     assert said(TRUTH, nothing)[:2] == [

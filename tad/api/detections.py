@@ -89,14 +89,14 @@ class Detections(Sequence[Detection]):
         return pandas.DataFrame(list(self.rows), columns=list(Detection._fields))
 
     def to_csv(self, path: Path | str) -> Path:
-        """Write a CSV file with the columns video, start, end, label and score, which can be read as labels."""
+        """Write a CSV file with the columns video, start, end, label, score and unit (seconds), readable as labels."""
         path = Path(path)
         with publish(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
             texts = (value for row in self.rows for value in row if isinstance(value, str))
             writer = csv.writer(file, quoting=csv_quoting(texts))
-            writer.writerow(Detection._fields)
+            writer.writerow((*Detection._fields, "unit"))
             for row in self.rows:  # no spreadsheet computes a text; the reader of your own labels drops the apostrophe
-                writer.writerow([csv_cell(value) if isinstance(value, str) else value for value in row])
+                writer.writerow([*(csv_cell(value) if isinstance(value, str) else value for value in row), "seconds"])
         return path
 
     def plot(self, video: str = "", *, threshold: float = 0.1) -> Any:

@@ -51,6 +51,7 @@ OPTIONS = {
     "column": "rename it, or name it with --columns {value}=NAME",
     "columns": "--columns",
     "unit": "give --unit {value}",
+    "stated unit": "leave out --unit {value}",
     "where": "",
     "points": "give --points 2",
     "tool": "give --tool {value}, or leave it out",

@@ -94,9 +94,8 @@ def read_labels(source: Path, *, tool: str, columns: Mapping[str, str], unit: st
         option = "--columns" if columns else "--unit clock"
         raise TadError(f"{source}: {option} is for CSV files and spreadsheets, and this is {name}; leave it out")
     else:
-        table = formats.read(source, tool=name)
+        table = formats.read(source, tool=name, unit=unit)
         settings |= {"unit": unit} if unit else {}
-        table = replace(table, videos={v: video.in_unit(unit) for v, video in table.videos.items()})
     findings = Findings(kind, settings, table)
     count = sum(len(video.instances) for video in table.videos.values())
     findings.notes.append(
@@ -193,7 +192,9 @@ def set_times(
         for v, video in videos.items()
         if video.instances and not video.in_frames and clocks[v].duration
     ]
-    guess = likely_unit(spans) if not unit and "unit" not in findings.settings else None
+    tool = findings.settings.get("tool", "")
+    stated = unit or "unit" in findings.settings or (tool and formats.FORMATS[tool].unit)
+    guess = None if stated else likely_unit(spans)
     if guess and guess.fits and guess.setting and not guess.doubtful:
         findings.settings["unit"] = guess.setting
         findings.notes.append(f"labels: times are {guess.words}, because as seconds they would end after their videos")

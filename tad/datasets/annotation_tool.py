@@ -25,11 +25,11 @@ def read(source: Path, settings: Settings) -> Table:
         TadError: the export is invalid, or a video has no split; the message names the file and the remedy.
     """
     source = Path(source)
-    table = formats.read(source, tool=settings.tool)
+    table = formats.read(source, tool=settings.tool, unit=settings.unit)
     by_video, rest = split_file(source, settings), settings.split
     videos = _renamed(table, settings.names, source)
-    rate, unit = settings.rate or None, settings.unit
-    videos = {v: replace(x.in_unit(unit), rate=x.rate or rate).in_seconds() for v, x in videos.items()}
+    rate = settings.rate or None
+    videos = {v: replace(x, rate=x.rate or rate).in_seconds() for v, x in videos.items()}
     said = ""
     if settings.points:
         videos, said = as_segments(videos, points=settings.points, source=source)

@@ -9,8 +9,8 @@ from typing import Any
 
 from tad.annotations.checks import NO_VALUES
 from tad.annotations.table import Instance, Table, Video
-from tad.core.errors import TadError
-from tad.datasets._columns import Columns, columns_of
+from tad.core.errors import Remedy, TadError
+from tad.datasets._columns import UNIT_ENDS, Columns, columns_of, plain
 from tad.datasets._csv import Sheet, read_sheet
 from tad.datasets._names import VideoNames
 from tad.datasets._parse import (
@@ -27,6 +27,10 @@ from tad.datasets.csv_settings import Settings
 from tad.settings import plugins
 
 SHORTENED = re.compile(r"\d[.,]\d+[Ee]\+\d+")  # Excel's form of numbers with more than 11 digits
+
+
+UNIT = "unit"  # name of the column in which a file states the unit of its times; all labels that tad writes have it
+UNIT_WORDS = {word: unit for unit, words in UNIT_ENDS.items() for word in words} | {"clock": "clock"}
 
 
 @dataclass
@@ -108,14 +112,49 @@ class _Reader:
         raise TadError(f"{where}: video '{video}' belongs to no split; {ways}")
 
 
-def _notes(columns: Columns, sheet: Sheet, reader: _Reader) -> tuple[str, ...]:
-    """Describe accepted deviations from the format of docs/datasets.md, for the log."""
+def _stated_unit(sheet: Sheet, columns: Columns, setting: str) -> str:
+    """Return the unit that the column `unit` of a file states; empty if it has none, or it is about something else.
+
+    Unlike the names of columns, it is a statement about the times, which no setting may contradict: the labels that the
+    page saves are in seconds, and a setting `unit: frames` for the labels before them may be left in config.yaml.
+
+    Args:
+        setting: the setting `unit`.
+
+    Raises:
+        TadError: the column states several units, or another one than the setting or the names of the columns.
+    """
+    place = next((k for k, name in enumerate(sheet.header) if plain(name) == UNIT), None)
+    if place is None or sheet.header[place] in columns.names.values():
+        return ""
+    words = {cells[place].casefold(): number for number, cells in reversed(sheet.rows) if cells[place]}
+    if not words or not set(words) <= set(UNIT_WORDS):
+        return ""
+    lines = sorted((number, UNIT_WORDS[word]) for word, number in words.items())
+    number, unit = lines[0]
+    where = f"{sheet.path}: line {number}: the column '{sheet.header[place]}' says {unit}"
+    for line, other in lines:
+        if other != unit:
+            raise TadError(f"{where}, and {other} in line {line}; convert all times to one unit")
+    if setting and setting != unit and {setting, unit} != {"seconds", "clock"}:  # clock times may be plain seconds
+        raise TadError(
+            f"{where}, but the setting unit says {setting}; ",
+            Remedy("stated unit", "remove `unit` from the settings of the data set", setting),
+            ", or correct the column",
+        )
+    if columns.unit and columns.unit != unit and not setting:
+        raise TadError(f"{where}, but '{columns.names['start']}' is a column of {columns.unit}; correct one of them")
+    return unit
+
+
+def _notes(columns: Columns, sheet: Sheet, reader: _Reader, setting: str) -> tuple[str, ...]:
+    """Describe accepted deviations from the format of docs/datasets.md, for the log; `setting`: the setting `unit`."""
     notes = [f"column '{theirs}' is {ours}" for ours, theirs in columns.taken.items()]
     used = "seconds" if reader.times.unit == "clock" else reader.times.unit
     if columns.unit and columns.unit != used:
         notes.append(f"times are {used}, as the setting unit says, although their columns say {columns.unit}")
-    elif columns.unit and columns.unit != "seconds":
-        notes.append(f"times are {columns.unit}, as their columns say")
+    elif used != "seconds" and (columns.unit or not setting):
+        notes.append(f"times are {used}, as their columns say")
     notes += sheet.notes
     if sheet.decomposed:
         notes.append(f"{sheet.decomposed} cells in decomposed Unicode form (composed now)")
@@ -128,8 +167,8 @@ def read(source: Path, settings: Settings) -> Table:
 
     Args:
         source: a file in UTF-8 or with a byte order mark, separated by commas, semicolons, tabs or `|`, with a header:
-            video, start, end, label, and optionally split, duration (seconds) and fps; other columns are ignored. A row
-            with a video but without start, end and label is a video without instances.
+            video, start, end, label, and optionally split, duration (seconds), fps and unit (of start and end); other
+            columns are ignored. A row with a video but without start, end and label is a video without instances.
         settings: see csv_settings.py; the frame rate applies to videos without a value in column fps.
 
     Raises:
@@ -194,7 +233,8 @@ def _read_rows(
     of_times = [key for key in ("start", "end", "duration", "fps") if key in header.names]
     cells = (row[key] for _, row in rows_found for key in of_times)
     commas = has_decimal_commas(cells, delimiter=sheet.delimiter)
-    times = Times(settings.unit or header.unit, decimal_commas=commas)
+    stated = _stated_unit(sheet, header, settings.unit)
+    times = Times(settings.unit or stated or header.unit, decimal_commas=commas)
     reader = _Reader(
         times,
         splits={**SPLIT_NAMES, **settings.splits},
@@ -213,4 +253,4 @@ def _read_rows(
         )
         for video_id, video in reader.videos.items()
     }
-    return videos, _notes(header, sheet, reader)
+    return videos, _notes(header, sheet, reader, settings.unit)

@@ -6,7 +6,7 @@ from tad.datasets._settings import OwnSettings, StatedSplits
 
 
 class Settings(OwnSettings, StatedSplits):
-    """A CSV file with a header: video, start, end, label and optionally split, duration, fps."""
+    """A CSV file with a header: video, start, end, label and optionally split, duration, fps and unit."""
 
     columns: dict[str, str] = Field(
         default={},

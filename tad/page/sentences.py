@@ -43,7 +43,7 @@ def _gains(diagnosis: Diagnosis, errors: Mapping[str, Any]) -> Iterator[str]:
         f" (+{_percent(second)})."
     )
     share = errors["share"]["true positive"]
-    yield f"Of the best detections, {errors['depth']} for each instance, {_percent(share)} % are right."
+    yield f"Of the best {errors['depth']} detections per instance, {_percent(share)} % are right."
 
 
 def _borders(diagnosis: Diagnosis) -> Iterator[str]:
@@ -78,6 +78,9 @@ def _borders(diagnosis: Diagnosis) -> Iterator[str]:
 
 def _missed(document: Mapping[str, Any]) -> Iterator[str]:
     characteristics = document["characteristics"]
+    if not characteristics["missed"]:
+        yield "Every instance is matched by a detection at every threshold."
+        return
     missed = _percent(characteristics["missed"])
     yield f"{missed} % of the instances are matched by no detection (mean over the thresholds)."
     buckets = [row for row in characteristics.get("length", ()) if row["count"] >= FEW]

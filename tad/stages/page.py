@@ -72,7 +72,10 @@ def page(
     files = _add_media(index, spec, videos, cache)
     index |= {"subtitle": f"{spec.dataset}, split {spec.split}, protocol {spec.eval.protocol}"}
     stamped = stamp("page", spec.model_dump(mode="json"), inputs)
-    return write_page(out, spec.run, index, segments, labelled, media=files, stamp=stamped)
+    made = write_page(out, spec.run, index, segments, labelled, media=files, stamp=stamped)
+    count, copies = len(index["videos"]), len(files)
+    log.info("%s: page of %d videos, %d of which can be played; open index.html in it in a browser", out, count, copies)
+    return made
 
 
 def _add_media(index: JsonObject, spec: PageStageSpec, videos: Path | None, cache: Path) -> dict[str, Path]:

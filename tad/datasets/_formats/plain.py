@@ -19,6 +19,7 @@ from tad.datasets._parse import labels_of, read_database
 from tad.datasets._text import compose
 
 EPIC_COLUMNS = {"video": "video_id", "start": "start_timestamp", "end": "stop_timestamp", "label": "verb"}
+SECONDS = "seconds"  # in the column `unit`
 SUBSETS = {"train": "training", "val": "validation", "test": "testing"}
 
 
@@ -27,14 +28,14 @@ def is_epic(header: Sequence[str]) -> bool:
     return set(EPIC_COLUMNS.values()) | {"noun", "narration"} <= {plain(name) for name in header}
 
 
-def read_csv(path: Path) -> Table:
+def read_csv(path: Path, *, unit: str = "") -> Table:
     """Read a CSV file or spreadsheet into a table; see `tad.datasets.csv.read`."""
-    return own.read_unassigned(path)
+    return own.read_unassigned(path, unit=unit)
 
 
-def read_epic(path: Path) -> Table:
+def read_epic(path: Path, *, unit: str = "") -> Table:
     """Read a CSV file of EPIC-KITCHENS into a table; the verbs are the labels."""
-    return own.read_unassigned(path, columns=EPIC_COLUMNS)
+    return own.read_unassigned(path, unit=unit, columns=EPIC_COLUMNS)
 
 
 def _times(start: int, end: int) -> tuple[str, str]:
@@ -44,6 +45,7 @@ def _times(start: int, end: int) -> tuple[str, str]:
 def write_csv(table: Table, path: Path, _files: Mapping[str, Path]) -> None:
     """Write instances as CSV in seconds, with columns for splits, durations and scores where the table has any.
 
+    The column unit says that times are in seconds, so that a setting for other labels cannot change their meaning.
     Moments have a column time instead of start and end. A video without instances is a row with empty times and label.
     """
     videos = table.videos.values()
@@ -60,7 +62,7 @@ def write_csv(table: Table, path: Path, _files: Mapping[str, Path]) -> None:
     labels = (instance.label for video in videos for instance in video.instances)
     writer = csv.writer(text, lineterminator="\n", quoting=csv_quoting((*table.videos, *labels)))
     columns = ["time"] if table.kind == "moments" else ["start", "end"]
-    writer.writerow(["video", *columns, "label", *extra])
+    writer.writerow(["video", *columns, "label", *extra, own.UNIT])
     for video_id, video in table.videos.items():
         facts = {"split": video.split, "duration": "" if video.duration is None else f"{video.duration:.3f}"}
         for instance in video.instances:
@@ -68,9 +70,10 @@ def write_csv(table: Table, path: Path, _files: Mapping[str, Path]) -> None:
             row = facts | {"score": score}
             texts = csv_cell(video_id), csv_cell(instance.label)
             times = _times(*milliseconds(instance))[: len(columns)]
-            writer.writerow([texts[0], *times, texts[1], *(row[k] for k in extra)])
+            writer.writerow([texts[0], *times, texts[1], *(row[k] for k in extra), SECONDS])
         if not video.instances:
-            writer.writerow([csv_cell(video_id), *("" for _ in columns), "", *(facts.get(key, "") for key in extra)])
+            blank = ["" for _ in columns]
+            writer.writerow([csv_cell(video_id), *blank, "", *(facts.get(key, "") for key in extra), SECONDS])
     with publish(path) as partial:
         partial.write_text(text.getvalue(), encoding="utf-8", newline="")
 

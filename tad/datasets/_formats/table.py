@@ -40,7 +40,7 @@ from tad.settings.plugins import nearest
 log = logging.getLogger(__name__)
 
 NO_FILES: Mapping[str, Path] = MappingProxyType({})
-Reader = Callable[[Path], Table]
+Reader = Callable[..., Table]  # of one file; with the keyword `unit` if `Format.columns`
 Writer = Callable[[Table, Path, Mapping[str, Path]], None]
 
 
@@ -55,6 +55,8 @@ class Format:
         write: writes a table; None if the format is only read.
         per_video: whether a file holds one video, which is called like the file.
         halves: whether videos of several files have the same names, which the names of their folders tell apart.
+        columns: whether files are tables that may state their unit, in the names of columns or in one of their own.
+        unit: the unit that all files of this format have by its definition; empty if it may vary.
     """
 
     title: str
@@ -63,29 +65,40 @@ class Format:
     write: Writer | None = None
     per_video: bool = False
     halves: bool = False
+    columns: bool = False
+    unit: str = ""
 
 
+CLOCK, IN_COLUMNS = "clock times", "the unit that their columns name"
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
-        "csv": Format("CSV, TSV or spreadsheet", ".csv", plain.read_csv, plain.write_csv),
+        "csv": Format("CSV, TSV or spreadsheet", ".csv", plain.read_csv, plain.write_csv, columns=True),
         "activitynet": Format("ActivityNet JSON", ".json", plain.read_activitynet, plain.write_activitynet),
-        "epic": Format("EPIC-KITCHENS CSV", ".csv", plain.read_epic),
+        "epic": Format("EPIC-KITCHENS CSV", ".csv", plain.read_epic, columns=True),
         "thumos_text": Format("THUMOS'14 text files", ".txt", thumos_text.read),
-        "elan": Format("ELAN (.eaf)", ".eaf", elan.read_eaf, elan.write_eaf, per_video=True),
-        "elan_tab": Format("ELAN, tab-delimited text", ".txt", elan.read_tab, per_video=True),
+        "elan": Format("ELAN (.eaf)", ".eaf", elan.read_eaf, elan.write_eaf, per_video=True, unit="milliseconds"),
+        "elan_tab": Format("ELAN, tab-delimited text", ".txt", elan.read_tab, per_video=True, unit=IN_COLUMNS),
         "via": Format("VIA 3 project", ".json", via.read_project),
         "via_csv": Format("VIA 3, CSV of segments", ".csv", via.read_csv),
         "label_studio": Format("Label Studio JSON", ".json", label_studio.read),
         "cvat": Format("CVAT for video 1.1", ".xml", cvat.read),
         "soccernet": Format(
-            "SoccerNet Labels-v2.json", ".json", soccernet.read, soccernet.write, per_video=True, halves=True
+            "SoccerNet Labels-v2.json",
+            ".json",
+            soccernet.read,
+            soccernet.write,
+            per_video=True,
+            halves=True,
+            unit="milliseconds",
         ),
-        "boris": Format("BORIS project", ".boris", boris.read_project, boris.write_project),
+        "boris": Format("BORIS project", ".boris", boris.read_project, boris.write_project, unit="seconds"),
         "boris_table": Format("BORIS, tabular or aggregated events", ".csv", boris.read_table),
         "fiftyone": Format("FiftyOne temporal detections", ".json", fiftyone.read),
         "audacity": Format("Audacity labels", ".txt", audacity.read, per_video=True),
-        "srt": Format("SubRip subtitles (.srt)", ".srt", subtitles.read_srt, subtitles.write_srt, per_video=True),
-        "vtt": Format("WebVTT (.vtt)", ".vtt", subtitles.read_vtt, subtitles.write_vtt, per_video=True),
+        "srt": Format(
+            "SubRip subtitles (.srt)", ".srt", subtitles.read_srt, subtitles.write_srt, per_video=True, unit=CLOCK
+        ),
+        "vtt": Format("WebVTT (.vtt)", ".vtt", subtitles.read_vtt, subtitles.write_vtt, per_video=True, unit=CLOCK),
         "nwb": Format("NWB EthogramBouts", ".nwb", nwb.read),
     }
 )
@@ -203,24 +216,31 @@ def _require(name: str) -> Format:
     return FORMATS[name]
 
 
-def read(source: Path, *, tool: str = "") -> Table:
+def read(source: Path, *, tool: str = "", unit: str = "") -> Table:
     """Read a file, or all files of a folder, into one table, unchecked.
 
     Args:
         source: file or folder.
         tool: a key of `FORMATS`; empty: recognised.
+        unit: seconds, milliseconds or frames, of times that would be read as seconds; empty: seconds.
 
     Raises:
-        TadError: the format is unknown or a file is invalid; the message names the file and the entry.
+        TadError: the format is unknown or a file is invalid, or states another unit; the message names the file and the
+            entry.
     """
     name = tool or recognise(source)
     form = _require(name)
+    if form.unit and unit not in ("", "seconds", form.unit):
+        raise TadError(
+            f"{source}: times of {form.title} are in {form.unit}, but the setting unit says {unit}; ",
+            Remedy("stated unit", "remove `unit` from the settings of the data set", unit),
+        )
     videos: dict[str, Video] = {}
     notes: dict[str, None] = {}
     paths = files_in(source)
     for path in paths:
         try:
-            table = _read_file(form, path)
+            table = _read_file(form, path, unit)
         except TadError as error:
             if tool and (other := _other(form, path)):
                 found = f"{path}: looks like {FORMATS[other].title}, and is read as {form.title}"
@@ -249,10 +269,14 @@ def _of_folder(table: Table, folder: str) -> Table:
     return replace(table, videos={f"{folder}_{v}" if v in ("1", "2") else v: x for v, x in table.videos.items()})
 
 
-def _read_file(form: Format, path: Path) -> Table:
+def _read_file(form: Format, path: Path, unit: str) -> Table:
     """Read one file. Values of unexpected types are reported like all errors of a file."""
     try:
-        return form.read(path)
+        if form.columns:
+            return form.read(path, unit=unit)
+        table = form.read(path)
+        changed = "" if form.unit else unit  # such a format has been read in its own unit
+        return replace(table, videos={v: video.in_unit(changed) for v, video in table.videos.items()})
     except TadError:
         raise
     except (TypeError, AttributeError, KeyError, ValueError, IndexError) as error:

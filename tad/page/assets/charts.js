@@ -145,7 +145,7 @@
   charts.diagnosis = () => [el("div", {class: "side"}, TAD.index.runs.map((run) => {
     const gains = Object.entries(run.errors.gain).sort((a, b) => b[1].mAP - a[1].mAP);
     const most = Math.max(...gains.map(([, gain]) => gain.mAP), 1e-9);
-    const sizes = {coverage: "share of the video", length: "length in seconds", instances: "instances of the class in the video",
+    const sizes = {coverage: "length as a share of the video (0 to 1)", length: "length in seconds", instances: "instances of the class in the video",
       gap: "seconds to the nearest other moment"};
     const bucket = (row) => `${row.size}: ${row.low ? `over ${Number(row.low.toPrecision(3))}` : ""}${row.low && row.high !== null ? ", " : ""}${row.high === null ? "" : `up to ${Number(row.high.toPrecision(3))}`}`;
     return el("article", {}, TAD.index.runs.length > 1 ? el("h3", {}, bdi(run.name)) : null,

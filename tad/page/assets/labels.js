@@ -121,21 +121,22 @@
    * @param rows (id, split, duration, instances) of all videos as the page was made; videos without ground truth have
    *   no split
    * @param withDrafts whether drafts that were not accepted are included
+   * The column `unit` says that times are seconds, whatever the unit of the labels before.
    * Of videos without ground truth only reviewed ones are written, as train split: of the others nobody knows what
    * happens.
    */
   labels.csv = (rows, withDrafts) => {
     const drafts = TAD.index.drafts;
     const durations = rows.some(([, , duration]) => duration !== null) && !drafts;
-    const lines = [["video", "split", ...(durations ? ["duration"] : []), "start", "end", "label"]];
+    const lines = [["video", "split", ...(durations ? ["duration"] : []), "start", "end", "label", "unit"]];
     for (const [id, split, duration, instances] of rows) {
       const edited = lists.has(id);
       if (drafts && !split && !reviewed.has(id)) continue;
       const items = edited ? lists.get(id).filter((item) => withDrafts || !item.d)
         : instances.map(([s, e, l]) => ({s, e, l: TAD.index.labels[l]}));
       const head = [id, drafts ? split || "train" : split, ...(durations ? [duration === null ? "" : String(duration)] : [])];
-      for (const item of items) lines.push([...head, number(item.s), number(item.e), item.l]);
-      if (!items.length) lines.push([...head, "", "", ""]);
+      for (const item of items) lines.push([...head, number(item.s), number(item.e), item.l, "seconds"]);
+      if (!items.length) lines.push([...head, "", "", "", "seconds"]);
     }
     const text = lines.map((line) => line.map((value, k) => (k && value === "" ? "" : cell(value))).join(","));
     return {text: `${text.join("\n")}\n`, rows: lines.length - 1};
