@@ -11,7 +11,7 @@ from metrics_cases import perfect, random_case
 
 from tad.commands.cli import main
 from tad.core.files import read_json
-from tad.metrics import evaluate
+from tad.metrics import evaluate, protocol
 from tad.metrics.diagnosis import DEPTH, KINDS, Diagnosis
 from tad.metrics.diagnosis_figures import draw_all, draw_calibration, worst
 
@@ -97,6 +97,19 @@ def test_buckets_hold_all_instances_once() -> None:
             weighted = sum(row["count"] * row["missed"] for row in rows if row["count"])
             assert weighted / len(diagnosis.detail.classes) == pytest.approx(described["missed"])
     assert diagnose(truth, found).characteristics("quintiles")["coverage"] == []
+
+
+def test_instances_without_length_are_in_the_first_bucket() -> None:
+    truth = {"a": [(5.0, 5.0, "x"), (10.0, 40.0, "x")], "b": [(0.0, 2.0, "x"), (3.0, 3.0, "x")]}
+    found = {"a": entries((0.9, "x", 10, 40)), "b": entries((0.8, "x", 0, 2))}
+    result = evaluate(truth, found, tiou=[0.5], **protocol("plain").rules())
+    diagnosis = Diagnosis(result, durations={"a": 50.0, "b": 50.0})
+    for buckets in ("thumos14", "activitynet", "quintiles"):
+        described = diagnosis.characteristics(buckets)
+        for fact in ("coverage", "length", "instances"):
+            assert sum(row["count"] for row in described[fact]) == 4
+        first = described["length"][0]
+        assert (first["count"] >= 2, first["missed"] > 0) == (True, True)
 
 
 def test_missed_instances_are_found_in_their_bucket() -> None:

@@ -187,6 +187,16 @@ def test_reading_in_pieces_changes_nothing(tmp_path: Path, monkeypatch: Any, blo
     assert np.array_equal(direct.ap, columns.ap)
 
 
+@pytest.mark.parametrize("number", ["1.5", "-2", "1.25e-1", "3E+2", "12", "0.0"])
+def test_numbers_at_the_end_of_a_block_are_read_whole(tmp_path: Path, monkeypatch: Any, number: str) -> None:
+    path = tmp_path / "found.json"
+    for text in (f'{{"v": {number}, "results": {{"a": []}}}}', f'{{"results": {{"a": []}}, "v": {number}}}'):
+        path.write_text(text)
+        for block in range(1, len(text) + 2):
+            monkeypatch.setattr(stream, "BLOCK", block)
+            assert read_results(path)[1] == {"v": json.loads(number)}, block
+
+
 def test_columns_and_dicts_score_alike() -> None:
     truth, found = random_case(8, grid=True)
     del truth["v1"]

@@ -328,6 +328,7 @@ def test_a_run_compared_with_its_copy_differs_by_exactly_nothing(project: Path) 
         ({"eval": {"protocol": "activitynet"}}, "protocol of many is plain, of one activitynet"),
         ({"eval": {"tiou": [0.5]}}, r"tiou of many is \[0.3, 0.5, 0.7\], of one \[0.5\]"),
         ({"dataset": "demo"}, "dataset of many is toys, of one demo"),
+        ({"eval": {"background": ["run"]}}, r"background of many is \[\], of one \['run'\]"),
     ],
 )
 def test_runs_that_cannot_be_compared(project: Path, change: dict[str, Any], message: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 import tad
 from tad.core.errors import TadError
 from tad.metrics.measures import headlines
-from tad.metrics.unseen import drawn_splits
+from tad.metrics.unseen import drawn_splits, unseen_measures
 
 LABELS = tuple(f"class {k:02}" for k in range(12))
 TIOU = (0.3, 0.5, 0.7)
@@ -74,3 +74,11 @@ def test_published_splits_can_be_given() -> None:
     for splits, words in (([["clas 01"]], "no class 'clas 01' has instances"), ([[]], "without unseen classes")):
         with pytest.raises(TadError, match=words):
             tad.evaluate(found, truth, tiou=TIOU, measures=["unseen"], unseen_splits={"mine": splits})
+
+
+def test_a_class_counts_once_in_a_split() -> None:
+    truth, found = data()
+    evaluation = tad.evaluate(found, truth, tiou=TIOU).evaluation
+    twice = {"mine": [[LABELS[0], LABELS[0], LABELS[1]]]}
+    with pytest.raises(TadError, match=f"class '{LABELS[0]}' is named twice"):
+        unseen_measures(evaluation, twice)

@@ -194,6 +194,16 @@ def _label_problem(table: Table) -> Problem | None:
     return None
 
 
+def refuse_labels(table: Table, *, source: str) -> None:
+    """Refuse labels that cannot be classes, or that are probably one and written differently.
+
+    Raises:
+        TadError: there is one.
+    """
+    problem = _label_problem(table)
+    _refuse([problem] if problem else [], source)
+
+
 def _unit_problem(videos: Mapping[str, Video]) -> Problem | None:
     """Detect times that are not in seconds: (nearly) all last ends lie far beyond the durations, or between 0 and 1."""
     timed = {

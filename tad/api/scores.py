@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from tad.annotations.checks import refuse_labels
 from tad.annotations.table import Instance, Table, Video
 from tad.api.detections import Detections, pandas_module
 from tad.core.errors import TadError
 from tad.datasets._any import read_checked, split_of
 from tad.metrics import Evaluation
 from tad.metrics import protocol as protocol_of
-from tad.metrics.columns import Columns, collect
+from tad.metrics.columns import Columns, collect, id_text, label_text
 from tad.metrics.files import Detections as Found
 from tad.metrics.files import read_detections, score_detections
 from tad.settings.base import explain
@@ -96,12 +97,17 @@ def _table(annotations: Path | str | Truth, counted: Sequence[str], moment: Any)
     """Return the annotations as a table, and whether they are in memory; `moment` as for `read_checked`."""
     if isinstance(annotations, (str, Path)):
         return read_checked(Path(annotations), counted=tuple(counted), moment=moment), False
-    videos = {
-        str(video): Video("test", None, tuple(Instance(float(a), float(b), str(label)) for a, b, label in rows))
-        for video, rows in annotations.items()
-    }
+    videos: dict[str, Video] = {}
+    for video, rows in annotations.items():
+        video_id = id_text(str(video))
+        if video_id in videos:
+            raise TadError(f"annotations: video {video_id!r:.80} is given twice, in two Unicode forms; merge the two")
+        instances = (Instance(float(a), float(b), label_text(str(label))) for a, b, label in rows)
+        videos[video_id] = Video("test", None, tuple(instances))
     labels = sorted({instance.label for video in videos.values() for instance in video.instances})
-    return Table("annotations", tuple(labels), videos), True
+    table = Table("annotations", tuple(labels), videos)
+    refuse_labels(table, source="annotations")
+    return table, True
 
 
 def _found(detections: Any) -> tuple[Found, str]:

@@ -18,6 +18,12 @@ from tad.settings.paths import path_of
 from tad.settings.stage_table import TABLES
 from tad.settings.stages import EvaluateStageSpec, SummariseStageSpec
 
+# settings of the section `eval` on which the scores depend, and those on which measures besides mAP do
+OF_SCORES = ("protocol", "tiou", "tolerances", "moment", "background")
+OF_MEASURES = {
+    "frame_rate": {"frames", "segmentation"}, "frame_score": {"segmentation"}, "unseen_splits": {"unseen"},
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Run:
@@ -51,13 +57,11 @@ def _spec(config: Config, run: str) -> SummariseStageSpec:
 
 def _refuse_unequal(specs: dict[str, SummariseStageSpec]) -> None:
     (one, a), (other, b) = specs.items()
-    facts = {
-        "dataset": (a.dataset, b.dataset),
-        "split": (a.split, b.split),
-        "protocol": (a.eval.protocol, b.eval.protocol),
-        "tiou": (list(a.eval.tiou), list(b.eval.tiou)),
-        "tolerances": (list(a.eval.tolerances), list(b.eval.tolerances)),
-    }
+    both = set(a.eval.measures) & set(b.eval.measures)
+    names = (*OF_SCORES, *(name for name, measures in OF_MEASURES.items() if measures & both))
+    one_eval, other_eval = (spec.eval.model_dump(mode="json", include=set(names)) for spec in (a, b))
+    facts = {"dataset": (a.dataset, b.dataset), "split": (a.split, b.split)}
+    facts |= {name: (one_eval[name], other_eval[name]) for name in names}
     for fact, (first, second) in facts.items():
         if first != second:
             raise TadError(

@@ -36,6 +36,11 @@ def label_text(label: str) -> str:
     return unicodedata.normalize("NFC", label.strip())
 
 
+def id_text(video_id: str) -> str:
+    """Normalise a video id as annotations are read: Unicode NFC."""
+    return video_id if video_id.isascii() else unicodedata.normalize("NFC", video_id)
+
+
 def _folded(label: str) -> str:
     """Return a label in the form in which misspellings are equal: see `alike`; without blanks."""
     return alike(label).replace(" ", "")
@@ -106,8 +111,17 @@ class Columns:
         """Map each detection's label to its index in `labels` (D,).
 
         The index is -1 for other labels, and for detections in videos that do not count (`videos` (V,) is a mask).
+
+        Raises:
+            TadError: two of `labels` are one, as in annotations.
         """
-        known = {label_text(name): k for k, name in enumerate(labels)}
+        known: dict[str, int] = {}
+        for k, name in enumerate(labels):
+            if (other := known.setdefault(label_text(name), k)) != k:
+                raise TadError(
+                    f"labels {labels[other]!r:.40} and {name!r:.40} are one label, but for blanks around it and the"
+                    " form of its letters; write them alike"
+                )
         of_label = np.array([known.get(label_text(name), -1) for name in self.labels], np.int32)
         counts = videos[self.video] if len(self) else np.zeros(0, np.bool_)
         row = of_label[self.label] if len(self) else self.label
@@ -180,8 +194,7 @@ class Collector:
         Raises:
             TadError: the video was added before, or an entry lacks label, score or segment.
         """
-        if not video_id.isascii():
-            video_id = unicodedata.normalize("NFC", video_id)
+        video_id = id_text(video_id)
         if video_id in self._videos:
             raise TadError(f"detections of {video_id}: the video is given twice; merge the two entries")
         row = self._videos[video_id] = len(self._videos)

@@ -217,19 +217,21 @@ class Diagnosis:
         if buckets in BUCKETS and fact in BUCKETS[buckets]:
             return list(BUCKETS[buckets][fact])
         values = self.facts[fact][np.isfinite(self.facts[fact])]
+        endless = bool(np.isinf(self.facts[fact]).any())  # a moment that is alone in its video
         if not len(values):
-            return []
+            return [0.0, INFINITE] if endless else []
         inner = np.unique(np.quantile(values, [0.2, 0.4, 0.6, 0.8]))
         if fact == "instances":
             inner = np.unique(np.round(inner))
-        return [0.0, *[float(x) for x in inner if x < values.max()], float(values.max())]
+        return [0.0, *[float(x) for x in inner if x < values.max()], INFINITE if endless else float(values.max())]
 
     def characteristics(self, buckets: str) -> dict[str, Any]:
         """Return sensitivity and false negatives per bucket of coverage, length and number of instances.
 
         Length is in seconds; the number is that of instances of the class in the video. Each bucket has its number of
         instances, their normalised mAP and the share that is missed (mean over the thresholds). A bucket (low, high]
-        counts the detections matched to its instances, and all unmatched detections.
+        counts the detections matched to its instances, and all unmatched detections. The first one also has the
+        instances without length, where a protocol counts them.
         """
         detected_HG = np.zeros((len(self.right_HD), len(self.detail.classes)), np.bool_)
         for h, taken in enumerate(self.detail.taken):
@@ -239,7 +241,7 @@ class Diagnosis:
             rows = []
             edges = self._edges(fact, buckets)
             for k, (low, high) in enumerate(pairwise(edges)):
-                inside_G = (values_G > low) & (values_G <= high)
+                inside_G = ((values_G > low) | (k == 0)) & (values_G <= high)
                 count = int(inside_G.sum())
                 row = {"size": SIZES[k], "low": low, "high": None if high == INFINITE else high, "count": count}
                 if count:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tad.core.errors import TadError
 from tad.metrics.bootstrap import Matches
-from tad.metrics.columns import Columns
+from tad.metrics.columns import Columns, id_text
 from tad.metrics.inputs import Detections, Rows, Truth, detection_rows, in_videos, truth_rows
 from tad.metrics.matching import score_classes
 from tad.metrics.moments import Nearness, as_points, grid_frames, last_of_each, score_near, score_soccernet
@@ -238,17 +238,17 @@ def _detected(
         TadError: none of the videos with detections has ground truth; see also `detection_rows`.
     """
     columns, given = in_videos(detections, ids)
-    known = set(ids)
+    known = set(map(id_text, ids))
     if given and given.isdisjoint(known):
         raise TadError(
             f"detections: none of {len(given)} videos is among the {len(ids)} of the ground truth, for example "
             f"'{min(given)}'; are split and video ids right?"
         )
     seen = detection_rows(columns, ids, names, as_given=as_given)
-    in_truth = np.array([video_id in known for video_id in columns.video_ids], bool)
+    in_truth = np.array([id_text(video_id) in known for video_id in columns.video_ids], bool)
     return seen, {
         "videos": len(ids),
-        "missing": tuple(video_id for video_id in ids if video_id not in given),
+        "missing": tuple(video_id for video_id in ids if id_text(video_id) not in given),
         "outside": tuple(sorted(given - known)),
         "unknown_labels": columns.unknown_labels(names, videos=in_truth),
     }

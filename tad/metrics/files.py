@@ -17,6 +17,7 @@ from tad.metrics.results_file import read_results
 from tad.provenance.stamps import check
 from tad.settings.stages import EvalSpec
 
+PROPOSAL = "action"  # the only label of a class-agnostic detector, as training names it
 Truth = dict[str, list[tuple[float, float, str]]]
 
 
@@ -157,7 +158,7 @@ def score_file(path: Path, table: Table, *, run: str, split: str, settings: Eval
 def score_detections(found: Detections, path: Path, table: Table, *, split: str, settings: EvalSpec) -> Scored:
     """Score detections as `score_file` does; error messages name them `path`."""
     rules = protocol(settings.protocol)
-    proposals = found.labels[0] if len(found.labels) == 1 and found.labels[0] not in table.labels else ""
+    proposals = PROPOSAL if found.labels == [PROPOSAL] and PROPOSAL not in table.labels else ""
     _check_background(settings.background, table, found)
     truth, excluded = ground_truth(table, split, rules, proposals=proposals, background=settings.background)
     labels = [proposals] if proposals else list(table.labels)

@@ -23,7 +23,7 @@ from tad.annotations.table import Table, Video
 from tad.core.errors import TadError
 from tad.core.strict_json import parse_json, type_name
 from tad.metrics.bootstrap import LEVEL, RESAMPLES, SEED, draw, interval
-from tad.metrics.columns import collect
+from tad.metrics.columns import collect, id_text
 from tad.metrics.evaluation import evaluate
 from tad.metrics.overrun import outside_their_videos
 from tad.metrics.protocols import protocol
@@ -54,7 +54,7 @@ def read_queries(path: Path, key: str, width: int) -> dict[str, Windows]:
             raise TadError(f"{where}: no 'qid' and '{key}' among {keys or 'nothing'}; give Moment-DETR's JSON lines")
         if not isinstance(entry["qid"], int | str) or isinstance(entry["qid"], bool):
             raise TadError(f"{where}: qid {entry['qid']!r:.40} is not a number or a text; give the id of the query")
-        name = str(entry["qid"])
+        name = id_text(str(entry["qid"]))
         if name in queries:
             raise TadError(f"{where}: query {name} is listed twice; keep one line")
         for k, window in enumerate(entry[key]):
@@ -81,7 +81,7 @@ def read_durations(path: Path) -> dict[str, float]:
             continue
         if not _is_number(duration) or duration <= 0:
             raise TadError(f"{where}: duration {duration!r:.40} is not a number of seconds; write one, or leave it out")
-        durations[str(entry.get("qid"))] = float(duration)
+        durations[id_text(str(entry.get("qid")))] = float(duration)
     return durations
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tad.core.errors import TadError
-from tad.metrics.columns import Columns, collect, hint
+from tad.metrics.columns import Columns, collect, hint, id_text
 
 Truth = Mapping[str, Sequence[tuple[float, float, str]]]
 Detections = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -100,10 +100,13 @@ def detection_rows(columns: Columns, ids: Sequence[str], names: Sequence[str], *
 
     Raises:
         TadError: an unknown label, a number that is not finite, or an end before its start; the message names the
-            video.
+            video. Or two of `ids` are one.
     """
-    row_of = {video_id: row for row, video_id in enumerate(ids)}
-    of_video = np.array([row_of.get(video_id, -1) for video_id in columns.video_ids], np.int64)
+    row_of: dict[str, int] = {}
+    for row, video_id in enumerate(ids):
+        if row_of.setdefault(id_text(video_id), row) != row:
+            raise TadError(f"ground truth: video {video_id!r:.80} is given twice, in two Unicode forms; merge the two")
+    of_video = np.array([row_of.get(id_text(video_id), -1) for video_id in columns.video_ids], np.int64)
     label = columns.relabelled(names, videos=of_video >= 0)
     keep = label >= 0
     chosen: Any = slice(None) if keep.all() else keep
@@ -114,11 +117,13 @@ def detection_rows(columns: Columns, ids: Sequence[str], names: Sequence[str], *
 
 
 def in_videos(detections: Detections | Columns, ids: Sequence[str]) -> tuple[Columns, set[str]]:
-    """Return the detections as columns, and the videos that have an entry.
+    """Return the detections as columns, and the videos that have an entry, in the form of annotated ids.
 
     Raises:
         TadError: an invalid entry of one of the videos `ids`.
     """
     if isinstance(detections, Columns):
-        return detections, set(detections.video_ids)
-    return collect((video_id, detections[video_id]) for video_id in ids if video_id in detections), set(detections)
+        return detections, set(map(id_text, detections.video_ids))
+    wanted = set(map(id_text, ids))
+    own = collect((video_id, detections[video_id]) for video_id in sorted(detections) if id_text(video_id) in wanted)
+    return own, set(map(id_text, detections))

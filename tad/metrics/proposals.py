@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tad.core.compiled import compiled
 from tad.core.errors import TadError
-from tad.metrics.columns import Columns, collect
+from tad.metrics.columns import Columns, collect, id_text
 from tad.metrics.inputs import Detections, Truth, detection_rows
 
 Array = NDArray[np.float64]
@@ -99,10 +99,10 @@ def average_recall(
     if not ids:
         raise TadError("ground truth: no video has an instance, so that recall is undefined; is this the right split?")
     columns = detections if isinstance(detections, Columns) else collect(detections.items())
-    if columns.video_ids and set(columns.video_ids).isdisjoint(ids):
+    if columns.video_ids and set(map(id_text, columns.video_ids)).isdisjoint(map(id_text, ids)):
         raise TadError(f"detections: none is in the {len(ids)} videos with instances; are split and video ids right?")
     rows = detection_rows(columns, ids, columns.labels, as_given=True)
-    ignored = [v for v, video_id in enumerate(columns.video_ids) if video_id in left_out]
+    ignored = [v for v, video_id in enumerate(columns.video_ids) if id_text(video_id) in left_out]
     counted = len(columns) - int(np.isin(columns.video, ignored).sum())
     order = np.lexsort((rows.segments[:, 1], rows.segments[:, 0], -rows.scores, rows.video))
     held = np.bincount(rows.video, minlength=len(ids))

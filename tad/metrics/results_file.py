@@ -17,6 +17,7 @@ from tad.metrics.columns import Collector, Columns
 BLOCK = 1 << 20  # characters per read
 BLANK = " \t\r\n"
 PEEK = 4096
+BEHIND_NUMBER = 2  # characters of a truncated number that are not decoded: `1.` and `1e-` are read as 1
 LONGEST_TOKEN = 16  # an error this close to the end of the buffer may be due to a truncated token
 
 
@@ -104,8 +105,11 @@ class _Stream:
                 raise TadError(f"not a results file: nested too deeply ({where}); recreate the file") from None
             except LimitError as error:
                 raise TadError(f"{error} ({where}); detections must be finite numbers; correct it") from None
-            if end == len(self._text) and self._more():  # a number may continue in the next block
-                continue
+            begin = self._at
+            if end >= len(self._text) - BEHIND_NUMBER:  # a number may continue in the next block
+                if self._more():
+                    continue
+                end -= begin  # the end of the file, to which the text has been cut
             _check(self._text[self._at : end], value, where)
             self._at = end
             return value

@@ -25,14 +25,16 @@ def _scores(evaluation: Evaluation, unseen: Sequence[str], name: str) -> np.ndar
     """Return the mAP (H) over some classes of an evaluation.
 
     Raises:
-        TadError: a class without instances, or that is not annotated.
+        TadError: a class without instances, that is not annotated, or that is named twice.
     """
-    columns = []
+    columns: list[int] = []
     for label in map(label_text, unseen):
         if label not in evaluation.labels:
             known = list(evaluation.labels)
             raise TadError(f"eval.unseen_splits: {name}: no class '{label}' has instances; {hint(label, known)}")
-        columns.append(list(evaluation.labels).index(label))
+        if (column := list(evaluation.labels).index(label)) in columns:
+            raise TadError(f"eval.unseen_splits: {name}: class '{label}' is named twice in a split; keep one")
+        columns.append(column)
     if not columns:
         raise TadError(f"eval.unseen_splits: {name}: a split without unseen classes; name at least one")
     scores_H: np.ndarray = evaluation.ap[:, columns].mean(axis=1)
