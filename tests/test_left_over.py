@@ -15,7 +15,7 @@ from tad.core import claims, files, processes
 from tad.core.errors import TadError
 from tad.core.files import publish, sweep, write_json
 from tad.core.formats import mark, of_stage
-from tad.provenance.wanted import CODE, WANTED, check_wanted, write_wanted
+from tad.provenance.wanted import CODE, WANTED, Record, check_wanted, records_of, write_wanted
 
 LINUX = sys.platform == "linux"
 
@@ -296,3 +296,44 @@ def test_sigint_of_snakemake_alone_ends_its_jobs() -> None:
     assert workflow.stdout.readline() == "1\n"
     workflow.send_signal(signal.SIGINT)
     assert workflow.communicate(timeout=20)[0] == f"ended with {128 + signal.SIGTERM}\n"
+
+
+def test_whoever_publishes_an_output_also_writes_its_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for parts of it, nor for an output that is refused, and never before there is something to publish."""
+    out, record, listed = tmp_path / "map.json", tmp_path / "metadata/bWFw", tmp_path / "wanted.json"
+    for name in ("old", "new"):
+        write_wanted(listed, {str(out): "{}"}, {}, records={str(out): Record((str(record),), name)})
+        monkeypatch.setenv(WANTED, str(listed))
+        with claims.claiming(out, lambda name=name: name, records=lambda: records_of(out)):  # type: ignore[misc]
+            claim = os.environ[claims.CLAIM]
+            write_json(tmp_path / ".kept/part.json", name)
+            assert record.exists() == (name == "new")
+            if name == "old":
+                orphan = claim
+                write_json(out, name)
+                assert record.read_text() == "old"
+                record.write_text("what Snakemake adds")
+    monkeypatch.setenv(claims.CLAIM, orphan)
+    with pytest.raises(TadError, match="a later job makes"):
+        write_json(out, "late")
+    assert record.read_text() == "what Snakemake adds"
+    monkeypatch.setenv(claims.CLAIM, claim)
+    write_json(out, "new")
+    assert record.read_text() == "new"
+    assert records_of(tmp_path / "other.json") == {}
+    monkeypatch.delenv(WANTED)
+    assert records_of(out) == {}
+    with claims.claiming(out, lambda: "by hand"):
+        write_json(out, "by hand")
+    assert record.read_text() == "new", "a shorter claim has no records of the longer one before it"
+    assert claims.path_of_claim(out).stat().st_size == claims.WIDTH
+
+
+def test_a_record_is_written_before_its_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill between the two leaves no output, which is made again; the other way round, an old record would count."""
+    out, record = tmp_path / "map.json", tmp_path / "record"
+    monkeypatch.setattr(os, "replace", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    with claims.claiming(out, lambda: "work", records=lambda: {str(record): "text"}), pytest.raises(KeyboardInterrupt):
+        write_json(out, 1)
+    assert record.read_text() == "text"
+    assert not out.exists()

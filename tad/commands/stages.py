@@ -12,7 +12,7 @@ from tad.core.errors import TadError
 from tad.core.files import content_key, digest, sweep
 from tad.provenance.fingerprint import code
 from tad.provenance.stamps import identity_of
-from tad.provenance.wanted import CODE, check_wanted
+from tad.provenance.wanted import CODE, check_wanted, records_of
 from tad.settings.stage_table import Stage
 
 
@@ -33,7 +33,7 @@ def call(stage: Stage, a: Namespace) -> Iterable[str]:
     values = {**vars(a), "cache": a.out.parent / ".kept" / a.out.name, "spec": spec}
     values |= ADAPTED[stage.name](a) if stage.name in ADAPTED else {}
     parameters = inspect.signature(function).parameters
-    journal = _journal(a.out) if "cache" in parameters else None  # the others do their whole work in each attempt
+    journal = _journal(a.out) if stage.name in RESUMED else None
     settings = spec.model_dump(mode="json")
 
     def work() -> str:
@@ -41,7 +41,8 @@ def call(stage: Stage, a: Namespace) -> Iterable[str]:
         return digest([stage.name, _work(a), os.environ.get(CODE) or code(stage.name, settings)], 32)
 
     key = _content(a) if journal else None
-    with claims.claiming(a.out, work), notices.collecting(journal, key=key) as warnings:
+    claim = claims.claiming(a.out, work, records=lambda: records_of(a.out))
+    with claim, notices.collecting(journal, key=key) as warnings:
         function(**{name: values[name] for name in parameters if name in values})
         notices.store(a.out, warnings, _paths(a))
     return ()
@@ -103,6 +104,7 @@ ADAPTED: dict[str, Callable[[Namespace], dict[str, Any]]] = {"probe": _probe, "d
 
 
 STAMPED = (".h5", ".json", ".safetensors")
+RESUMED = ("pretrain", "extract", "train")  # whose later attempts do not log everything again
 READ_FOLDERS = ("annotate", "probe", "convert")  # other stages read the files that a manifest or an index names
 OF_FILES = (
     *("tiou", "tolerances", "moment", "split", "measures", "frame_rate", "frame_score", "background", "on_invalid"),

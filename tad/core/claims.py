@@ -4,6 +4,9 @@ When a stage starts, it writes a digest of its work (settings, code, inputs) int
 that it or its children publish is renamed under a lock on this file, and only if the claim is still that of its own
 work. So a job that was left over from a killed run cannot replace the result of another work. Two processes with equal
 work write equal bytes; both may publish.
+
+A claim also holds the records of its output, files that say how it is made (for Snakemake). They are written just
+before the output is renamed, so that they always describe what is there, whoever has published it.
 """
 
 import fcntl
@@ -11,7 +14,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -23,7 +26,7 @@ log = logging.getLogger(__name__)
 CLAIM = "TAD_CLAIM"
 """Environment variable with the claim of this process, [path, work]; inherited by its child processes."""
 PATIENCE_SECONDS = 60.0  # a lock is held for the time of a comparison and a rename
-WIDTH = 64  # bytes of a claim: written in one call, so that a kill never leaves half of one
+WIDTH = 64  # bytes of the digest in a claim; the records follow it, as a line of JSON
 
 
 def path_of_claim(out: Path) -> Path:
@@ -85,8 +88,14 @@ def _locked(path: Path) -> Iterator[int]:
             os.close(handle)
 
 
+def _no_records() -> Mapping[str, str]:
+    return {}
+
+
 @contextmanager
-def claiming(out: Path, work: Callable[[], str]) -> Iterator[None]:
+def claiming(
+    out: Path, work: Callable[[], str], *, records: Callable[[], Mapping[str, str]] = _no_records
+) -> Iterator[None]:
     """Claim an output for the block; an earlier process with other work can no longer publish.
 
     Args:
@@ -94,14 +103,19 @@ def claiming(out: Path, work: Callable[[], str]) -> Iterator[None]:
         work: returns a digest of everything that the output's bytes depend on (at most 64 ASCII characters), or raises
             if the work is no longer wanted. It is called under the lock, so that a job that starts late can neither
             slip in between the check and the claim, nor claim with inputs that have been replaced since.
+        records: returns the files that describe the output, path → content; called after `work`, under the lock.
 
     Raises:
         TadError: the lock is held by a process that does not go on.
     """
     path = path_of_claim(out).absolute()
     with storing(path), _locked(path) as handle:
-        digest = work()
-        os.pwrite(handle, digest.encode("ascii").ljust(WIDTH), 0)
+        digest, described = work(), records()
+        line = (json.dumps(dict(described)) + "\n").encode() if described else b""
+        size = os.pwrite(
+            handle, digest.encode("ascii").ljust(WIDTH) + line, 0
+        )  # one call: a kill leaves no half digest
+        os.ftruncate(handle, size)
     before = os.environ.get(CLAIM)
     os.environ[CLAIM] = json.dumps([str(path), digest])
     try:
@@ -132,4 +146,18 @@ def holding(path: Path) -> Iterator[None]:
                 f"{path}: not written, because a later job makes {Path(name).stem} with other settings, code or"
                 " inputs; its result is kept, and this one is discarded"
             )
+        if newest and path_of_claim(path).absolute() == Path(name):
+            _write_records(os.pread(handle, os.fstat(handle).st_size, WIDTH))
         yield
+
+
+def _write_records(line: bytes) -> None:
+    """Write the records that follow the digest in a claim, as Snakemake does: not atomically, and without fsync.
+
+    If this process is killed here, the output is absent and a torn record is ignored.
+    """
+    for name, text in (json.loads(line) if line else {}).items():
+        record = Path(name)
+        with storing(record):
+            record.parent.mkdir(parents=True, exist_ok=True)
+            record.write_text(text, encoding="utf-8")

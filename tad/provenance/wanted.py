@@ -4,11 +4,15 @@ When Snakemake starts to run jobs, `rules/common.smk` writes the settings and th
 artefact of its plan to `.snakemake/tad_wanted.json`. Each stage compares them with its own and with the stamps of its
 inputs: a file that has the right name but was made with other settings, by hand or by an orphaned job, is
 refused and never scored. A job whose code was changed after it was started does not run.
+
+Each stage also takes Snakemake's records of its outputs from the list, and writes them when it publishes. Otherwise a
+job that ends after its Snakemake was killed leaves an output behind that an older record seems to describe.
 """
 
 import json
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +30,25 @@ A job cannot find it out itself: it may have imported its modules before they we
 FILE = Path(".snakemake/tad_wanted.json")
 
 
+@dataclass(frozen=True)
+class Record:
+    """What Snakemake records of the outputs of one job.
+
+    Attributes:
+        paths: where the records are, one per output.
+        text: what each of them holds.
+    """
+
+    paths: tuple[str, ...]
+    text: str
+
+
 def write_wanted(
-    path: Path, specs: Mapping[str, str], accepted: Mapping[str, str], codes: Mapping[str, str] | None = None
+    path: Path,
+    specs: Mapping[str, str],
+    accepted: Mapping[str, str],
+    codes: Mapping[str, str] | None = None,
+    records: Mapping[str, Record] | None = None,
 ) -> Path:
     """Write the list of wanted artefacts.
 
@@ -37,6 +58,7 @@ def write_wanted(
         accepted: path → identity of an artefact that counts although its settings differ: the user has marked it as
             current (`snakemake --touch`). Entries of an earlier list are kept as long as the same settings are wanted.
         codes: path → fingerprint of the code of the stage that makes it.
+        records: path → Snakemake's record of it and of the other outputs of its job.
     """
     before = _read(path)["accepted"]
     retained = {name: entry for name, entry in before.items() if name not in specs or entry[1] == digest(specs[name])}
@@ -48,13 +70,14 @@ def write_wanted(
         "artefacts": names,
         "settings": texts,
         "code": dict(codes or {}),
+        "records": {name: asdict(record) for name, record in (records or {}).items()},
         "accepted": retained | fresh,
     }
     return write_json(path, document)
 
 
 def _read(path: Path) -> dict[str, Any]:
-    nothing: dict[str, Any] = {"artefacts": {}, "settings": {}, "code": {}, "accepted": {}}
+    nothing: dict[str, Any] = {"artefacts": {}, "settings": {}, "code": {}, "records": {}, "accepted": {}}
     if not path.is_file():
         return nothing
     return nothing | {key: value for key, value in read_json(path).items() if key in nothing}
@@ -100,6 +123,13 @@ def check_wanted(out: Path, spec: Mapping[str, Any], inputs: Iterable[Path]) -> 
                 f"{path}: made with {setting.lstrip('.')}={have!r:.120}, but the workflow wants {want!r:.120} now;"
                 " remove it and run the same command again"
             )
+
+
+def records_of(out: Path) -> dict[str, str]:
+    """Return Snakemake's records of a stage's outputs, path → content; empty for commands that a person types."""
+    name = os.environ.get(WANTED)
+    record = _read(Path(name))["records"].get(str(out)) if name else None
+    return dict.fromkeys(record["paths"], record["text"]) if record else {}
 
 
 def _wanted(listed: Mapping[str, Any], path: Path) -> str | None:

@@ -39,20 +39,29 @@ def record_of(output: str, folder: Path = FOLDER) -> Path:
     return folder.joinpath("metadata", *(f"@{part}" for part in parts[:-1]), parts[-1])
 
 
-def write_record(
-    output: str, rule: str, *, params: Iterable[str], inputs: Sequence[str] | None = None, folder: Path = FOLDER
-) -> None:
-    """Write Snakemake's record of an output that is made without a job, so that it is compared like any other.
+def record_text(rule: str, params: Iterable[Any], *, inputs: Sequence[str] | None = None) -> str:
+    """Return Snakemake's record of an output that is made without a job, so that it is compared like any other.
 
     Args:
-        output: path of the output.
         rule: name of its rule.
         params: the rule's parameters, in any order.
         inputs: the rule's inputs; None: not recorded, so that Snakemake compares only their dates.
-        folder: Snakemake's folder.
     """
     known = {} if inputs is None else {"input": sorted(inputs)}
-    text = json.dumps({"record_format_version": FORMAT, "rule": rule, "params": sorted(map(repr, params)), **known})
+    return json.dumps({"record_format_version": FORMAT, "rule": rule, "params": sorted(map(repr, params)), **known})
+
+
+def write_record(
+    output: str, rule: str, *, params: Iterable[str], inputs: Sequence[str] | None = None, folder: Path = FOLDER
+) -> None:
+    """Write Snakemake's record of an output; see `record_text`.
+
+    Args:
+        output: path of the output.
+        rule, params, inputs: see `record_text`.
+        folder: Snakemake's folder.
+    """
+    text = record_text(rule, params, inputs=inputs)
     (folder / "metadata").mkdir(parents=True, exist_ok=True)
     with storing(folder):
         record = record_of(output, folder)

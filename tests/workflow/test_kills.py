@@ -1,5 +1,6 @@
 """kill -9 in the middle, then the same command again: no flag is needed, and the bytes are those of one run."""
 
+import json
 import os
 import shutil
 import signal
@@ -9,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from scratch import THREADS, Checkout
+
+from tad.provenance.wanted import CODE, WANTED
 
 COMPARED = (
     "features/small/clips.h5", "features/small/clips/00-of-02.h5", "features/small/clips/01-of-02.h5",
@@ -96,3 +99,46 @@ def test_lock_of_a_living_snakemake_counts(finished: Checkout, tmp_path: Path) -
         alive.kill()
         alive.wait()
     checkout.make(TARGET)
+
+
+def test_what_a_job_publishes_without_its_snakemake_is_not_taken_for_an_earlier_result(
+    finished: Checkout, tmp_path: Path
+) -> None:
+    """A job on another node ends after its Snakemake was killed, and the labels are then those of an older record.
+
+    Snakemake marks an output as incomplete only after it has submitted the job, and on a cluster the job's own
+    Snakemake removes the mark. So nothing but the record says what the table was made from.
+    """
+    checkout = finished.copy(tmp_path / "tad")
+    table = checkout.folder / "results/annotations/small.json"
+    before = table.read_bytes()
+    listed = checkout.folder / ".snakemake/tad_wanted.json"
+    checkout.edit("annotations.json", r"jump", "leap")
+    checkout.make("results/annotations/small.json")
+    other, wanted = table.read_bytes(), listed.read_bytes()
+    assert other != before
+    checkout.restore()
+    checkout.make("results/annotations/small.checked.json")
+    assert table.read_bytes() == before
+
+    checkout.edit("annotations.json", r"jump", "leap")
+    table.unlink()  # as Snakemake does before it submits a job
+    listed.write_bytes(wanted)
+    stamp = json.loads(other)["stamp"]
+    job = subprocess.run(
+        checkout.command("tad", "annotate", "annotations.json", "--spec", json.dumps(stamp["spec"]), "--out",
+                         "results/annotations/small.json"),
+        cwd=checkout.folder, env=checkout.environment | {WANTED: str(listed), CODE: stamp["code"]}, check=False,
+    )  # fmt: skip
+    assert job.returncode == 0
+    assert table.read_bytes() == other
+    checkout.restore()
+    assert "annotate" in checkout.plan("results/annotations/small.checked.json")
+    checkout.make("results/annotations/small.checked.json")
+    assert table.read_bytes() == before
+    checkout.edit("annotations.json", r"jump", "leap")
+    table.unlink()
+    listed.write_bytes(wanted)
+    again = checkout.environment | {WANTED: str(listed), CODE: stamp["code"]}
+    subprocess.run(job.args, cwd=checkout.folder, env=again, check=True)
+    assert "annotate" not in checkout.plan("results/annotations/small.checked.json"), "finished work counts"
