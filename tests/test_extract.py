@@ -268,6 +268,29 @@ def test_added_video_reuses_the_others(
     assert "5 videos to extract, 0 cached" in caplog.text
 
 
+def test_warnings_about_settings_outlast_a_change_of_the_manifest(
+    videos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rows that are all cached build no network, which would say it; other settings have other warnings."""
+    folder, small = tmp_path / "v", tmp_path / "00-of-01.json"
+    shutil.copytree(videos, folder, ignore=shutil.ignore_patterns("long*", "cut*"))
+    said = "no weights given; using random weights"
+    probe(folder, small, spec=ProbeSpec(dataset="d"))
+    run(small, folder, tmp_path)
+    assert caplog.text.count(said) == 1
+    (folder / "b.mp4").unlink()
+    probe(folder, small, spec=ProbeSpec(dataset="d"))
+    for _ in range(2):
+        caplog.clear()
+        run(small, folder, tmp_path)
+        assert caplog.text.count(said) == 1
+    caplog.clear()
+    kept = tmp_path / "kept/warnings.json"
+    kept.write_text(kept.read_text().replace(said, "of other settings").replace('"key": "', '"key": "other'))
+    run(small, folder, tmp_path)
+    assert "of other settings" not in caplog.text
+
+
 def test_damaged_kept_rows_are_made_again(
     videos: Path, manifest: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,16 +1,21 @@
 """What probe finds out: real clips with lying headers, small encoded ones, and what can be wrong with a file."""
 
+import itertools
 import logging
 import os
 import re
 import signal
+from collections.abc import Iterator
 from fractions import Fraction
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 import video_tools as vt
 
+from tad.commands.cli import main
+from tad.core import notices
 from tad.core.errors import TadError
 from tad.core.files import read_json
 from tad.provenance.stamps import read_stamp
@@ -304,3 +309,46 @@ def test_killed_work_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     probe(tmp_path / "v", tmp_path / "m.json", spec=SPEC, cache=kept)
     assert len(calls) == 3  # one before the kill, one that was killed, and that one again
     assert kept.read_bytes() == (tmp_path / "m.json").read_bytes()
+
+
+def test_videos_that_an_interrupted_run_has_not_reached_stay_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for k, name in enumerate("bc"):
+        vt.encode(tmp_path / f"v/{name}.mp4", 12 + k)
+    kept = tmp_path / "kept.json"
+    probe(tmp_path / "v", tmp_path / "m.json", spec=SPEC, cache=kept)
+    vt.encode(tmp_path / "v/a.mp4", 15)
+    real, calls = stage.examine, []
+
+    def counted(path: Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        calls.append(path.name)
+        return real(path, *args, **kwargs)
+
+    def killed(items: Any, *_: Any) -> Iterator[Any]:
+        yield from itertools.islice(items, 1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage, "SECONDS_BETWEEN_SAVES", 0.0)
+    monkeypatch.setattr(stage, "examine", counted)
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "track", killed)
+        with pytest.raises(KeyboardInterrupt):
+            probe(tmp_path / "v", tmp_path / "m.json", spec=SPEC, cache=kept)
+    probe(tmp_path / "v", tmp_path / "m.json", spec=SPEC, cache=kept)
+    assert calls == ["a.mp4"]
+
+
+def test_warnings_are_about_the_videos_that_are_there_now(tmp_path: Path) -> None:
+    """Through the command line, whose journal keeps warnings between attempts of other stages."""
+    vt.encode(tmp_path / "v/a.mp4", 12)
+    vt.text(tmp_path / "v/b.mp4")
+    out = tmp_path / "m.json"
+    words = ["probe", str(tmp_path / "v"), "--shard", "0-of-1", "--spec", SPEC.model_dump_json(), "--out", str(out)]
+    assert main(words) == 0
+    assert any("b.mp4: damaged" in line for line in notices.read(out)[str(out)])
+    assert main(words) == 0
+    assert len(notices.read(out)[str(out)]) == 1, "from the cache"
+    vt.encode(tmp_path / "v/b.mp4", 13)
+    assert main(words) == 0
+    assert notices.read(out) == {}

@@ -81,6 +81,15 @@ def collecting(journal: Path | None = None, *, key: Any = None) -> Iterator[list
         logger.removeHandler(collector)
 
 
+def repeat(journal: Path, key: Any) -> None:
+    """Log the warnings again that `collecting` has kept in a file for a key.
+
+    For parts of a cache that are reused while the rest of the work differs: nothing else logs what concerns them.
+    """
+    for line in [line for one in _attempts(journal) if one["key"] == key for line in one["warnings"]]:
+        log.warning("%s", line)
+
+
 def _beside(path: Path) -> Path:
     return path.parent / FOLDER / f"{path.name}.json"
 

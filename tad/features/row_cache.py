@@ -63,6 +63,11 @@ class RowCache:
         """File of the last whole shard."""
         return self.folder / "shard.h5"
 
+    @property
+    def warnings(self) -> Path:
+        """File of the warnings about what all rows share, such as the settings of the backbone."""
+        return self.folder / "warnings.json"
+
     def part(self, video_id: str) -> Path:
         """Return the file of a finished video.
 

@@ -24,6 +24,7 @@ import torch
 from tad.annotations.missing import missing_videos
 from tad.backbones._contract import BackboneBase
 from tad.backbones._weights import load_weights, weights_identity
+from tad.core import notices
 from tad.core.device import leased, name_of, reproducible, threads_of_network
 from tad.core.errors import TadError
 from tad.core.files import read_json
@@ -216,7 +217,8 @@ def _extract_parts(
         threads_of_network(target, spec.network.threads),
     ):
         feed.start()  # decoding starts while the network is built
-        model = build(target, lanes)
+        with notices.collecting(cache.warnings, key=cache.recipe):
+            model = build(target, lanes)
         environment = {"device": name_of(target), "engine": version(spec.network)}
         # ended before the feed that it reads
         with closing(encode(jobs, feed, model, spec, target, known or {})) as done:
@@ -360,6 +362,8 @@ def extract(
         )  # fmt: skip
         sources |= made
         excluded |= failed
+    else:
+        notices.repeat(cached.warnings, cached.recipe)
     _assemble(out, stamped, sources, excluded)
     cached.keep(out)
     return Path(out)

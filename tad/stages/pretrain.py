@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tad.backbones._contract import BackboneBase
 from tad.backbones._weights import load_weights, weights_identity
-from tad.core import formats
+from tad.core import formats, notices
 from tad.core.device import leased, name_of, reproducible
 from tad.core.errors import TadError
 from tad.core.files import canonical, digest, publish, read_json, sha256, write_json
@@ -231,11 +231,13 @@ def pretrain(
     identity = stamp("pretrain", spec.model_dump(mode="json"), inputs)["identity"]
     if _finished(cache, identity):
         log.info("inputs, settings and code are unchanged: weights republished from %s", cache)
+        notices.repeat(cache / "warnings.json", identity)
     else:
         (cache / "finished.json").unlink(missing_ok=True)
         with storing(cache):
             cache.mkdir(parents=True, exist_ok=True)
-        with leased(device, threads=spec.threads) as target, reproducible(target):
+        kept = notices.collecting(cache / "warnings.json", key=identity)
+        with leased(device, threads=spec.threads) as target, reproducible(target), kept:
             torch.manual_seed(spec.seed)  # inside `reproducible`, which restores the generator
             backbone = _checked_backbone(spec, weights)
             frames = frames_of(videos, videos_folder, backbone=backbone, clip=spec.clip, scratch=cache, most=max_cached)

@@ -97,15 +97,14 @@ def probe(
             entries[video_id], is_new = _entry(Path(videos), path, known, decoder, spec)
             decoded += is_new
             if cache is not None and time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
-                write_json(cache, _document(spec, entries))
+                write_json(cache, _document(spec, known | entries))  # known ones that are not reached yet stay known
                 saved = time.monotonic()
     cached = len(entries) - decoded - sum(not e["sha256"] for e in entries.values())
     log.info("%d videos decoded, %d cached", decoded, cached)
     document = _document(spec, entries)
-    write_json(out, document)
-    if cache is not None:
+    if cache is not None:  # first: a kill between the two then costs no decoding
         write_json(cache, document)
-    return Path(out)
+    return write_json(out, document)
 
 
 def unprobed(videos: Path, *, spec: ProbeSpec, cache: Path) -> Entries:
@@ -162,6 +161,8 @@ def _entry(
     if facts["status"] != "ok":
         excluded = " (excluded)" if facts["status"] == "flawed" and spec.on_flawed == "exclude" else ""
         log.warning("%s: %s%s: %s", path, facts["status"], excluded, facts["cause"])
+    for note in cached.get("notes", ()) if cached else ():  # `examine` has logged those of others
+        log.warning("%s: %s", Path(path).name, note)
     size = (videos / path).stat().st_size
     of_file = {"path": path, "sha256": content, "bytes": size, "usable": _usable(facts, spec)}
     return facts | of_file, cached is None
