@@ -9,7 +9,7 @@ from tad.nms import Kept
 METHODS = ["hard", "gaussian", "linear", "vanilla", "none", "matrix_gaussian", "matrix_linear"]
 PLAIN: dict[str, Any] = {
     "method": "gaussian", "sigma": 0.5, "tiou": 0.5, "min_score": 0.001, "per_class": True, "topk": 200, "voting": 0.0,
-    "voting_weight": "score",
+    "voting_weight": "score", "agreement": False,
 }  # fmt: skip
 
 
@@ -53,6 +53,7 @@ def random_settings(rng: np.random.Generator) -> dict[str, Any]:
         "topk": int(rng.choice([1, 3, 20, 1000])),
         "voting": float(rng.choice([0.0, 0.3, 0.9])),
         "voting_weight": str(rng.choice(["score", "score*tiou"])),
+        "agreement": bool(rng.integers(2)),
     }
 
 

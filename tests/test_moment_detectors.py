@@ -173,6 +173,7 @@ def row(kind: str, detector: str, **more: Any) -> dict[str, Any]:
             "nms.kind: segments: the detector",
         ),
         (row("moments", "spot_moments", nms={"method": "gaussian"}), "moments are suppressed by hard, soft, none"),
+        (row("moments", "spot_moments", nms={"agreement": True}), "agreement: true: moments do not overlap"),
     ],
 )
 def test_data_detector_and_suppression_are_of_one_kind(values: dict[str, Any], said: str) -> None:

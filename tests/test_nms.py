@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,38 @@ def test_voting_is_a_weighted_mean(engine: Any) -> None:
     np.testing.assert_allclose(weighed.segments[0], [0.27 / 0.87, 10], rtol=1e-6)
 
 
+@pytest.mark.parametrize("engine", ["reference", "numba"])
+def test_agreement_is_the_mean_overlap_weighted_by_scores(engine: Any) -> None:
+    """By hand: [0, 10] meets itself and [2, 10] by 0.8, and [9, 30] by 1/30; nothing else meets [50, 60]."""
+    segments = np.array([[0, 10], [2, 10], [9, 30], [50, 60], [0, 10]])
+    scores, labels = np.array([0.5, 0.4, 0.1, 0.45, 0.9]), np.array([0, 0, 0, 0, 1])
+    chosen = PLAIN | {"method": "hard", "agreement": True}
+    kept = suppress_segments(segments, scores, labels, engine=engine, **chosen)
+    first = 0.5 * (0.5 + 0.4 * 0.8 + 0.1 / 30) / (0.5 + 0.4 + 0.1)
+    third = 0.1 * (0.5 / 30 + 0.4 / 28 + 0.1) / (0.5 + 0.4 + 0.1)
+    assert kept.index.tolist() == [4, 3, 0, 2]  # 3 overtakes 0, which the others doubt
+    np.testing.assert_allclose(kept.scores, [0.9, 0.45, first, third], rtol=1e-6)
+    together = suppress_segments(segments, scores, labels, engine=engine, **(chosen | {"per_class": False}))
+    same = 0.9 * (0.5 + 0.4 * 0.8 + 0.1 / 30 + 0.9) / (0.5 + 0.4 + 0.1 + 0.9)
+    np.testing.assert_allclose(together.scores[together.index == 4], [same], rtol=1e-6)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(METHODS))
+def test_agreement_changes_scores_alone_and_never_raises_one(seed: int, method: Any) -> None:
+    segments, scores, labels, offsets = random_set(np.random.default_rng(seed), 12)
+    chosen = PLAIN | {"method": method, "voting": 0.5, "min_score": 0.0}
+    without = suppress_segments(segments, scores, labels, offsets=offsets, **chosen)
+    kept = suppress_segments(segments, scores, labels, offsets=offsets, **(chosen | {"agreement": True}))
+    assert np.array_equal(kept.offsets, without.offsets)
+    assert np.array_equal(np.sort(kept.index), np.sort(without.index))
+    order, back = np.argsort(without.index), np.argsort(kept.index)
+    assert np.array_equal(kept.segments[back], without.segments[order])
+    assert (kept.scores[back] <= without.scores[order]).all()
+    for a, b in pairwise(kept.offsets):
+        assert (np.diff(kept.scores[a:b]) <= 0).all()
+
+
 def published_matrix_nms(segments: np.ndarray, scores: np.ndarray, kernel: str, sigma: float) -> np.ndarray:
     """Scores after SOLOv2's matrix NMS as its paper writes it, with the whole matrix, in float64."""
     order = np.argsort(-scores, kind="stable")
@@ -278,6 +311,7 @@ def test_refuses_what_is_no_segment(segment: list[float], score: float) -> None:
         ("topk", 0),
         ("voting", 1.5),
         ("voting_weight", "tiou"),
+        ("agreement", 2),
     ],
 )
 def test_refuses_settings_out_of_range(name: str, value: Any) -> None:

@@ -82,6 +82,10 @@ def _check_settings(settings: dict[str, Any]) -> None:
         "topk": (settings["topk"] >= 1, "at least 1"),
         "voting": (0 <= settings["voting"] <= 1, "from 0 (no voting) to 1"),
         "voting_weight": (settings["voting_weight"] in get_args(VotingWeight), "score or score*tiou"),
+        "agreement": (
+            settings["agreement"] in ([False] if settings["kind"] == "moments" else [False, True]),
+            "true or false, and false for moments, which do not overlap",
+        ),
     }
     for name, (fits, wanted) in allowed.items():
         if not fits:
@@ -102,6 +106,7 @@ def suppress_segments(
     topk: int,
     voting: float,
     voting_weight: VotingWeight,
+    agreement: bool = False,
     kind: Kind = "segments",
     window: float = 1.0,
     engine: Engine = "numba",
@@ -117,7 +122,7 @@ def suppress_segments(
         segments: (N, 2) start ≤ end, in any unit (the workflow uses snippets); converted to float32.
         scores: (N,) ≥ 0. labels: (N,) class ids ≥ 0, of any size.
         offsets: (V + 1,) rows of video v are `offsets[v]:offsets[v + 1]`; by default all rows are of one video.
-        method … voting_weight: the fields of `tad.settings.stages.NmsSpec` (`**spec.model_dump()` passes them all).
+        method … agreement: the fields of `tad.settings.stages.NmsSpec` (`**spec.model_dump()` passes them all).
         engine: numba (CPU), triton (CUDA), or the reference that defines both (slow); all return the same bits.
         threads: of numba, over the videos; 0: `numba.config.NUMBA_NUM_THREADS`.
         device: of triton, "cuda" or "cuda:<index>".
@@ -137,7 +142,7 @@ def suppress_segments(
     ids = _class_ids(labels)
     settings: dict[str, Any] = {
         "method": method, "sigma": sigma, "tiou": tiou, "min_score": min_score, "per_class": per_class, "topk": topk,
-        "voting": voting, "voting_weight": voting_weight,
+        "voting": voting, "voting_weight": voting_weight, "agreement": agreement,
     }  # fmt: skip
     _check_settings(settings | {"kind": kind, "window": window})
     if kind == "moments":
@@ -167,6 +172,7 @@ def nms(
     topk: int = 2000,
     voting: float = 0.0,
     voting_weight: VotingWeight = "score",
+    agreement: bool = False,
     kind: Kind = "segments",
     window: float = 1.0,
     engine: Engine = "numba",
@@ -181,8 +187,8 @@ def nms(
         labels = np.zeros(len(scores), np.int64)
     return suppress_segments(
         segments, scores, labels, offsets=offsets, method=method, sigma=sigma, tiou=tiou, min_score=min_score,
-        per_class=per_class, topk=topk, voting=voting, voting_weight=voting_weight, kind=kind, window=window,
-        engine=engine, threads=threads, device=device,
+        per_class=per_class, topk=topk, voting=voting, voting_weight=voting_weight, agreement=agreement,
+        kind=kind, window=window, engine=engine, threads=threads, device=device,
     )  # fmt: skip
 
 
@@ -256,7 +262,7 @@ def _by_numba(
     groups = labels.astype(np.int32) if settings["per_class"] else np.zeros(len(labels), np.int32)
     sigma, tiou, least, voting = (np.float32(settings[name]) for name in ("sigma", "tiou", "min_score", "voting"))
     rule = (METHODS[settings["method"]], sigma, tiou, least)
-    vote = (voting, settings["voting_weight"] == "score*tiou")
+    vote = (voting, settings["voting_weight"] == "score*tiou", settings["agreement"])
     classes = int(groups.max(initial=0)) + 1
     # Threads that call compiled loops, not numba's own: those bring an OpenMP runtime into the process, which must not
     # be forked afterwards, and take seconds longer to compile.

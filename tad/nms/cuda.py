@@ -135,9 +135,20 @@ def _best(
     return index[:room], scores[:room], kept_offsets
 
 
+def _sorted(kept: KeptTensors) -> KeptTensors:
+    """Sort the kept rows of each video by score, then input index; unused rows stay behind them."""
+    rows_R = torch.arange(len(kept.index), device=kept.index.device)
+    video_R = torch.searchsorted(kept.offsets[1:].contiguous(), rows_R, right=True)
+    bits_R = LARGEST_FLOAT_BITS - kept.scores.view(torch.int32).to(torch.int64)
+    by_key_R = torch.sort((bits_R << 32) | kept.index).indices
+    order_R = by_key_R[torch.sort(video_R[by_key_R], stable=True).indices]
+    return KeptTensors(kept.index[order_R], kept.segments[order_R], kept.scores[order_R], kept.offsets)
+
+
 def suppress_tensors(
     segments_N2: Tensor, scores_N: Tensor, labels_N: Tensor, offsets: Tensor, *, classes: int, method: str,
     sigma: float, tiou: float, min_score: float, per_class: bool, topk: int, voting: float, voting_weight: str,
+    agreement: bool = False,
 ) -> KeptTensors:  # fmt: skip
     """Suppress all videos on the device of the tensors, bit-identical to `tad.nms.reference`.
 
@@ -145,7 +156,7 @@ def suppress_tensors(
         segments_N2: (N, 2) float32, start ≤ end. scores_N: (N,) float32, ≥ 0. labels_N: (N,) integers in
             0 … classes - 1. offsets: (V + 1,) int64, rows of video v are `offsets[v]:offsets[v + 1]`. All values
             must be finite; this is not checked here, because a check would synchronise with the device.
-        method … voting_weight: the fields of `tad.settings.stages.NmsSpec`.
+        method … agreement: the fields of `tad.settings.stages.NmsSpec`.
 
     Returns:
         Tensors on the same device, without synchronisation; `offsets[-1]` is the number of used rows.
@@ -167,15 +178,19 @@ def suppress_tensors(
     )
     ordered = classes == 1 and not matrix and method != "none"  # picks are sorted by score, then index
     index, scores, kept_offsets = _best(index_N, value_N, held_N, video_N, offsets, topk=topk, ordered=ordered)
-    segments = segments_N2[index]
+    kept = KeptTensors(index, segments_N2[index], scores, kept_offsets)
+    grid = videos, min(triton.cdiv(topk, VOTE_BLOCK), MOST_VOTE_PARTS)
+    start_N, end_N = (segments_N2[:, side].contiguous() for side in (0, 1))
+    candidates = start_N, end_N, scores_N, labels_N, offsets, index, kept_offsets
     if voting > 0:
-        parts = min(triton.cdiv(topk, VOTE_BLOCK), MOST_VOTE_PARTS)
-        start_N, end_N = (segments_N2[:, side].contiguous() for side in (0, 1))
-        kernels.vote_videos[(videos, parts)](
-            start_N, end_N, scores_N, labels_N, offsets, index, kept_offsets, segments, voting,
+        kernels.vote_videos[grid](
+            *candidates, kept.segments, voting,
             TIMES_TIOU=voting_weight == "score*tiou", BLOCK=VOTE_BLOCK, **EXACT,
         )  # fmt: skip
-    return KeptTensors(index, segments, scores, kept_offsets)
+    if agreement:
+        kernels.agree_videos[grid](*candidates, kept.scores, BLOCK=VOTE_BLOCK, **EXACT)
+        kept = _sorted(kept)
+    return kept
 
 
 def suppress_arrays(

@@ -156,12 +156,41 @@ def _vote(segments: Any, scores: Any, labels: Any, kept: Any, voting: Any, times
 
 
 @compiled
+def _agree(segments: Any, scores: Any, labels: Any, kept: Any, borders: Any, values: Any) -> None:
+    """Multiply the scores of kept segments by their agreement, and sort all three outputs by score, then index."""
+    for row in range(len(kept)):
+        own = kept[row]
+        start, end = segments[own, 0], segments[own, 1]
+        total = met = 0.0
+        for k in range(len(scores)):
+            if labels[k] != labels[own]:
+                continue
+            share = ONE
+            if k != own:
+                inter = min(end, segments[k, 1]) - max(start, segments[k, 0])
+                if inter <= ZERO:
+                    continue
+                share = inter / ((end - start) + (segments[k, 1] - segments[k, 0]) - inter)
+            weight = np.float64(scores[k])
+            total += weight
+            met += weight * np.float64(share)
+        if total > 0:
+            values[row] *= np.float32(met / total)
+    by_index = np.argsort(kept, kind="mergesort")
+    order = by_index[np.argsort(-values[by_index], kind="mergesort")]
+    kept[:] = kept[order]
+    borders[:] = borders[order]
+    values[:] = values[order]
+
+
+@compiled
 def suppress_ragged(
     segments: Any, scores: Any, labels: Any, offsets: Any, classes: Any, rule: Any, topk: Any, vote: Any
 ) -> Any:
     """Suppress all videos → index (M,), segments (M, 2), scores (M,), offsets (V + 1,).
 
-    `rule` is (method, sigma, tiou, min_score) and `vote` (minimum tIoU, whether it is a weight); numbers are float32.
+    `rule` is (method, sigma, tiou, min_score) and `vote` (minimum tIoU, whether it is a weight, whether agreement
+    changes the scores); numbers are float32.
     """
     videos = len(offsets) - 1
     room = 0
@@ -187,6 +216,9 @@ def suppress_ragged(
         if vote[0] > ZERO:
             borders = kept_segments[done : done + kept]
             _vote(segments[a:b], scores[a:b], labels[a:b], rows, vote[0], vote[1], borders)
+        if vote[2]:
+            ends = done + kept
+            _agree(segments[a:b], scores[a:b], labels[a:b], rows, kept_segments[done:ends], kept_scores[done:ends])
         rows += a
         done += kept
         kept_offsets[v + 1] = done

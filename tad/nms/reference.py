@@ -20,6 +20,10 @@ All other engines must return the same indices. The rules (ActionFormer, Bodla e
 - Voting: a kept segment becomes the weighted mean of all input segments (of its class, with per_class) whose tIoU with
   it, here without the 1e-6, is at least `voting`; the weight is the input score, or score · tIoU. Sums are in float64.
 - The result is sorted by score, then input index, and cut to topk.
+- Agreement (ours): the score of each kept segment is multiplied by the mean of its tIoU, without the 1e-6 and before
+  voting, with the input segments (of its class, with per_class) that it overlaps, weighted by their input scores. It is
+  an estimate of the segment's tIoU with the truth: the candidates are guesses at it, and their scores probabilities. A
+  segment agrees with itself by 1. Sums are in float64; then the result is sorted again.
 """
 
 # N segments, M kept segments
@@ -135,6 +139,17 @@ def vote(segment: Floats, voters: Floats, scores: Floats, *, voting: float, voti
     return np.array([start / total, end / total], np.float32) if total > 0 else segment
 
 
+def agreed(own: int, segments: Floats, scores: Floats) -> np.float32:
+    """Return the mean tIoU of segment `own` with those of (N, 2) that it overlaps, weighted by their scores (N,)."""
+    share = overlaps(segments[own], segments, epsilon=np.float32(0))
+    share[own] = 1
+    total = met = 0.0
+    for k in np.flatnonzero(share > 0):
+        total += float(scores[k])
+        met += float(scores[k]) * float(share[k])
+    return np.float32(met / total if total > 0 else 1.0)
+
+
 def suppress_video(
     segments: Floats,
     scores: Floats,
@@ -148,6 +163,7 @@ def suppress_video(
     topk: int,
     voting: float,
     voting_weight: str,
+    agreement: bool,
 ) -> tuple[Indices, Floats, Floats]:
     """Suppress the candidates of one video.
 
@@ -156,7 +172,7 @@ def suppress_video(
         The settings are those of `tad.settings.stages.NmsSpec`.
 
     Returns:
-        Input indices (M,), segments (M, 2) after voting, scores (M,) after decay; M ≤ topk.
+        Input indices (M,), segments (M, 2) after voting, scores (M,) after decay and agreement; M ≤ topk.
     """
     groups = [np.flatnonzero(labels == label) for label in np.unique(labels)] if per_class else [np.arange(len(scores))]
     picked: list[tuple[float, int, int]] = []
@@ -174,4 +190,12 @@ def suppress_video(
         for row, (_, _, number) in enumerate(picked):
             group = groups[number]
             final[row] = vote(final[row], segments[group], scores[group], voting=voting, voting_weight=voting_weight)
-    return kept, final, np.array([-score for score, _, _ in picked], np.float32)
+    final_scores = np.array([-score for score, _, _ in picked], np.float32)
+    if agreement:
+        for row, (_, candidate, number) in enumerate(picked):
+            group = groups[number]
+            place = int(np.searchsorted(group, candidate))
+            final_scores[row] *= agreed(place, segments[group], scores[group])
+        order = np.lexsort((kept, -final_scores))
+        kept, final, final_scores = kept[order], final[order], final_scores[order]
+    return kept, final, final_scores

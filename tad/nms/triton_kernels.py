@@ -208,3 +208,36 @@ def vote_videos(
         out = out_ptr + 2 * (first_kept + row)
         tl.store(out, tl.where(voted, (starts / divisor).to(tl.float32), start), mask=inside)
         tl.store(out + 1, tl.where(voted, (ends / divisor).to(tl.float32), end), mask=inside)
+
+
+@triton.jit
+def agree_videos(
+    start_ptr, end_ptr, score_ptr, label_ptr, offset_ptr, index_ptr, kept_ptr, value_ptr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Multiply the scores of the kept segments of one video by their agreement with all of its candidates.
+
+    The arguments are those of `vote_videos`; value (M,) holds the scores of the kept rows, which are changed in place.
+    """
+    video, part, parts = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
+    first_kept = tl.load(kept_ptr + video)
+    count = (tl.load(kept_ptr + video + 1) - first_kept).to(tl.int32)
+    for block in range(part * BLOCK, count, parts * BLOCK):
+        row = block + tl.arange(0, BLOCK)
+        inside = row < count
+        at = tl.load(index_ptr + first_kept + row, mask=inside, other=0)
+        start = tl.load(start_ptr + at, mask=inside, other=0.0)
+        end = tl.load(end_ptr + at, mask=inside, other=0.0)
+        label = tl.load(label_ptr + at, mask=inside, other=-1)
+        total = tl.zeros([BLOCK], tl.float64)
+        met = tl.zeros([BLOCK], tl.float64)
+        for other in range(tl.load(offset_ptr + video), tl.load(offset_ptr + video + 1)):
+            share = overlap_of(start, end, tl.load(start_ptr + other), tl.load(end_ptr + other), 0.0)
+            share = tl.where(at == other, 1.0, share)
+            weight = tl.load(score_ptr + other).to(tl.float64) + tl.zeros([BLOCK], tl.float64)
+            counts = (share > 0) & (label == tl.load(label_ptr + other))
+            total = tl.where(counts, total + weight, total)
+            met = tl.where(counts, met + weight * share.to(tl.float64), met)
+        some = total > 0
+        factor = tl.where(some, (met / tl.where(some, total, 1.0)).to(tl.float32), 1.0)
+        value = tl.load(value_ptr + first_kept + row, mask=inside, other=0.0)
+        tl.store(value_ptr + first_kept + row, value * factor, mask=inside)

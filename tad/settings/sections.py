@@ -191,6 +191,12 @@ class NmsSpec(Spec):
         " only segments of its class vote; published code never votes then, whatever its settings say",
     )
     voting_weight: Literal["score", "score*tiou"] = "score"
+    agreement: bool = Field(
+        default=False,
+        exclude_if=lambda value: not value,
+        description="multiply each detection's score by its mean tIoU with the candidates that it overlaps (with"
+        " per_class, of its class), weighted by their scores: how far they agree on its borders (docs/methods/tad.md)",
+    )
 
     @model_validator(mode="after")
     def _method_of_kind(self) -> Self:
@@ -199,6 +205,8 @@ class NmsSpec(Spec):
             raise ValueError(f"method: {self.method}: moments are suppressed by {', '.join(methods)}; choose one")
         if self.kind == "segments" and self.method == "soft":
             raise ValueError("method: soft: is for kind moments; choose gaussian, or set kind")
+        if self.kind == "moments" and self.agreement:
+            raise ValueError("agreement: true: moments do not overlap; set false")
         return self
 
 
