@@ -40,7 +40,16 @@ SMALL = {
 }  # fmt: skip
 LOCAL = {**SMALL, "windows": [5, 5], "use_position": True, "use_relative_position": True, "num_heads": 2}
 FRAMED = ("afsd_frames", "spot_moments_frames")
-WIDE = ("tridet as published", "afsd", "gaf", "spot, one class", "prompt, all classes", "digit, all classes", *FRAMED)
+WIDE = (
+    "tad",
+    "tridet as published",
+    "afsd",
+    "gaf",
+    "spot, one class",
+    "prompt, all classes",
+    "digit, all classes",
+    *FRAMED,
+)
 WINDOWS = {"embed_dim": 64, "strides": [1.0, 2.0], "regression_ranges": [[0, 8], [8, 10000]]}
 NO_GRAPH: tuple[str, ...] = ()  # detectors whose class says why in `why_no_graph`
 SIDE, CROP = 40, 32  # of frames, pixels
@@ -51,6 +60,7 @@ SIZES_OF = {
 }
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mse": ("mse", {**SMALL, "face": "corrected", "corrections": ["masked", "living"]}),
+    "tad": ("tad", SMALL),
     "tridet as published": ("tridet", {**SMALL, "face": "parity"}),
     "actionformer": ("actionformer", LOCAL),
     "afsd": ("afsd", WINDOWS),

@@ -207,12 +207,14 @@ def test_batches_depend_on_nothing_but_their_place(folder: Path) -> None:
 
 def test_every_epoch_cuts_other_windows(folder: Path) -> None:
     with FeatureReader(folder / "f.h5") as reader:
-        windows = windows_of(folder, reader)
-        cuts = []
-        for epoch in range(4):
-            rows = [windows._window(position, epoch, (0.5, 1.0))[:2] for position in windows.positions]
-            assert rows == [windows._window(position, epoch, (0.5, 1.0))[:2] for position in windows.positions]
-            cuts.append(rows)
+        windows = windows_of(folder, reader, crop_ratio=(0.5, 1.0))
+
+        def cut(epoch: int) -> list[tuple[int, int]]:
+            found = [windows._window(position, epoch, augmented=True) for position in windows.positions]
+            return [(window.first, window.last) for window in found]
+
+        cuts = [cut(epoch) for epoch in range(4)]
+        assert cuts == [cut(epoch) for epoch in range(4)]
     assert len({tuple(rows) for rows in cuts}) == 4
 
 

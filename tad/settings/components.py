@@ -68,6 +68,10 @@ class DetectorSettings(ComponentSettings):
             raise ValueError(
                 f"train.pretext_epochs: {train.pretext_epochs}: this detector has no pretext task; set 0, or use spot"
             )
+        if train.stretch > 1 and self.whole_windows:
+            raise ValueError(
+                f"train.stretch: {train.stretch:g}: this detector's windows have one length; set train.stretch: 1"
+            )
         if detect.fuse_borders != "offsets" and not self.geometric:
             raise ValueError(
                 f"detect.fuse_borders: '{detect.fuse_borders}': this detector averages offsets only; choose offsets"

@@ -99,6 +99,14 @@ class TrainSpec(Spec):
     crop_ratio: tuple[Fraction, Fraction] = Field(
         default=(0.9, 1.0), description="random crop of videos shorter than a window: range of the share to keep"
     )
+    stretch: float = Field(
+        default=1.0,
+        ge=1,
+        le=4,
+        exclude_if=lambda value: value == 1,
+        description="augmentation: windows of features are made up to this many times longer or shorter by"
+        " interpolation, as if the video were slower or faster (docs/methods/tad.md); 1: never",
+    )
     trunc_margin: float = Field(
         default=0.0,
         ge=-1,
@@ -130,6 +138,14 @@ class TrainSpec(Spec):
         description="compile networks for the window's shape: takes minutes once (needs g++ on a CPU), then is cached "
         "in ~/.cache/tad; pays off with bfloat16",
     )
+
+    @model_validator(mode="after")
+    def _random_windows_stretch(self) -> Self:
+        if self.stretch > 1 and self.window_stride:
+            raise ValueError(
+                f"stretch: {self.stretch:g}: sliding windows have a fixed length; set window_stride: 0, or stretch: 1"
+            )
+        return self
 
 
 class DetectSpec(Spec):

@@ -58,6 +58,15 @@ class TrainStageSpec(StageSpec):
             )
         return self
 
+    @model_validator(mode="after")
+    def _features_stretch(self) -> Self:
+        if self.train.stretch > 1 and self.frames:
+            raise ValueError(
+                f"train.stretch: {self.train.stretch:g}: features can be interpolated in time, frames cannot; set"
+                " train.stretch: 1"
+            )
+        return self
+
     @classmethod
     def resolve(cls, config: Config, names: Names) -> Settings:
         row, detector = config.run(names.run), config.detector(names.run)

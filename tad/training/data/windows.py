@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tad.annotations.table import Instance, Table
@@ -26,7 +27,7 @@ from tad.training.data.window_positions import WindowPosition, cut_to, sliding, 
 
 log = logging.getLogger(__name__)
 SAME_SECONDS = 1e-3
-ORDER, WINDOW, MODEL, HELD_OUT = range(4)
+ORDER, WINDOW, MODEL, HELD_OUT, STRETCH = range(5)
 
 
 def generator(seed: int, *path: int) -> np.random.Generator:
@@ -164,6 +165,29 @@ def read_items(
     return items
 
 
+@dataclass(frozen=True)
+class _Window:
+    """A window [first, last) of a video's snippets, which is stretched to `length` snippets.
+
+    `segments_M2` are its segments in the video's snippets from `first` on, `indices_M` the indices of their instances.
+    """
+
+    first: int
+    last: int
+    segments_M2: np.ndarray
+    indices_M: np.ndarray
+    length: int
+
+    @property
+    def factor(self) -> float:
+        """How many times longer the window becomes."""
+        return self.length / (self.last - self.first)
+
+    def stretched(self) -> np.ndarray:
+        """Return the segments in stretched snippets; the borders of the first and the last snippet stay borders."""
+        return self.segments_M2 if self.factor == 1 else (self.segments_M2 + 0.5) * self.factor - 0.5
+
+
 class Windows:
     """Training batches of a list of videos; batch `k` of epoch `e` depends on (seed, e, k) only.
 
@@ -235,46 +259,63 @@ class Windows:
         """
         order = generator(self.seed, ORDER, epoch).permutation(len(self.positions))
         chosen = order[k * self.size : (k + 1) * self.size]
-        return self._collate(chosen, epoch, crop_ratio=self.spec.crop_ratio, rows=share(len(chosen)))
+        return self._collate(chosen, epoch, rows=share(len(chosen)))
 
     def fixed_batches(self) -> Iterator[Batch]:
-        """Iterate over all windows in order, without cropping; deterministic also for long videos (for validation)."""
+        """Iterate over all windows in order, without augmentation; deterministic for long videos too (validation)."""
         size = self.spec.batch_size
         for first in range(0, len(self.positions), size):
             chosen = np.arange(first, min(first + size, len(self.positions)))
-            yield self._collate(chosen, 0, crop_ratio=(1.0, 1.0), rows=range(len(chosen)))
+            yield self._collate(chosen, 0, augmented=False, rows=range(len(chosen)))
 
-    def _window(
-        self, position: WindowPosition, epoch: int, crop_ratio: tuple[float, float]
-    ) -> tuple[int, int, np.ndarray, np.ndarray]:
-        """Return a window's first and last snippet, its segments, and the indices of their instances."""
+    def _window(self, position: WindowPosition, epoch: int, *, augmented: bool) -> _Window:
         spec, item = self.spec, self.items[position.video]
         common = {"threshold": spec.trunc_threshold, "margin": spec.trunc_margin * item.half_clip}
         if position.first is not None:
             width = min(spec.max_length, item.grid.length)
-            return position.first, position.first + width, *cut_to(item.segments_N2, position.first, width, **common)
-        return truncate(
+            cut = cut_to(item.segments_N2, position.first, width, **common)
+            return _Window(position.first, position.first + width, *cut, length=width)
+        factor = self._stretch(epoch, position.video) if augmented else 1.0
+        first, last, segments_M2, indices_M = truncate(
             item.segments_N2,
             length=item.grid.length,
-            max_length=spec.max_length,
-            crop_ratio=crop_ratio,
+            max_length=max(int(spec.max_length / factor), 1),
+            crop_ratio=spec.crop_ratio if augmented else (1.0, 1.0),
             rng=generator(self.seed, WINDOW, epoch, position.video),
             **common,
         )
+        length = min(max(round((last - first) * factor), 1), spec.max_length)
+        return _Window(first, last, segments_M2, indices_M, length=length)
 
-    def _collate(self, chosen: np.ndarray, epoch: int, *, crop_ratio: tuple[float, float], rows: range) -> Batch:
+    def _stretch(self, epoch: int, video: int) -> float:
+        """Draw how many times longer a window becomes, from 1/stretch to stretch, evenly in its logarithm."""
+        if self.spec.stretch == 1:
+            return 1.0
+        return float(self.spec.stretch ** generator(self.seed, STRETCH, epoch, video).uniform(-1, 1))
+
+    def _collate(self, chosen: np.ndarray, epoch: int, *, augmented: bool = True, rows: range) -> Batch:
         feats_BTC = self.features.batch_buffer(len(rows), self.spec.max_length, self.dim)
         lengths, targets = [], []
         positions = [self.positions[index] for index in chosen.tolist()]
         for row, position in enumerate(positions):
             item = self.items[position.video]
-            first, last, segments_N2, indices = self._window(position, epoch, crop_ratio)
-            lengths.append(last - first)
-            segments = torch.from_numpy(segments_N2.astype(np.float32))
-            targets.append(Targets(segments, torch.from_numpy(item.labels_N[indices]), self.shortest[position.video]))
+            window = self._window(position, epoch, augmented=augmented)
+            lengths.append(window.length)
+            segments = torch.from_numpy(window.stretched().astype(np.float32))
+            shortest = self.shortest[position.video] * window.factor
+            targets.append(Targets(segments, torch.from_numpy(item.labels_N[window.indices_M]), shortest))
             if row in rows:
-                row_TC = feats_BTC[row - rows.start]
-                self.features.read_into(row_TC[: last - first], item.video_id, first)
-                row_TC[last - first :] = 0.0
+                self._read(feats_BTC[row - rows.start], item.video_id, window)
         video_ids = [self.items[position.video].video_id for position in positions]
         return Batch(video_ids, torch.tensor(lengths), targets, feats_BTC, rows.start)
+
+    def _read(self, out_TC: Tensor, video_id: str, window: _Window) -> None:
+        """Read a window's features, stretched, into a row of a batch, with zeros behind them."""
+        width = window.last - window.first
+        if window.length == width:
+            self.features.read_into(out_TC[:width], video_id, window.first)
+        else:
+            stored_TC = torch.empty(width, self.dim, device=out_TC.device)
+            self.features.read_into(stored_TC, video_id, window.first)
+            out_TC[: window.length] = F.interpolate(stored_TC.T[None], size=window.length, mode="linear")[0].T
+        out_TC[window.length :] = 0.0
