@@ -130,15 +130,32 @@ def _suppress_video(
 
 
 @compiled
-def _vote(segments: Any, scores: Any, labels: Any, kept: Any, voting: Any, times_tiou: Any, out: Any) -> None:
+def _by_class(labels: Any, classes: Any) -> Any:
+    """Sort the rows by class → rows of class c, in input order: members[first[c] : first[c + 1]]."""
+    first = np.zeros(classes + 1, np.int64)
+    for label in labels:
+        first[label + 1] += 1
+    for c in range(classes):
+        first[c + 1] += first[c]
+    place = first.copy()
+    members = np.empty(len(labels), np.int64)
+    for row in range(len(labels)):
+        members[place[labels[row]]] = row
+        place[labels[row]] += 1
+    return members, first
+
+
+@compiled
+def _vote(
+    segments: Any, scores: Any, labels: Any, groups: Any, kept: Any, voting: Any, times_tiou: Any, out: Any
+) -> None:
     """Replace the boundaries of kept segments by the weighted mean over the segments that overlap them."""
+    members, of_class = groups
     for row in range(len(kept)):
         own = kept[row]
         start, end = segments[own, 0], segments[own, 1]
         total = first = last = 0.0
-        for k in range(len(scores)):
-            if labels[k] != labels[own]:
-                continue
+        for k in members[of_class[labels[own]] : of_class[labels[own] + 1]]:
             inter = min(end, segments[k, 1]) - max(start, segments[k, 0])
             if inter <= ZERO:
                 continue
@@ -156,15 +173,14 @@ def _vote(segments: Any, scores: Any, labels: Any, kept: Any, voting: Any, times
 
 
 @compiled
-def _agree(segments: Any, scores: Any, labels: Any, kept: Any, borders: Any, values: Any) -> None:
+def _agree(segments: Any, scores: Any, labels: Any, groups: Any, kept: Any, borders: Any, values: Any) -> None:
     """Multiply the scores of kept segments by their agreement, and sort all three outputs by score, then index."""
+    members, of_class = groups
     for row in range(len(kept)):
         own = kept[row]
         start, end = segments[own, 0], segments[own, 1]
         total = met = 0.0
-        for k in range(len(scores)):
-            if labels[k] != labels[own]:
-                continue
+        for k in members[of_class[labels[own]] : of_class[labels[own] + 1]]:
             share = ONE
             if k != own:
                 inter = min(end, segments[k, 1]) - max(start, segments[k, 0])
@@ -213,12 +229,13 @@ def suppress_ragged(
         rows = index[done : done + kept]
         for row in range(kept):
             kept_segments[done + row] = segments[a + rows[row]]
-        if vote[0] > ZERO:
-            borders = kept_segments[done : done + kept]
-            _vote(segments[a:b], scores[a:b], labels[a:b], rows, vote[0], vote[1], borders)
-        if vote[2]:
-            ends = done + kept
-            _agree(segments[a:b], scores[a:b], labels[a:b], rows, kept_segments[done:ends], kept_scores[done:ends])
+        if vote[0] > ZERO or vote[2]:
+            own, groups = (segments[a:b], scores[a:b], labels[a:b]), _by_class(labels[a:b], classes)
+            borders, values = kept_segments[done : done + kept], kept_scores[done : done + kept]
+            if vote[0] > ZERO:
+                _vote(*own, groups, rows, vote[0], vote[1], borders)
+            if vote[2]:
+                _agree(*own, groups, rows, borders, values)
         rows += a
         done += kept
         kept_offsets[v + 1] = done
