@@ -17,10 +17,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import study_masked
 from study_masked import FOLDS, TIOU, Variant, annotations_of, config_of, record_of, row, trained
 
 import tad
+from tad.metrics.bootstrap import draw, interval, resample
 from tad.stages import suppress as suppressing
 
 PUBLISHED = {"face": "parity"}
@@ -93,32 +95,44 @@ ORACLES: dict[str, Callable[[Detection, Truth], Detection]] = {
 }
 
 
-def line(name: str, rule: str, results: dict[str, Any], data: Path) -> str:
-    """Return a row of the second table."""
-    scores = tad.evaluate(results, truth_of(results, data), tiou=TIOU)
-    cells = [f"{100 * scores.mAP[t]:.2f}" for t in (0.3, 0.5, 0.7)]
-    return f"| {name} | {rule} | {100 * scores.average_mAP:.2f} | {' | '.join(cells)} |"
+class Table:
+    """Rows with a score each, and its difference from that of the first row with a 95 % interval over videos."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.first: tuple[float, Any] | None = None
+
+    def row(self, name: str, rule: str, made: list[dict[str, Any]]) -> str:
+        """Return the row of the results of one or more seeds, which are averaged."""
+        scores = [tad.evaluate(results, truth_of(results, self.data), tiou=TIOU) for results in made]
+        drawn_NV = draw(len(scores[0].evaluation.matches.video_ids))
+        drawn_N = np.mean([resample(one.evaluation.matches, drawn_NV).mean(axis=1) for one in scores], axis=0)
+        average = statistics.mean(one.average_mAP for one in scores)
+        difference = ""
+        if self.first is None:
+            self.first = average, drawn_N
+        else:
+            low, high = interval(drawn_N - self.first[1])
+            difference = f"{100 * (average - self.first[0]):+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
+        cells = [f"{100 * statistics.mean(one.mAP[t] for one in scores):.2f}" for t in (0.3, 0.5, 0.7)]
+        return f"| {name} | {rule} | {100 * average:.2f} | {difference} | {' | '.join(cells)} |"
 
 
 def suppressions(given: argparse.Namespace) -> Iterator[str]:
-    """Yield the table of suppression rules, seeds averaged only where there are several."""
-    yield "| variant | suppression | average mAP | @0.3 | @0.5 | @0.7 |"
-    yield "| --- | --- | ---: | ---: | ---: | ---: |"
+    """Yield the table of suppression rules; seeds are averaged."""
+    table = Table(given.data)
+    yield "| variant | suppression | average mAP | difference from the first row | @0.3 | @0.5 | @0.7 |"
+    yield "| --- | --- | ---: | ---: | ---: | ---: | ---: |"
     for name in given.variants:
         for rule in given.rules:
-            values = []
-            for seed in given.seeds:
-                results = suppressed(name, RULES[rule], given.data, given.folder, given.folds, seed)
-                values.append(tad.evaluate(results, truth_of(results, given.data), tiou=TIOU).average_mAP)
-                yield line(f"{name}, seed {seed}", rule, results, given.data)
-            if len(values) > 1:
-                yield f"| {name}, mean | {rule} | {100 * statistics.mean(values):.2f} | | | |"
+            places = (given.data, given.folder, given.folds)
+            yield table.row(name, rule, [suppressed(name, RULES[rule], *places, seed) for seed in given.seeds])
         if given.oracles:
             results = suppressed(name, {}, given.data, given.folder, given.folds, given.seeds[0])
             truth = truth_of(results, given.data)
             for oracle, change in ORACLES.items():
                 changed = {v: [change(d, truth[v]) for d in rows] for v, rows in results.items()}
-                yield line(f"{name}, seed {given.seeds[0]}", f"published, {oracle}", changed, given.data)
+                yield table.row(name, f"published, {oracle}", [changed])
 
 
 def trainings(given: argparse.Namespace) -> Iterator[str]:
