@@ -3,6 +3,7 @@
     python benchmarks/study_encoders.py FOLDER --videos CLIPS [--seeds 5]
     cd FOLDER && tad run --cores all results/{clips,demo}-{small,pictures,changes,joints,both}/map.json
     tad run --cores all results/{clips,demo}-{pictures,changes,both}-random/map.json && tad compare demo-small demo-both
+    tad run --cores all results/clips-both-{parity,tad}/map.json && tad compare clips-both-parity clips-both-tad
 
 FOLDER receives a config.yaml with all rows, the random weights, and the data set `clips`: real clips put together into
 sequences. It needs the packages of the extra `encoders`, and mediapipe for `joints` (docs/features.md).
@@ -10,7 +11,7 @@ sequences. It needs the packages of the extra `encoders`, and mediapipe for `joi
 The clips come from few sources (CLIPS is a folder with ten of them, from test suites of torchvision, decord and
 video_features), so `clips` says little about real data: where an action has one source only, its first half is for
 training and its second half for testing, with the same person and place. BlazePose has no random control: its network
-is a model file.
+is a model file. The last two runs compare the detector tad with MSE as published (docs/methods/tad.md).
 """
 
 import argparse
@@ -161,6 +162,8 @@ def rows(folder: Path, seeds: int) -> dict[str, Any]:
         f"{dataset}-{name.replace('_', '-')}": {"dataset": dataset, "features": name, **common}
         for dataset in ("demo", "clips") for name in features
     }  # fmt: skip
+    for name, changes in {"parity": {"face": "parity"}, "tad": {"name": "tad"}}.items():
+        runs[f"clips-both-{name}"] = {"dataset": "clips", "features": "both", **common, "detector": detector | changes}
     return {"datasets": {"demo": {"shards": 1}, "clips": own}, "features": features, "runs": runs}
 
 
