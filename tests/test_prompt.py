@@ -1,6 +1,5 @@
 """Detection by text prompts, on embeddings whose geometry is known; the text encoders against transformers' own."""
 
-import importlib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,12 @@ import torch
 import training_tools
 from backbone_tools import build
 from component_tools import laid
-from safetensors.torch import save_file
+from prompt_tools import FULL, make_tiny, published
 from torch import Tensor
 from training_tools import write_inputs
 
 from tad.annotations.table import Instance, Video
-from tad.backbones import _texts, transformers_image
-from tad.core import optional
+from tad.backbones import _texts
 from tad.core.errors import TadError
 from tad.core.files import read_json
 from tad.detectors.prompt import contrast, runs_above, similarities, stretched
@@ -140,44 +138,10 @@ def test_phrases_follow_the_names_unless_they_are_given() -> None:
 
 # ----------------------------------------------------------------------------------------------- encoders and workflow
 
-TINY = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
-FULL = {"openai/clip-vit-base-patch16": ("CLIP", 12), "google/siglip2-base-patch16-224": ("Siglip", 24)}
-WORDS = ["<pad>", "<unk>", "a", "video", "of", "photo", "person", "doing", "jump", "run", "high", "</s>"]
-
 
 @pytest.fixture
 def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    for model, size in _texts.TEXTS.items():
-        width = {"projection_size": 24} if size.padded else {"projection_dim": 12}
-        small = size._replace(arguments=TINY | width | {"vocab_size": len(WORDS), "eos_token_id": len(WORDS) - 1})
-        monkeypatch.setitem(_texts.TEXTS, model, small)
-        image = transformers_image.SIZES[model]
-        projection = {} if size.padded else {"projection_dim": 12}
-        monkeypatch.setitem(
-            transformers_image.SIZES, model, image._replace(arguments=image.arguments | TINY | projection)
-        )
-
-
-def published(folder: Path, model: str) -> tuple[Any, Path, Any]:
-    """A whole image-text model of transformers with small random weights, its file, and the tokeniser beside it."""
-    optional.torchvision()
-    library, (family, width) = importlib.import_module("transformers"), FULL[model]
-    sizes = {"text_config": _texts.TEXTS[model].arguments, "vision_config": transformers_image.SIZES[model].arguments}
-    config = getattr(library, f"{family}Config")(**sizes, **({"projection_dim": width} if width == 12 else {}))
-    theirs = getattr(library, f"{family}Model")(config).eval()
-    torch.manual_seed(0)
-    for value in theirs.state_dict().values():
-        if value.is_floating_point():
-            torch.nn.init.normal_(value, std=0.3)
-    save_file({key: value.contiguous() for key, value in theirs.state_dict().items()}, folder / "w.safetensors")
-    tokenizers = importlib.import_module("tokenizers")
-    vocabulary = {word: k for k, word in enumerate(WORDS)}
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    template = {"single": "$A </s>", "special_tokens": [("</s>", vocabulary["</s>"])]}
-    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(**template)
-    tokenizer.save(str(folder / "w.tokenizer.json"))
-    return theirs, folder / "w.safetensors", tokenizer
+    make_tiny(monkeypatch)
 
 
 @needs_transformers

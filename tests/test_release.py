@@ -1,6 +1,7 @@
 """Released runs: what they hold, and what is refused; tests/test_apply.py applies one."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import yaml
 from safetensors.numpy import save_file
 
 from tad.commands.apply import trained
-from tad.commands.release import FILE, Released, export
+from tad.commands.release import EXTRAS, FILE, Released, export
 from tad.core.errors import TadError
 from tad.core.files import read_json, write_json
 from tad.core.formats import mark
 from tad.provenance.stamps import stamp
+from tad.settings import plugins
 from tad.settings.config import Config
 
 ROWS: dict[str, Any] = {
@@ -82,6 +84,24 @@ def test_what_cannot_be_released_is_said(config: Path, tmp_path: Path) -> None:
         TadError, match=r"new/seed-0/model\.safetensors: no such file; train it with `cd \S+ && tad run"
     ):
         list(export("new", out=tmp_path / "out", onnx=False, config=config))
+
+
+def test_the_extras_of_a_release_are_those_that_its_encoder_imports() -> None:
+    """Of every backbone: the packages that its modules import, and the packages that hold its weights."""
+    folder, calls = Path(plugins.__file__).parents[1] / "backbones", {"transformers_model": "modern"}
+    calls |= {"timm_package": "images"}
+    for name in plugins.names("backbones"):
+        seen, todo = set(), {name}
+        while todo:
+            module = todo.pop()
+            seen.add(module)
+            text = (folder / f"{module}.py").read_text()
+            todo |= set(re.findall(r"from tad\.backbones\.(\w+) import", text)) - seen
+        texts = "".join((folder / f"{module}.py").read_text() for module in seen)
+        found = {extra for call, extra in calls.items() if f"{call}(" in texts}
+        weights = (folder / f"{name}.yaml").read_text()
+        found |= {"encoders"} if "package: " in weights and "mediapipe" not in weights else set()
+        assert found == ({EXTRAS[name]} if name in EXTRAS else set()), name
 
 
 @pytest.mark.parametrize("harm", ["removed", "changed", "older", "newer", "foreign", "unlisted"])

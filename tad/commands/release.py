@@ -44,11 +44,18 @@ TEXT = """# {run}
 
 A trained detector of {count} actions in videos: {labels}.
 
-    pip install temporal-action-detection=={version}
+    pip install '{package}=={version}'
     tad apply {folder} VIDEO --out detections.json
 
 {onnx}Files are listed with their checksums in release.json.
 """
+PACKAGE_NAME = "temporal-action-detection"
+# backbone → extra of this package that it needs
+EXTRAS: Mapping[str, str] = {
+    "vit_tiny": "modern",
+    "videomae": "modern", "vjepa2": "modern", "transformers_image": "modern", "image_text": "modern",
+    "timm_image": "images", "efficientnet_lite0": "encoders", "transnetv2": "encoders",
+}  # fmt: skip
 ONNX_TEXT = "`detector.onnx` is the detector without the encoder, see docs/export.md.\n"
 
 
@@ -161,6 +168,13 @@ class _Writer:
         facts = {"backbone": backbone.model_dump(mode="json"), "weights": identity}
         return facts | {"recipe": self.settings.recipe(name, self.row.dataset)}
 
+    def package(self) -> str:
+        """Return the name of this package for pip, with the extras that the encoders need."""
+        encoders = [name for name in self.needed if self.settings.feature_set(name).made_by == "extract"]
+        names = {self.settings.backbone(name, self.row.dataset).name for name in encoders}
+        extras = sorted({EXTRAS[name] for name in names if name in EXTRAS})
+        return PACKAGE_NAME + (f"[{','.join(extras)}]" if extras else "")
+
     def config(self) -> dict[str, Any]:
         """Return the configuration of the folder."""
         parts = self.settings.parts(self.row.features)
@@ -217,8 +231,9 @@ def export(run: str, *, out: Path, onnx: bool = True, config: Path = Path("confi
     with publish(out / README) as partial:
         listed = ", ".join(labels[:20]) + (", …" if len(labels) > 20 else "")
         content = TEXT.format(
-            run=run, count=len(labels), labels=listed, version=__version__, folder=out.name, onnx=text
-        )
+            run=run, count=len(labels), labels=listed, version=__version__, folder=out.name, onnx=text,
+            package=writer.package(),
+        )  # fmt: skip
         partial.write_text(content, encoding="utf-8")
     files = sorted(path for path in out.rglob("*") if path.is_file() and "apply" not in path.relative_to(out).parts)
     document = {
