@@ -145,6 +145,7 @@ def test_weak_scores_get_a_hint(applied: Applied, tmp_path: Path) -> None:
     assert lines[0] == "detections with score at least 0.5"
     assert lines[1].startswith("one: 3 detections, first high jump 0.5-1.5 s (0.90)")
     assert lines[2].startswith("two: all 1 scores are weak (best 0.20, threshold 0.5): either no action")
+    assert lines[2].endswith("look with --to page --score 0.1")  # at which something is shown
     assert lines[3] == "three: excluded: text, not a video"
 
 

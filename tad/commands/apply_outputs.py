@@ -365,10 +365,11 @@ def _lines(document: Mapping[str, Any], results: Mapping[str, list[dict[str, Any
         every = document["results"][video_id]
         if cut and every and not rows:
             top = max(row["score"] for row in every)
+            shown = f"{top:.2f}" if top >= 0.01 else f"{top:.1g}"
             yield (
-                f"{video_id}: all {len(every)} scores are weak (best {top:.2f}, threshold {cut.score:g}): either no"
+                f"{video_id}: all {len(every)} scores are weak (best {shown}, threshold {cut.score:g}): either no"
                 " action of the run's classes happens here, or the video is unlike those that it was trained on (view,"
-                " frame rate, resolution); look with --to page --score 0.05"
+                f" frame rate, resolution); look with --to page --score {top / 2:.1g}"
             )
         else:
             count = f"{len(rows)} detection{'' if len(rows) == 1 else 's'}"
