@@ -149,6 +149,18 @@ def test_every_argument_has_a_help() -> None:
     assert not [(row.name, argument.name) for row in rows for argument in row.arguments if not argument.help]
 
 
+def test_every_default_is_said() -> None:
+    """By the help of the option, unless the default stands for none."""
+    parser = build_parser()
+    subparsers = next(a for a in parser._actions if a.dest == "command").choices
+    assert isinstance(subparsers, dict)
+    for name, own in subparsers.items():
+        for action in own._actions:
+            if action.default and action.option_strings and action.default != "==SUPPRESS==":
+                said = str(action.help)
+                assert "default" in said or str(action.default) in ("True", "False"), (name, action.dest)
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

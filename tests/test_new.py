@@ -295,8 +295,7 @@ def test_a_file_that_is_no_video_is_not_counted_as_decoded(tmp_path: Path) -> No
     write_table(Table("kitchen", ("x",), videos, clipped=cut), path_of("check", dataset="kitchen"), {})
     assert list(_sound("kitchen", Path())) == [
         "check: b.mp4: excluded, damaged: text, not a video",
-        "check: decoded 1 of 2 videos, 1.5 minutes of video; all other times lie within them (1 instance cut or"
-        " left out)",
+        "check: decoded 1 of 2 videos, 1.5 minutes long; all other times lie within them (1 instance cut or left out)",
         "check: no usable video is left in the split test; repair the videos, or add others",
     ]
 

@@ -158,7 +158,7 @@ def test_the_wheel_starts_a_project_with_few_jobs(installed: Path, tmp_path: Pat
     options = ["--videos", "clips", "--labels", "labels.csv", "--offline", "--backbone", "r2plus1d_small"]
     done = tad(installed, tmp_path, "new", "kitchen", *options)
     assert done.returncode == 0, done.stderr
-    assert "check: decoded 8 videos, 0.5 minutes of video; all times lie within them" in done.stdout
+    assert "check: decoded 8 videos, 0.5 minutes long; all times lie within them" in done.stdout
     assert done.stdout.splitlines()[-1] == "next: tad run kitchen"
     done = tad(installed, tmp_path, "run", "-n", "-q", "rules")
     assert done.returncode == 0, done.stderr

@@ -31,6 +31,10 @@ USAGE = 2
 INTERRUPTED = 130  # 128 + SIGINT
 TERMINATED = 143  # 128 + SIGTERM
 MORE_MEMORY = "finished parts are cached; give it more memory (ulimit -v, limits of the job), or use smaller batches"
+PASSED = (
+    "names of runs, files to make, or arguments of snakemake: -n shows what would run, -v prints Snakemake's own"
+    " messages, --cores N limits the cores (default: all)"
+)
 STAGES_TITLE = "stages, in the order in which the workflow runs them"
 
 
@@ -69,9 +73,15 @@ def _listing() -> str:
     )
 
 
+def _help(meaning: str, default: object = None) -> str | None:
+    """Return the help of an argument with its default, unless the words name it or it stands for none."""
+    known = "default" in meaning or isinstance(default, bool)
+    return (meaning if known or not default else f"{meaning} (default: {default})") or None
+
+
 def _add_arguments(parser: argparse.ArgumentParser, row: Command | Stage) -> None:
     for name, meaning, options in row.arguments:
-        parser.add_argument(name, help=meaning or None, **options)
+        parser.add_argument(name, help=_help(meaning, options.get("default")), **options)
     if isinstance(row, Stage):
         meaning = f"settings of {row.name}: JSON text, or a JSON or YAML file"
         parser.add_argument("--spec", required=row.needs_spec, default="", help=meaning)
@@ -80,7 +90,8 @@ def _add_arguments(parser: argparse.ArgumentParser, row: Command | Stage) -> Non
         parser.add_argument("--threads", type=int, default=0, help=meaning)
     if row.device:
         default = os.environ.get("TAD_DEVICE", "auto")  # set by the workflow: the device is not a setting of a stage
-        parser.add_argument("--device", default=default, help="auto, cpu, cuda or cuda:N; an absent device is an error")
+        meaning = "auto, cpu, cuda or cuda:N; an absent device is an error"
+        parser.add_argument("--device", default=default, help=_help(meaning, default))
     parser.set_defaults(row=row)
 
 
@@ -100,7 +111,7 @@ def build_parser(*only: str) -> argparse.ArgumentParser:
         row = rows[name]
         own = commands.add_parser(name, description=row.help)
         if isinstance(row, Command) and row.passes:
-            own.add_argument(row.passes, nargs="*", metavar="argument", help="names of runs, or arguments of snakemake")
+            own.add_argument(row.passes, nargs="*", metavar="argument", help=PASSED)
             own.set_defaults(row=row)
             continue
         if isinstance(row, Stage) or not row.actions:

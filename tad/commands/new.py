@@ -201,7 +201,7 @@ def _sound(name: str, root: Path) -> Iterator[str]:
     times = "all times lie within them"
     if changed := len(table.dropped) + len(table.clipped):
         times = f"all other times lie within them ({plural(changed, 'instance')} cut or left out)"
-    yield f"check: decoded {count}, {minutes:.1f} minutes of video; {times}"
+    yield f"check: decoded {count}, {minutes:.1f} minutes long; {times}"
     if unscored := [s for s in ("train", "test") if (ids := table.split(s)) and not set(ids) & set(usable)]:
         yield f"check: no usable video is left in the split {' or '.join(unscored)}; repair the videos, or add others"
 

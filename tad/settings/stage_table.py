@@ -100,7 +100,7 @@ _ROWS = (
     Stage("probe", "decode videos once: frame counts, times, damage", "ProbeSpec",
           "videos/{dataset}/{shard}.json", (
         path("videos", "video folder"),
-        argument("--shard", "K-of-N", required=True),
+        argument("--shard", "part of the videos, K-of-N, such as 00-of-04", required=True),
     )),
     Stage("check", "compare annotated times with the decoded videos", "CheckSpec",
           "annotations/{dataset}.checked.json", (
@@ -148,7 +148,7 @@ _ROWS = (
         ANNOTATIONS,
         path_or_none("--teachers", "with `distill`: the teachers' models", nargs="*", default=[]),
         path_or_none("--teacher-features", "with `distill`: the index of each teacher", nargs="*", default=[]),
-        path_or_none("--start", "initial backbone weights of a detector on frames", nargs="?"),
+        path_or_none("--start", "initial weights: of the backbone of a detector on frames, of the text encoder of prompt", nargs="?"),
         ENCODER,
         argument("--devices", "GPUs (with --device cpu: processes) that share each batch", type=int, default=1),
     ), device=True),
