@@ -148,7 +148,8 @@ _ROWS = (
         ANNOTATIONS,
         path_or_none("--teachers", "with `distill`: the teachers' models", nargs="*", default=[]),
         path_or_none("--teacher-features", "with `distill`: the index of each teacher", nargs="*", default=[]),
-        path_or_none("--start", "initial weights: of the backbone of a detector on frames, of the text encoder of prompt", nargs="?"),
+        path_or_none("--start", "weights of the backbone that a detector on frames starts from, or of the text encoder"
+                     " of prompt", nargs="?"),
         ENCODER,
         argument("--devices", "GPUs (with --device cpu: processes) that share each batch", type=int, default=1),
     ), device=True),
