@@ -93,7 +93,7 @@ class BackboneBase(nn.Module):
         """Return the transformer that adapters are put into, for clips of `clip` frames; not a copy.
 
         Raises:
-            TadError: the backbone is none, or its network needs clips of another length.
+            TadError: the backbone has no transformer, or its network needs clips of another length.
         """
         name = type(self).__module__.rpartition(".")[2]
         raise TadError(f"backbone {name}: adapters need a video transformer; use videomae, vjepa2 or vit_tiny")

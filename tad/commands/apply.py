@@ -44,7 +44,7 @@ def _folder(videos: Sequence[Path], work: Path) -> Path:
     """Return the folder of the videos; for files, or several folders, a folder with links to them."""
     for path in videos:
         if not path.exists():
-            raise TadError(f"{path}: no such video or folder of videos")
+            raise TadError(f"{path}: no such video or folder of videos; give the path of one that exists")
     if len(videos) == 1 and videos[0].is_dir():
         return videos[0]
     folder = work / "video"
@@ -186,7 +186,8 @@ class Trained:
         entries: dict[str, dict[str, Any]] = read_json(manifest)["videos"]
         if not any(entry["usable"] for entry in entries.values()):
             why = "; ".join(f"{video_id}: {entry['cause']}" for video_id, entry in entries.items()) or "there is none"
-            raise TadError(f"{', '.join(map(str, videos))}: no video can be read ({why})")
+            remedy = "repair or download it again" if entries else "give a folder with videos (.mp4, .avi, .mkv, …)"
+            raise TadError(f"{', '.join(map(str, videos))}: no video can be read ({why}); {remedy}")
         given = _Given(settings, row.dataset, folder, manifest, work, self.device, growing)
         index = given.features(row.features, self.weights)
         table = _table(work, manifest, self.labels, settings, row.dataset)

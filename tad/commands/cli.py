@@ -7,6 +7,7 @@ standard error with exit status 1.
 
 import argparse
 import difflib
+import errno
 import io
 import os
 import re
@@ -251,8 +252,13 @@ def _tell(line: str, most: int = MESSAGE) -> None:
 
 def _plainly(error: OSError) -> str:
     """Return a failure of the operating system in one line, with a remedy where one is known."""
-    from tad.core.storage import refusal
+    from tad.core.storage import expect_readable, refusal
 
     path = Path(os.fsdecode(error.filename)) if error.filename else Path("standard output")
+    if error.filename and error.errno in (errno.EACCES, errno.EPERM):
+        try:
+            expect_readable(path)
+        except TadError as unreadable:
+            return str(unreadable)
     refused = refusal(error, path)
     return str(refused) if refused else f"{error.filename or ''}: {error.strerror or error}"

@@ -98,7 +98,7 @@ def compare(first: str, second: str, *, config: Path = Path("config.yaml"), seed
         TadError: the runs differ in dataset, split, protocol or kind of labels, or a file is missing or not of the run.
     """
     if first == second:
-        raise TadError(f"compare: {first}: name two different runs")
+        raise TadError(f"{first}: given twice; name two different runs")
     changes = {"runs": {run: {"seeds": seeds} for run in (first, second)}} if seeds else {}
     settings = Config.read(config, changes=changes)
     specs = {run: _spec(settings, run) for run in (first, second)}

@@ -32,6 +32,7 @@ from tad.commands.suggest import COMMON_RATE, Advice, advise, measure
 from tad.core.errors import TadError
 from tad.core.files import publish, read_json
 from tad.core.ids import unsafe
+from tad.datasets._times import MOST_RATE
 from tad.settings.config import Config
 from tad.settings.layers import wrong_name
 from tad.settings.paths import path_of
@@ -50,6 +51,7 @@ OPTIONS = {
     "clip": "--on-invalid clip",
     "column": "rename it, or name it with --columns {value}=NAME",
     "columns": "--columns",
+    "named by": "--columns",
     "unit": "give --unit {value}",
     "stated unit": "leave out --unit {value}",
     "where": "",
@@ -67,6 +69,18 @@ def _check_names(name: str, out: Path) -> None:
         raise TadError(why)
     if out.exists() and not (out.is_file() and out.read_bytes().startswith(_head(name).encode())):
         raise TadError(f"{out}: exists already; {ELSEWHERE}")
+
+
+def _check_options(videos: Path, *, rate: float, points: float, split_file: Path | None) -> None:
+    """Refuse options that are wrong whatever the labels say."""
+    if videos.is_file():
+        raise TadError(f"--videos {videos}: is a file; give the folder with the video files")
+    if not 0 <= rate < MOST_RATE:
+        raise TadError(f"--rate {rate:g}: give the frames per second of the labels, such as 25")
+    if not 0 <= points < math.inf:
+        raise TadError(f"--points {points:g}: give the seconds around each point in time, such as 2")
+    if split_file and not split_file.is_file():
+        raise TadError(f"--split-file {split_file}: no such file; give a CSV file with the columns video and split")
 
 
 def _head(name: str) -> str:
@@ -184,7 +198,11 @@ def _decode(name: str, root: Path) -> Iterator[str]:
 
 
 def _sound(name: str, root: Path) -> Iterator[str]:
-    """Yield how many labelled videos were decoded, and which of them cannot be used, or only partly, and why."""
+    """Yield how many labelled videos were decoded, and which of them cannot be used, or only partly, and why.
+
+    Raises:
+        TadError: none can be used.
+    """
     table = read_table(root / path_of("check", dataset=name))
     entries: dict[str, dict[str, Any]] = {}
     manifests = path_of("probe", root=root, dataset=name, shard="*")
@@ -198,6 +216,11 @@ def _sound(name: str, root: Path) -> Iterator[str]:
             yield f"check: {entry['path']}: {state}: {entry['cause']}"
     minutes = sum(float(entry["duration"]) for entry in usable.values()) / 60
     count = plural(len(usable), "video") if len(usable) == len(labelled) else f"{len(usable)} of {len(labelled)} videos"
+    if not usable:
+        raise TadError(
+            f"{manifests.parent}: none of {plural(len(labelled), 'labelled video')} can be decoded, as the lines above"
+            " say; repair the videos, or add others, then run the same command again"
+        )
     times = "all times lie within them"
     if changed := len(table.dropped) + len(table.clipped):
         times = f"all other times lie within them ({plural(changed, 'instance')} cut or left out)"
@@ -247,6 +270,7 @@ def new(
         TadError: the labels, the videos or their names are not usable; nothing is written.
     """
     _check_names(name, out)
+    _check_options(videos, rate=rate, points=points, split_file=split_file)
     root = out.parent
     try:
         findings = read_labels(labels, tool=tool, columns=parse_columns(columns), unit=unit)

@@ -147,7 +147,7 @@ def _parse_json(path: Path) -> tuple[Any, bool]:
         sealed = checksums.verify_inline(path)
         value = parse_json(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise TadError(f"{path}: no such file") from None
+        raise TadError(f"{path}: no such file; check the path, or make the file first") from None
     except UnicodeDecodeError as error:
         raise TadError(f"{path}: not UTF-8 text (byte {error.start}); is this really a JSON file?") from None
     except json.JSONDecodeError as error:

@@ -48,7 +48,7 @@ def _flat(items: Iterable[Any]) -> bool:
 
 
 def _pairs(value: Any) -> bool:
-    """Return whether it is a list of flat lists that are not empty, such as a list of segments."""
+    """Return whether a value is a list of flat lists that are not empty, such as a list of segments."""
     if not isinstance(value, list | tuple):
         return False
     if not set(map(type, value)) <= SEQUENCES or not all(value):

@@ -21,6 +21,7 @@ CAUSES = {
     errno.EPERM: ("writing is not permitted here", f"change the folder's owner or mode, {AGAIN}"),
     errno.EIO: ("the disk reported an input/output error", f"check the disk (dmesg), {AGAIN}"),
     errno.ENOTDIR: ("a part of its path is a file, not a folder", "move that file away or write to another folder"),
+    errno.EISDIR: ("is a folder, not a file", "name a file"),
     errno.EMFILE: ("too many files are open", f"raise the limit (ulimit -n), {AGAIN}"),
     errno.ENFILE: ("too many files are open on this machine", AGAIN),
 }
@@ -86,6 +87,25 @@ def refusal(error: OSError, path: Path, partial: Path | None = None, *, size: in
     refused = StorageError(f"{path}: {cause}{numbers}; nothing was replaced; {remedy}")
     refused.errno, refused.filename = error.errno, None
     return refused
+
+
+def unreadable(path: Path) -> Path | None:
+    """Return the file or folder that keeps this process from reading `path`; None if none does or it is absent."""
+    for folder in reversed(Path(path).parents):
+        if os.path.lexists(folder) and not os.access(folder, os.X_OK):
+            return folder
+    wanted = os.R_OK | (os.X_OK if os.path.isdir(path) else 0)
+    return Path(path) if os.path.exists(path) and not os.access(path, wanted) else None
+
+
+def expect_readable(path: Path) -> None:
+    """Refuse a file or folder that exists and may not be read, which a search of a folder would leave out silently.
+
+    Raises:
+        StorageError: this process has no permission.
+    """
+    if place := unreadable(path):
+        raise StorageError(f"{place}: no permission to read it; change its owner or mode, {AGAIN}")
 
 
 @contextmanager

@@ -137,7 +137,8 @@ def _mapped(header: Sequence[str], columns: Mapping[str, str], where: str) -> di
             raise TadError(f"setting columns: '{ours}'; {nearest(ours, list(OURS))}")
         if plain(theirs) not in by_name:
             hint = nearest(theirs, list(header))
-            raise TadError(f"{where}: no column '{theirs}', which the setting columns names for {ours}; {hint}")
+            by = Remedy("named by", "the setting columns")
+            raise TadError(f"{where}: no column '{theirs}', which ", by, f" names for {ours}; {hint}")
         found[ours] = by_name[plain(theirs)]
     return found
 

@@ -184,7 +184,7 @@ def spreadsheet_rows(path: Path) -> tuple[list[str], list[Row]]:
         TadError: the file is missing, is not a spreadsheet, has no sheet or two tables, or is too large.
     """
     if not path.is_file():
-        raise TadError(f"{path}: no such file")
+        raise TadError(f"{path}: no such file; check the path")
     command = [*python_module("tad.datasets._spreadsheet"), str(path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

@@ -25,7 +25,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         keys = [key for key, _ in pairs]
-        raise TadError(f"key '{next(key for key in keys if keys.count(key) > 1)}' is given twice")
+        raise TadError(f"key '{next(key for key in keys if keys.count(key) > 1)}' is given twice; keep one")
     return value
 
 
@@ -226,7 +226,7 @@ def read_results(
     except UnicodeDecodeError:
         raise TadError(f"{path}: not a results file: it {_looks_like(path)}") from None
     except FileNotFoundError:
-        raise TadError(f"{path}: no such file") from None
+        raise TadError(f"{path}: no such file; check the path") from None
     except IsADirectoryError:
         raise TadError(f"{path}: is a folder; give the results file in it") from None
     rest.pop(checksums.KEY, None)

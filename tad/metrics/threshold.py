@@ -139,7 +139,7 @@ class HeldOut:
         shown_VG, right_VG: see `shown_and_right`.
         instances: number of instances.
         at: when a detection is right: "at tIoU 0.5", or for moments "within" a time.
-        why: instead of all these: why there are no such detections.
+        why: why there are no such detections, in which case the others are empty; otherwise empty.
     """
 
     shown_VG: Counts

@@ -28,6 +28,9 @@ def _scores(runs: Sequence[str], config: Path) -> list[Path]:
     for run in named:
         settings.run(run)
     there = [Path(run) if run.endswith(".json") else path_of("evaluate", root=settings.root, run=run) for run in runs]
+    for run, path in zip(runs, there, strict=True):
+        if run in named and not path.is_file():
+            raise TadError(f"{path}: no such file; make it with: {command_of(path, root=settings.root)}")
     if runs:
         return there
     paths = [path_of("evaluate", root=settings.root, run=run) for run in settings.file.runs]

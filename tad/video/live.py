@@ -58,7 +58,7 @@ class Source:
 
     @property
     def reconnects(self) -> bool:
-        """Whether it can be opened again."""
+        """Whether the source can be opened again after it broke."""
         return self.kind in ("camera", "network")
 
 

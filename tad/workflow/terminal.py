@@ -233,12 +233,12 @@ class LogHandler(LogHandlerBase):
 
     @property
     def writes_to_stream(self) -> bool:
-        """Whether the handler replaces Snakemake's own output on the terminal: yes."""
+        """Tell Snakemake that this handler replaces its own output on the terminal."""
         return True
 
     @property
     def writes_to_file(self) -> bool:
-        """Whether the handler replaces Snakemake's log file: no."""
+        """Tell Snakemake to go on writing its log file."""
         return False
 
     @property
@@ -248,10 +248,10 @@ class LogHandler(LogHandlerBase):
 
     @property
     def has_formatter(self) -> bool:
-        """Whether the handler formats events itself: yes."""
+        """Tell Snakemake that this handler formats events itself."""
         return True
 
     @property
     def needs_rulegraph(self) -> bool:
-        """Whether the handler needs the graph of the rules: no."""
+        """Tell Snakemake that this handler does not need the graph of the rules."""
         return False

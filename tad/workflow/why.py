@@ -59,6 +59,9 @@ def parse_dry_run(text: str) -> list[Job]:
     return jobs
 
 
+UNMADE = re.compile(r"No rule to produce (.+?) \(if you use input functions")
+
+
 def refusal(text: str) -> str:
     """Extract Snakemake's error message as one line, without the location in the rules."""
     if LOCKED in text:
@@ -72,6 +75,8 @@ def refusal(text: str) -> str:
     lines = [line.strip() for line in (tail if marker else text).splitlines()]
     stop = ("Wildcards:", "Traceback:", "File ", "Using workflow specific profile")
     sentences = list(takewhile(lambda line: not line.startswith(stop), filter(None, lines)))
+    if found := UNMADE.search(" ".join(sentences)):
+        return f"no stage makes {found[1]}; name a run of config.yaml, or a file that the workflow makes"
     return " ".join(sentences) or "see snakemake -n"
 
 

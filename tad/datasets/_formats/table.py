@@ -14,6 +14,7 @@ from tad.annotations.table import Table, Video
 from tad.core.errors import Remedy, TadError
 from tad.core.file_kinds import other_kind
 from tad.core.ids import LABEL_EXTENSIONS
+from tad.core.storage import expect_readable
 from tad.core.strict_json import type_name
 from tad.datasets._csv import read_sheet
 from tad.datasets._csv_text import delimiter_of
@@ -181,6 +182,7 @@ def files_in(source: Path) -> list[Path]:
     source = Path(source)
     if source.is_file():
         return [source]
+    expect_readable(source)
     if not source.is_dir():
         raise TadError(f"{source}: no such file or folder; give the file or folder that your annotation tool exported")
     found = sorted(
@@ -287,7 +289,9 @@ def _read_file(form: Format, path: Path, unit: str) -> Table:
 def _merged(one: Video, other: Video, path: Path, video_id: str) -> Video:
     """Return a video with the instances of both files."""
     if one.split and other.split and one.split != other.split:
-        raise TadError(f"{path}: video '{video_id}' is in {other.split} here and in {one.split} in another file")
+        raise TadError(
+            f"{path}: video '{video_id}' is in {other.split} here and in {one.split} in another file; keep one split"
+        )
     return replace(
         one,
         split=one.split or other.split,
