@@ -1,10 +1,12 @@
 """`tad plan`: sizes, the line through two measured points, finished jobs, and a plan of a small run."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +17,7 @@ from tad.commands import plan_trial as trial
 from tad.commands.doctor_trials import FRAMES, RATE, write_video
 from tad.commands.plan_trial import Effort, Line
 from tad.core.errors import TadError
+from tad.core.grid import Grid
 from tad.settings.config import Config
 from tad.workflow.why import Job
 
@@ -36,6 +39,58 @@ def test_a_line_is_recovered_from_two_points(job: float, unit: float, few: float
 def test_noise_that_makes_more_work_seem_faster_is_no_negative_effort() -> None:
     found = trial.line_through(Effort(5, 5), 10, Effort(4, 4), 40)
     assert found == Line(Effort(0, 0), Effort(0.1, 0.1))
+    assert trial.line_through(Effort(5, 2), 10, Effort(4, 5), 40) == Line(Effort(0, 1), Effort(0.1, 0.1))
+
+
+@given(
+    start=positive, saving=positive, unit=positive, decoding=positive, few=st.integers(1, 9), more=st.integers(1, 90)
+)
+def test_work_of_an_epoch_and_of_a_training_is_not_taken_for_that_of_their_segments(
+    start: float, saving: float, unit: float, decoding: float, few: int, more: int
+) -> None:
+    """Pretraining 1000 segments for 12 epochs, told from two small samples whose parts of the work are known."""
+    sample = trial.Sample.__new__(trial.Sample)
+    sample.manifests, sample.seconds, counts = [Path("few"), Path("many")], [6.0, 24.0], [few, few + more]
+
+    def epochs(_sample: Any, _table: Any, part: int, **_: Any) -> tuple[Line, int]:
+        job, each = start + decoding * sample.seconds[part], saving + unit * counts[part]
+        return Line(Effort(job, 2 * job), Effort(each, 2 * each)), 5
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial, "read_json", lambda _: {"videos": {"a": {"usable": True, "rate": 25.0}}})
+        patch.setattr(trial, "_part_of", lambda _table, _sample, part: part)
+        patch.setattr(trial, "segments", lambda part, *_: counts[part])
+        patch.setattr(trial, "_epochs", epochs)
+        patch.setattr(trial, "_decoding", lambda *_: Effort(decoding * 24.0, 2 * decoding * 24.0))
+        found = trial.try_pretrain(sample, None, None, device="cpu", made={})  # type: ignore[arg-type]
+    wanted = start + 12 * (saving + 1000 * unit) + decoding * 600
+    slack = 1e-5 * (start + 1000 * saving + 600 * decoding)  # of differences
+    effort = found.of(units=1000, epochs=12, seconds=600.0)
+    assert effort == pytest.approx((wanted, 2 * wanted), rel=1e-4, abs=slack)
+
+
+@pytest.mark.parametrize("cores", [1, 2, 4])
+def test_the_start_of_decoding_processes_is_not_taken_for_decoding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int
+) -> None:
+    """One video is read by one process, three videos by up to three: each takes as long as minutes of video."""
+    sample = trial.Sample.__new__(trial.Sample)
+    sample.folder, sample.seconds, sample.pieces = tmp_path, [6.0, 24.0], [{"a": 6.0}, {"b": 8.0, "c": 8.0, "d": 8.0}]
+    sample.manifests, sample.parts = [Path("few"), Path("many")], (Path("few"), Path("many"))
+    like, features = Grid(0.0, 1.0, 5, 5.0), SimpleNamespace(dataset="d", features="f")
+
+    def extract(manifest: Path, *arguments: Any, workers: int, **_: Any) -> None:
+        assert workers == torch.get_num_threads() == cores
+        trial.synthetic_features(arguments[2], features, {"a": 5.0}, dim=3, like=like)
+        part = int(manifest.name == "many")
+        efforts.append(Effort(1.0, 1.0 + 0.3 * min(workers, len(sample.pieces[part])) + 0.01 * sample.seconds[part]))
+
+    efforts: list[Effort] = []
+    monkeypatch.setattr("tad.stages.extract.extract", extract)
+    monkeypatch.setattr(trial, "timed", lambda call: (call(), efforts[-1])[1])
+    spec = SimpleNamespace(model_copy=lambda update: update)
+    line, dim, _ = sample.extract(spec, None, "cpu", cores=cores, decoder=Effort(0.2, 0.3))
+    assert (line.unit.cpu, line.job.cpu, dim) == (pytest.approx(0.01), pytest.approx(1.0), 3)
 
 
 def test_a_piece_of_a_video_is_copied(tmp_path: Path) -> None:
@@ -124,7 +179,7 @@ def test_a_plan_has_a_line_for_each_stage_their_sum_and_what_was_assumed(
         probe = Line(Effort(1, 1), Effort(10, 10))
         seconds, pieces = [1.0, 2.0], [{"v0": 1.0}, {"v1": 2.0}]
 
-        def extract(self, *_: Any) -> Any:
+        def extract(self, *_: Any, **__: Any) -> Any:
             return Line(Effort(5, 5), Effort(100, 100), 1000.0), 8, trial.Grid(0.1, 0.1, 4, 0.48)
 
     monkeypatch.setattr(planning.Plan, "_sampled", lambda plan: setattr(plan, "sample", Sampled()) or plan.sample)
@@ -134,6 +189,7 @@ def test_a_plan_has_a_line_for_each_stage_their_sum_and_what_was_assumed(
     monkeypatch.setattr(planning, "missing_of_run", lambda config, run: [])
     monkeypatch.setattr(planning, "_cuda", lambda device: False)
     monkeypatch.setattr(trial, "pace", lambda: Effort(3, 2))
+    monkeypatch.setattr(trial, "start_of", lambda module: Effort(0, 0))
     lines = list(planning.plan("one"))
     table = {line.split("  ")[0]: line.split() for line in lines[1:7]}
     assert [line.split("  ")[0] for line in lines[:7]] == [

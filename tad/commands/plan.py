@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +15,14 @@ from tad.commands import plan_trial as trial
 from tad.commands.plan_trial import Effort
 from tad.core.errors import MissingError, TadError
 from tad.core.grid import Grid
+from tad.core.lanes import MOST
 from tad.core.storage import free_at, readable
 from tad.settings.config import Config
 from tad.settings.paths import RESULTS, path_of
 from tad.settings.stage_table import STAGES
 from tad.weights.published import located
 from tad.workflow.missing import missing_of_run
+from tad.workflow.rules import share_of_cores
 from tad.workflow.why import Job, planned
 
 SHARE, LEAST_SECONDS, MOST_SECONDS = 0.01, 24.0, 240.0  # of video in the trial
@@ -86,7 +89,7 @@ class Plan:
         needs_videos = any(config.feature_set(part).made_by != "convert" for part in config.parts(self.features))
         self.videos = size.videos_of(config, self.dataset) if needs_videos else self._imported()
         self.sample: trial.Sample | None = None
-        self.start = Effort(0, 0)
+        self._started: dict[str, Effort] = {}
         self.rates: dict[str, tuple[int, Grid]] = {}  # feature set → width and grid of its rows, from the trial
         groups: dict[tuple[Any, ...], list[Job]] = {}
         for job in jobs:
@@ -177,7 +180,6 @@ class Plan:
         if self.sample is None:
             import numpy as np
 
-            self.start = trial.timed(self._import_stages)
             drawn = np.random.default_rng(0).permutation(sorted(self.videos.paths)).tolist()
             split = {v: self.table.videos[v].split for v in drawn if v in self.table.videos}
             drawn.sort(key=lambda video_id: split.get(video_id) != "train")  # pretrain needs those; the order stays
@@ -188,10 +190,11 @@ class Plan:
             self.sample = trial.Sample(self.folder, paths, seconds=seconds, spec=spec)
         return self.sample
 
-    @staticmethod
-    def _import_stages() -> None:
-        import tad.stages.extract
-        import tad.stages.train  # noqa: F401 - every job of these stages begins with these imports
+    def _start(self, module: str) -> Effort:
+        """Return the effort of a new process that imports a module: what a job begins with."""
+        if module not in self._started:
+            self._started[module] = trial.start_of(module)
+        return self._started[module]
 
     def _probe(self, row: Row) -> None:
         row.effort = self._sampled().probe.of(row.seconds, len(row.jobs)).plus(PYTHON, len(row.jobs))
@@ -203,9 +206,14 @@ class Plan:
         weights: Path | None = None
         if (given := self.config.feature_set(features).weights) != "pretrain":
             weights = self.config.root / located(given, self.config.backbone(features, self.dataset))
-        line, dim, grid = sample.extract(spec, weights, self.device)
+        reader, shards = self._start("tad.video.ring"), int(row.jobs[0].wildcards["shard"].partition("-of-")[2])
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = min(cores, MOST) if _cuda(self.device) else share_of_cores(cores, shards)  # as in rules/common.smk
+        line, dim, grid = sample.extract(spec, weights, self.device, cores=cores, decoder=reader)
         self.rates[features] = dim, grid
-        row.effort = line.of(row.seconds, len(row.jobs)).plus(self.start, len(row.jobs))
+        processes = len(row.jobs) * min(cores, math.ceil(row.videos / len(row.jobs)))
+        row.effort = line.of(row.seconds, len(row.jobs)).plus(self._start("tad.stages.extract"), len(row.jobs))
+        row.effort = row.effort.plus(Effort(0, reader.cpu), processes)
         row.disk = line.size * row.seconds
 
     def _pretrain(self, row: Row) -> None:
@@ -214,14 +222,15 @@ class Plan:
         from tad.provenance.stamps import read_stamp
 
         made = read_stamp(self.annotations)
-        line, decoding, rate = trial.try_pretrain(sample, self.table, spec, device=self.device, made=made)
+        tried = trial.try_pretrain(sample, self.table, spec, device=self.device, made=made)
         timed = Table(self.table.dataset, self.table.labels, {
             v: trial.clipped(video, self.videos.seconds[v])
             for v, video in self.table.videos.items() if v in self.videos.seconds
         })  # fmt: skip
-        units = trial.segments(timed, spec, rate) * spec.epochs * spec.share
-        row.effort = line.of(units).plus(decoding, row.seconds).plus(self.start)
-        row.disk = line.size
+        units = round(trial.segments(timed, spec, tried.rate) * spec.share)
+        row.effort = tried.of(units=units, epochs=spec.epochs, seconds=row.seconds * spec.share)
+        row.effort = row.effort.plus(self._start("tad.stages.pretrain"))
+        row.disk = tried.size
 
     def _train(self, row: Row) -> None:
         spec: Any = self.config.spec("train", run=row.jobs[0].wildcards["run"])
@@ -250,7 +259,7 @@ class Plan:
         share = spec.labels.share if spec.labels and not spec.labels.file else 1.0
         epochs = spec.train.epochs + spec.train.warmup_epochs + spec.train.pretext_epochs
         row.effort = line.of(math.ceil(steps * row.videos * share) * epochs * len(row.jobs), len(row.jobs)).plus(
-            self.start, len(row.jobs)
+            self._start("tad.stages.train"), len(row.jobs)
         )
         row.disk = 2.0 * line.size * len(row.jobs)
         if spec.distill or spec.labels:

@@ -6,6 +6,8 @@ intercept) and that of its videos (the slope) are told apart.
 """
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tad.annotations.table import Table, Video, write_table
+from tad.core.bundle import ROOT
 from tad.core.errors import TadError
 from tad.core.files import read_json
 from tad.core.grid import Grid
@@ -65,6 +68,12 @@ def timed(call: Callable[[], Any]) -> Effort:
     return Effort(time.monotonic() - began, sum(after[:4]) - sum(before[:4]))
 
 
+def start_of(module: str) -> Effort:
+    """Return the effort of a new process that imports a module, as each job and each decoding process begins."""
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {module}"
+    return timed(partial(subprocess.run, [sys.executable, "-P", "-c", code], check=True))
+
+
 def _fixed_work() -> None:
     """Do the same work on every machine: half of it Python, half of it NumPy on one core."""
     seen: dict[int, int] = {}
@@ -86,11 +95,17 @@ def pace() -> Effort:
 
 
 def line_through(few: Effort, few_units: float, many: Effort, many_units: float) -> Line:
-    """Return the line through two measurements; if its slope is not positive, all effort is per unit."""
-    unit = many.plus(few, -1).per(many_units - few_units)
-    if min(unit) <= 0:
-        return Line(Effort(0, 0), many.per(many_units))
-    return Line(few.plus(unit, -few_units).per(1), unit)
+    """Return the line through two measurements; if its slope is not positive, all effort is per unit.
+
+    Clock and CPU time are told apart: a moment of load in the first measurement says nothing about the CPU time.
+    """
+
+    def fitted(first: float, second: float) -> tuple[float, float]:
+        unit = (second - first) / (many_units - few_units)
+        return (max(first - unit * few_units, 0.0), unit) if unit > 0 else (0.0, max(second, 0.0) / many_units)
+
+    job, unit = zip(*map(fitted, few, many), strict=True)
+    return Line(Effort(*job), Effort(*unit))
 
 
 def duration_of(path: Path) -> float:
@@ -163,8 +178,18 @@ class Sample:
             )
         self.probe = line_through(efforts[1], self.seconds[0], efforts[2], self.seconds[1])
 
-    def extract(self, spec: Any, weights: Path | None, device: str) -> tuple[Line, int, Grid]:
-        """Extract both parts; return the line per second of video, the width C of the rows, and one video's grid."""
+    def extract(
+        self, spec: Any, weights: Path | None, device: str, *, cores: int, decoder: Effort
+    ) -> tuple[Line, int, Grid]:
+        """Extract both parts; return the line per second of video, the width C of the rows, and one video's grid.
+
+        Args:
+            spec, weights, device: see `tad.stages.extract.extract`.
+            cores: what a job of the workflow has: so many decoding processes and lanes.
+            decoder: the start of a decoding process. A part of few videos has fewer of them, so their CPU time is taken
+                out: it would seem to be that of the seconds of video.
+        """
+        from tad.core.device import resolve, threads_of_network
         from tad.features.store import FeatureReader
         from tad.stages.extract import extract
 
@@ -173,9 +198,11 @@ class Sample:
         outs = [place / f"{k}.h5" for k in range(3)]
 
         efforts = []
-        for k, part in enumerate((0, 0, 1)):
-            call = partial(extract, self.manifests[part], self.parts[part], weights, outs[k], spec=spec, device=device)
-            efforts.append(timed(partial(call, cache=place / f"cache{k}")))
+        with threads_of_network(resolve(device), cores):
+            for k, part in enumerate((0, 0, 1)):
+                call = partial(extract, self.manifests[part], self.parts[part], weights, outs[k], spec=spec)
+                effort = timed(partial(call, cache=place / f"cache{k}", device=device, workers=cores))
+                efforts.append(effort.plus(Effort(0, decoder.cpu), -min(cores, len(self.pieces[part]))))
         line = line_through(efforts[1], self.seconds[0], efforts[2], self.seconds[1])
         with FeatureReader(outs[2]) as reader:
             longest = max(map(reader.grid, reader.video_ids), key=lambda grid: grid.length)
@@ -251,27 +278,83 @@ def segments(table: Table, spec: Any, rate: float) -> int:
     return len(found)
 
 
-def try_pretrain(
-    sample: Sample, table: Table, spec: Any, *, device: str, made: dict[str, Any]
-) -> tuple[Line, Effort, float]:
-    """Train the encoder on the sample; return the line per segment and epoch, the decoding per second, and the rate."""
-    from tad.stages.pretrain import pretrain
+class Pretraining(NamedTuple):
+    """The effort of training an encoder.
 
-    pieces = {
-        v.replace("/", "_"): clipped(table.videos[v], s) for v, s in sample.pieces[1].items() if v in table.videos
-    }
-    few = replace(table, videos=pieces, missing={}, flawed=None, excluded={})
-    place = Path(mkdtemp(dir=sample.folder))
-    annotations = write_table(few, place / "sample.json", made)
+    Attributes:
+        start: of a training, besides its imports.
+        epoch: per epoch, and per segment in it.
+        decoding: per second of video.
+        rate: frames per second.
+        size: bytes on disk.
+    """
+
+    start: Effort
+    epoch: Line
+    decoding: Effort
+    rate: float
+    size: float
+
+    def of(self, *, units: int, epochs: int, seconds: float) -> Effort:
+        """Return the effort of some epochs with so many segments each, from videos of so many seconds."""
+        return self.start.plus(self.epoch.of(units), epochs).plus(self.decoding, seconds)
+
+
+def try_pretrain(sample: Sample, table: Table, spec: Any, *, device: str, made: dict[str, Any]) -> Pretraining:
+    """Train the encoder on both parts of the sample, for few and for more epochs.
+
+    An epoch has work of its own (it saves the weights and the state), and so has a training (it builds the network).
+    A sample has few segments and seconds, so that work must not be taken for theirs: a run has a hundred times as many.
+    """
     entries = read_json(sample.manifests[1])["videos"]
     rate = float(np.mean([entry["rate"] for entry in entries.values() if entry["usable"]]))
+    tables = [_part_of(table, sample, k) for k in (0, 1)]
+    few, many = (segments(part, spec, rate) for part in tables)
+    made_for = {"spec": spec, "device": device, "made": made}
+    line, size = _epochs(sample, tables[1], 1, first=EPOCHS[0], **made_for)  # the first call is not counted
+    epoch = Line(Effort(0, 0), line.unit.per(many))
+    if 0 < few < many:
+        with suppress(TadError):  # too short for a clip
+            epoch = line_through(_epochs(sample, tables[0], 0, **made_for)[0].unit, few, line.unit, many)
+    decoding = _decoding(sample, spec, entries)
+    rest = line.job.plus(decoding, -1)
+    start = Effort(max(rest.wall, 0.0), max(rest.cpu, 0.0))
+    return Pretraining(start, epoch, decoding.per(sample.seconds[1]), rate, 2.0 * size)
+
+
+def _part_of(table: Table, sample: Sample, part: int) -> Table:
+    """Return the annotations of a part of the sample."""
+    pieces = {
+        v.replace("/", "_"): clipped(table.videos[v], s) for v, s in sample.pieces[part].items() if v in table.videos
+    }
+    return replace(table, videos=pieces, missing={}, flawed=None, excluded={})
+
+
+def _epochs(
+    sample: Sample, table: Table, part: int, *, spec: Any, device: str, made: dict[str, Any], first: int = 0
+) -> tuple[Line, int]:
+    """Train the encoder on a part of the sample; return the line per epoch, and the bytes of the weights.
+
+    `first`: epochs of a call before those that are measured.
+    """
+    from tad.stages.pretrain import pretrain
+
+    place = Path(mkdtemp(dir=sample.folder))
+    annotations = write_table(table, place / "sample.json", made)
     efforts = []
-    for k, epochs in enumerate((EPOCHS[0], *EPOCHS)):
+    for k, epochs in enumerate((*([first] if first else []), *EPOCHS)):
         trial = spec.model_copy(update={"epochs": epochs, "hold_out": 0.0, "share": 1.0})
         out = place / f"encoder{k}.safetensors"
-        cache = place / f"encoding{k}"
-        call = partial(pretrain, annotations, [sample.manifests[1]], sample.parts[1], out, spec=trial, device=device)
-        efforts.append(timed(partial(call, cache=cache)))
-    each = segments(few, spec, rate)
-    line = line_through(efforts[1], each * EPOCHS[0], efforts[2], each * EPOCHS[1])
-    return Line(Effort(0, 0), line.unit, 2.0 * out.stat().st_size), line.job.per(sample.seconds[1]), rate
+        call = partial(pretrain, annotations, [sample.manifests[part]], sample.parts[part], out, spec=trial)
+        efforts.append(timed(partial(call, cache=place / f"encoding{k}", device=device)))
+    return line_through(efforts[-2], EPOCHS[0], efforts[-1], EPOCHS[1]), out.stat().st_size
+
+
+def _decoding(sample: Sample, spec: Any, entries: dict[str, Any]) -> Effort:
+    """Return the effort of decoding the large part of a sample as `pretrain` does."""
+    from tad.settings import plugins
+    from tad.training.tsp.frames import frames_of
+
+    backbone = plugins.build("backbones", spec.backbone.name, spec.backbone.settings)
+    videos: dict[str, tuple[Any, Any]] = {v: ({}, entry) for v, entry in entries.items() if entry["usable"]}
+    return timed(partial(frames_of, videos, sample.parts[1], backbone=backbone, clip=spec.clip, scratch=sample.folder))

@@ -37,6 +37,11 @@ KINDS = {
 SCRIPTS = {"render": "workflow_scripts/render_demo.py", "table": "workflow_scripts/results_table.py"}
 
 
+def share_of_cores(cores: int, shards: int) -> int:
+    """Return the cores of each shard's extraction; see `Workflow.share_of_cores`."""
+    return max(min(cores // shards, MOST), 1)
+
+
 class Workflow(PageInputs, RunInputs):
     """The configuration for the rules. Methods take Snakemake's wildcards and are called only for jobs of the DAG.
 
@@ -163,7 +168,7 @@ class Workflow(PageInputs, RunInputs):
 
         The features do not depend on it.
         """
-        return max(min(cores // len(self.videos.shards(wildcards.dataset)), MOST), 1)
+        return share_of_cores(cores, len(self.videos.shards(wildcards.dataset)))
 
     def code(self, stage: str, wildcards: Any) -> str:
         """Return the fingerprint of all code that the stage uses."""
