@@ -23,7 +23,7 @@ import tad.stages.pretrain
 from tad.backbones._contract import BackboneBase
 from tad.commands.stream_choice import write_choice
 from tad.commands.sweep import Training
-from tad.core import notices
+from tad.core import files, notices
 from tad.core.errors import TadError
 from tad.core.files import HashCache, read_json, write_json
 from tad.features.export import export_features
@@ -199,7 +199,9 @@ def write_rest(folder: Path) -> None:
     notices.store(weights / "w.pt", ["no checksum is published"], [])
     write_wanted(folder / "wanted.json", {"out.h5": "{}"}, {})
     cache = HashCache(folder / "hashes.json")
-    cache.key(weights / "w.pt")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "TICK_NS", -1)
+        cache.key(weights / "w.pt")
     cache.save()
     facts = ("demo_00", {"subset": "training"}, {"content_key": "0", "frames": 1, "trait": "plain"})
     with pytest.MonkeyPatch.context() as patch:

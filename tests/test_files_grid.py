@@ -1,15 +1,21 @@
 """Atomic files, content keys and the grid."""
 
+import errno
 import os
+import stat
 import tempfile
+import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tad.core.errors import TadError
+from tad.core import files
+from tad.core.errors import StorageError, TadError
 from tad.core.files import SAMPLE_BYTES, SAMPLES, SMALL_BYTES, HashCache, content_key, publish, read_json, write_json
 from tad.core.grid import Grid
 
@@ -63,6 +69,56 @@ def test_content_key_follows_content_and_not_dates(tmp_path: Path) -> None:
     assert cache.key(path) != first
     cache.save()
     assert HashCache(tmp_path / "hashes.json").key(path) == content_key(path)
+
+
+def test_a_file_written_twice_within_a_tick_of_the_clock_is_not_taken_for_unchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With equal size, dates and inode, as on file systems that count whole seconds."""
+    path, stored = tmp_path / "labels.csv", tmp_path / "hashes.json"
+    facts = SimpleNamespace(st_size=4, st_mtime_ns=0, st_ctime_ns=0, st_ino=1)
+
+    def key(content: str) -> str:
+        path.write_text(content)
+        cache = HashCache(stored)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "stat", lambda _: facts)
+            found = cache.key(path)
+        cache.save()
+        return found
+
+    facts.st_mtime_ns = facts.st_ctime_ns = time.time_ns() - 10**9
+    assert key("jump") != key("leap")
+    facts.st_mtime_ns = facts.st_ctime_ns = time.time_ns() - 60 * 10**9
+    first = key("jump")
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "content_key", lambda _: pytest.fail("read again"))
+        assert key("jump") == first, "an older file is not read again"
+    facts.st_mtime_ns = time.time_ns() + 3600 * 10**9
+    assert key("jump") == first, "nor one whose date lies in the future"
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "content_key", lambda _: pytest.fail("read again"))
+        assert key("jump") == first
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
+def test_a_file_system_that_cannot_force_folders_to_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Some network and FUSE ones refuse it; the file has been renamed by then. A failing disk is an error."""
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    refused = pytest.raises(StorageError, match="input/output error") if number == errno.EIO else nullcontext()
+    with refused:
+        write_json(tmp_path / "a.json", 1)
+    assert read_json(tmp_path / "a.json") == 1
+    assert os.listdir(tmp_path) == ["a.json"]
 
 
 @given(st.binary(min_size=1, max_size=4096), st.data())

@@ -13,6 +13,7 @@ from tad.commands.show import show
 from tad.core.errors import TadError
 from tad.core.files import digest, write_json
 from tad.core.grid import Grid
+from tad.features import store
 from tad.features.export import export_features
 from tad.features.show import rows_of
 from tad.features.store import FeatureReader, ShardWriter, key_of
@@ -75,6 +76,19 @@ def test_rows_hold_the_channels_of_all_parts(tmp_path: Path) -> None:
             assert (facts["clip_length"], facts["sha256"], "backbone" in facts) == (16, digest(video_id), False)
     assert [row.state for row in rows_of(out)] == ["ok", "ok", "excluded"]
     assert export_features(out, tmp_path / "npy", file_format="npy") == tmp_path / "npy"
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_the_parts_of_a_video_stay_open_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """With more files than may be open, those of earlier videos are closed, not the first part of this one."""
+    out = join(two(tmp_path), tmp_path / "two.h5", spec=SPEC)
+    with FeatureReader(out) as reader:
+        wanted = {video_id: reader.stored(video_id) for video_id in reader.video_ids}
+    monkeypatch.setattr(store, "FILES_AT_ONCE", most)
+    with FeatureReader(out) as reader:
+        for video_id in [*wanted, *reversed(wanted)]:
+            np.testing.assert_array_equal(reader.stored(video_id), wanted[video_id])
+            np.testing.assert_array_equal(reader.read(video_id, 1, 3), wanted[video_id][1:3])
 
 
 def test_nothing_is_stored_twice_and_the_folder_can_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from process_tools import members
 
-from tad.core import claims, files, processes
-from tad.core.errors import TadError
+from tad.core import claims, files, h5, processes
+from tad.core.errors import StorageError, TadError
 from tad.core.files import publish, sweep, write_json
 from tad.core.formats import mark, of_stage
+from tad.core.h5 import H5Writer
 from tad.provenance.wanted import CODE, WANTED, Record, check_wanted, records_of, write_wanted
 
 LINUX = sys.platform == "linux"
@@ -337,3 +338,36 @@ def test_a_record_is_written_before_its_output(tmp_path: Path, monkeypatch: pyte
         write_json(out, 1)
     assert record.read_text() == "text"
     assert not out.exists()
+
+
+def test_a_claim_that_does_not_fit_on_the_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of its records would be a traceback when the output is published."""
+    out, real = tmp_path / "map.json", os.pwrite
+    claim = claims.claiming(out, lambda: "work", records=lambda: {str(tmp_path / "record"): "text"})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", lambda handle, content, at: real(handle, content[:70], at))
+        with pytest.raises(StorageError, match=r"map\.json\.claim: no space left on the disk"), claim:
+            pass
+    path = claims.path_of_claim(out)
+    with claims.claiming(out, lambda: "work", records=lambda: {str(tmp_path / "record"): "text"}):
+        path.write_bytes(path.read_bytes()[:-3])
+        with pytest.raises(TadError, match=r"map\.json\.claim: damaged; remove it"):
+            write_json(out, 1)
+    assert not out.exists()
+
+
+def test_a_signal_while_a_file_is_finished_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer is still referred to, as by a traceback, so that nothing else removes its temporary file."""
+
+    def interrupted(_: Path) -> None:
+        raise processes.Terminated
+
+    writer = H5Writer(tmp_path / "a.h5")
+    monkeypatch.setattr(h5, "append_blocks", interrupted)
+    with pytest.raises(processes.Terminated), writer:
+        pass
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(h5.h5py, "File", interrupted)
+    with pytest.raises(TypeError), H5Writer(tmp_path / "a.h5"):
+        pass
+    assert list(tmp_path.iterdir()) == []

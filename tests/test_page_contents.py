@@ -1,5 +1,7 @@
 """What the page says: the costs of errors, precision over recall, sentences, and scores of any range."""
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tad.annotations.table import Instance, Table, Video
+from tad.core.errors import StorageError
 from tad.metrics import evaluate
 from tad.metrics.diagnosis import Diagnosis
+from tad.page import write
 from tad.page.contents import _opening, middle
 from tad.page.costs import MISSED, POINTS, _cost, curves, missed, worst
 from tad.page.sentences import sentences
+from tad.provenance.stamps import read_stamp
 
 
 def area(right: Any, instances: int) -> float:
@@ -129,3 +134,36 @@ def test_scores_of_any_range_are_shown(tmp_path: Path) -> None:
 )
 def test_a_page_opens_at_the_usual_threshold(tiou: tuple[float, ...], at: int) -> None:
     assert middle(tiou) == at
+
+
+def plain_page(out: Path, title: str) -> Path:
+    return write.write_page(out, title, {"videos": [], "labels": []}, [], [], media={}, stamp={"identity": title})
+
+
+def test_there_is_never_half_of_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All files are on the disk before their folder is renamed; an earlier page is there until then, or again."""
+    out, real, forced = tmp_path / "page", os.fsync, set()
+
+    def fsync(handle: int) -> None:
+        real(handle)
+        forced.add(os.fstat(handle).st_ino)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    plain_page(out, "first")
+    assert {path.stat().st_ino for path in (out, *out.rglob("*"), tmp_path)} <= forced
+    replace = os.replace
+
+    def fails_for_the_new_one(source: Path, target: Path) -> None:
+        if "former" not in f"{source}{target}" and Path(target) == out:
+            assert not out.exists()
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fails_for_the_new_one)
+        with pytest.raises(StorageError, match="page: the disk reported"):
+            plain_page(out, "second")
+    assert read_stamp(out)["identity"] == "first"
+    plain_page(out, "second")
+    assert read_stamp(out)["identity"] == "second"
+    assert list(tmp_path.iterdir()) == [out]

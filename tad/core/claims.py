@@ -9,6 +9,7 @@ A claim also holds the records of its output, files that say how it is made (for
 before the output is renamed, so that they always describe what is there, whoever has published it.
 """
 
+import errno
 import fcntl
 import json
 import logging
@@ -112,10 +113,10 @@ def claiming(
     with storing(path), _locked(path) as handle:
         digest, described = work(), records()
         line = (json.dumps(dict(described)) + "\n").encode() if described else b""
-        size = os.pwrite(
-            handle, digest.encode("ascii").ljust(WIDTH) + line, 0
-        )  # one call: a kill leaves no half digest
-        os.ftruncate(handle, size)
+        content = digest.encode("ascii").ljust(WIDTH) + line
+        if os.pwrite(handle, content, 0) < len(content):  # one call: a kill leaves no half of a digest
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        os.ftruncate(handle, len(content))
     before = os.environ.get(CLAIM)
     os.environ[CLAIM] = json.dumps([str(path), digest])
     try:
@@ -147,16 +148,23 @@ def holding(path: Path) -> Iterator[None]:
                 " inputs; its result is kept, and this one is discarded"
             )
         if newest and path_of_claim(path).absolute() == Path(name):
-            _write_records(os.pread(handle, os.fstat(handle).st_size, WIDTH))
+            _write_records(os.pread(handle, os.fstat(handle).st_size, WIDTH), Path(name))
         yield
 
 
-def _write_records(line: bytes) -> None:
+def _write_records(line: bytes, claim: Path) -> None:
     """Write the records that follow the digest in a claim, as Snakemake does: not atomically, and without fsync.
 
     If this process is killed here, the output is absent and a torn record is ignored.
+
+    Raises:
+        TadError: the claim is damaged.
     """
-    for name, text in (json.loads(line) if line else {}).items():
+    try:
+        records: dict[str, str] = json.loads(line) if line else {}
+    except ValueError:
+        raise TadError(f"{claim}: damaged; remove it and run the same command again") from None
+    for name, text in records.items():
         record = Path(name)
         with storing(record):
             record.parent.mkdir(parents=True, exist_ok=True)

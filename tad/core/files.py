@@ -1,5 +1,6 @@
 """Atomic publication of files, JSON, and content hashes."""
 
+import errno
 import hashlib
 import json
 import logging
@@ -22,6 +23,7 @@ from tad.core.strict_json import parse_json
 
 log = logging.getLogger(__name__)
 SMALL_BYTES, SAMPLES, SAMPLE_BYTES = 1 << 20, 8, 1 << 12  # 20,000 large files are looked at within seconds
+TICK_NS = 2_100_000_000  # of the clocks of file systems: FAT counts in steps of two seconds
 READERS = 16  # files whose blocks are awaited at once
 PARTIAL = ".partial-"  # of a temporary file: <name>.partial-<token of the writing process>
 FOREIGN_SECONDS = 86400.0  # a temporary file of another machine is removed after a day without a change
@@ -36,6 +38,24 @@ def _fsync(path: Path) -> None:
         os.close(handle)
 
 
+def fsync_folder(path: Path) -> None:
+    """Force the names in a folder to the disk, where the file system can: some network and FUSE ones refuse it."""
+    try:
+        _fsync(path)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES):
+            raise
+        log.debug("%s: folders cannot be forced to the disk here (%s)", path, error)
+
+
+def fsync_tree(folder: Path) -> None:
+    """Force all files and names below a folder to the disk, so that it can be published with a rename."""
+    for path, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            _fsync(Path(path, name))
+        fsync_folder(Path(path))
+
+
 def settle(partial: Path, path: Path) -> None:
     """Rename a finished temporary file to `path` in the same folder, with fsync of the data and of the folder.
 
@@ -45,7 +65,7 @@ def settle(partial: Path, path: Path) -> None:
     _fsync(partial)
     with claims.holding(path):
         os.replace(partial, path)
-    _fsync(path.parent)
+    fsync_folder(path.parent)
 
 
 def sweep(folder: Path) -> None:
@@ -190,6 +210,9 @@ def content_key(path: Path) -> str:
 class HashCache:
     """A cache of `content_key` by (size, dates, inode): an unchanged file is not read again.
 
+    A file that was written just before it is read may be written again within the same tick of the file system's clock,
+    and look unchanged. Its key is not stored, so that it is computed again the next time.
+
     It is stored in one JSON file. Losing the file only costs time.
     """
 
@@ -213,12 +236,14 @@ class HashCache:
         stats = {name: os.stat(name) for name in names}
         facts = {name: [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in stats.items()}
         unknown = [name for name, fact in facts.items() if self.entries.get(name, [])[:4] != fact]
+        now, fresh = time.time_ns(), dict[str, str]()
         if unknown:
             with ThreadPoolExecutor(READERS) as pool:
-                for name, key in zip(unknown, pool.map(content_key, map(Path, unknown)), strict=True):
-                    self.entries[name] = [*facts[name], key]
-            self.changed = True
-        return [str(self.entries[name][4]) for name in names]
+                fresh = dict(zip(unknown, pool.map(content_key, map(Path, unknown)), strict=True))
+            settled = [name for name in unknown if min(abs(now - date) for date in facts[name][1:3]) > TICK_NS]
+            self.entries |= {name: [*facts[name], fresh[name]] for name in settled}
+            self.changed = self.changed or bool(settled)
+        return [fresh[name] if name in fresh else str(self.entries[name][4]) for name in names]
 
     def content(self, path: Path, extensions: Collection[str] = ()) -> str:
         """Return a key of a file's content, or of the names and contents of all files in a folder.

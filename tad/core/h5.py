@@ -308,9 +308,13 @@ class H5Writer:
         self._partial = self._publish.__enter__()
         try:
             self._sink = _Sink(self._partial)
-            self.file = h5py.File(self._sink, "w", track_order=False)
-            if self._stamp is not None:
-                self.file.attrs["tad_stamp"] = canonical(self._stamp)
+            try:
+                self.file = h5py.File(self._sink, "w", track_order=False)
+                if self._stamp is not None:
+                    self.file.attrs["tad_stamp"] = canonical(self._stamp)
+            except BaseException:
+                self._sink.close()
+                raise
         except BaseException as error:
             self._end(error)
             raise
@@ -321,7 +325,7 @@ class H5Writer:
     ) -> None:
         try:
             self._finish(failed=error is not None)
-        except Exception as own:
+        except BaseException as own:  # a signal, too: the temporary file must not remain
             self._end(own if error is None or isinstance(error, Exception) else error)
             raise
         self._end(error)

@@ -159,17 +159,21 @@ class FeatureReader:
         self._sources.clear()
 
     def _other(self, path: Path) -> CheckedH5:
-        """Return another file of the index, which stays open."""
+        """Return another file of the index, which stays open until a later video needs room."""
         if path not in self._sources:
-            if len(self._sources) >= FILES_AT_ONCE:
-                for source in self._sources.values():
-                    source.refuse_damage()
-                self._close_sources()
             self._sources[path] = CheckedH5(path)
         return self._sources[path]
 
+    def _make_room(self) -> None:
+        """Close the other files if there are many. Only before a video: joined features need several at once."""
+        if len(self._sources) >= FILES_AT_ONCE:
+            for source in self._sources.values():
+                source.refuse_damage()
+            self._close_sources()
+
     def _located(self, video_id: str) -> tuple[Path, h5py.Group]:
         """Return the group of a video and its file, to which an index has a link."""
+        self._make_room()
         key = key_of(video_id)
         with reading(self.path):
             link = self._file.get(key, getlink=True)

@@ -16,7 +16,7 @@ from jinja2 import Environment, StrictUndefined
 from tad import __version__
 from tad.core import claims
 from tad.core.errors import TadError
-from tad.core.files import PARTIAL, digest, sweep, write_json
+from tad.core.files import PARTIAL, digest, fsync_folder, fsync_tree, sweep, write_json
 from tad.core.processes import own_token
 from tad.core.storage import storing
 from tad.provenance.stamps import IN_FOLDER
@@ -83,6 +83,7 @@ def write_page(
     out = Path(out)
     check_folder(out)
     partial = out.with_name(f".{out.name}{PARTIAL}{own_token()}")
+    former = partial.with_name(f".former{partial.name}")
     try:
         with storing(out, partial):
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -90,13 +91,27 @@ def write_page(
             _write(partial, title, index, videos, labelled, media)
             if stamp is not None:
                 write_json(partial / IN_FOLDER, {"stamp": stamp})
+            fsync_tree(partial)
         with storing(out, partial), claims.holding(out):
-            if out.exists():
-                shutil.rmtree(out)
-            os.replace(partial, out)
+            _exchange(partial, out, former)
+            fsync_folder(out.parent)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        for folder in (partial, former):
+            shutil.rmtree(folder, ignore_errors=True)
     return out
+
+
+def _exchange(partial: Path, out: Path, former: Path) -> None:
+    """Rename the finished folder to `out`, and an earlier one to `former`; there is never half of a page."""
+    earlier = out.exists()
+    if earlier:
+        os.replace(out, former)
+    try:
+        os.replace(partial, out)
+    except OSError:
+        if earlier:
+            os.replace(former, out)
+        raise
 
 
 def _write(
