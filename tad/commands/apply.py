@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from tad.annotations.table import Table, Video, write_table
-from tad.commands.apply_outputs import Applied, Request, held_out, write_all
+from tad.commands.apply_outputs import Applied, Cut, Request, held_out, write_all
 from tad.core.errors import MissingError, TadError
 from tad.core.files import content_key, digest, read_json
 from tad.provenance.stamps import expect, stamp
@@ -355,7 +355,9 @@ def _seconds(text: str) -> float:
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2] or "s"]
 
 
-def _watch(applied: Trained, videos: list[Path], request: Request, threshold: Any, pause: float) -> Iterator[str]:
+def _watch(
+    applied: Trained, videos: list[Path], request: Request, threshold: "Cut | None", pause: float
+) -> Iterator[str]:
     """Detect again whenever a file has grown; end when all have rested."""
     seen: dict[str, str] = {}
     rested, limit = 0, max(STILL, round(PATIENCE / pause))

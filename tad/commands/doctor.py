@@ -1,6 +1,7 @@
 """`tad doctor`: check the installation, the machine and the folder, and report problems with remedies."""
 
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +23,7 @@ FAILED = {
 }
 
 
-def _started(folder: str) -> dict[str, Any]:
+def _started(folder: str) -> dict[str, subprocess.Popen[str]]:
     """Start all trials, the longest first. Openvino has its own: it needs no torch, and imports in parallel."""
     optional = packages.optional_modules()
     started = {"torch": trials.start("torch", folder, *(name for name in optional if name != "openvino"))}
@@ -32,7 +33,7 @@ def _started(folder: str) -> dict[str, Any]:
     return started
 
 
-def _tried(name: str, process: Any) -> tuple[dict[str, Any], list[Finding]]:
+def _tried(name: str, process: subprocess.Popen[str]) -> tuple[dict[str, Any], list[Finding]]:
     """Return what a trial found, or the problem that it ended with."""
     try:
         return trials.ended(process, seconds=TRIAL_SECONDS), []

@@ -20,6 +20,7 @@ from tad.core.storage import free_at, readable
 from tad.settings.config import Config
 from tad.settings.paths import RESULTS, path_of
 from tad.settings.stage_table import STAGES
+from tad.settings.stages import ExtractSpec, PretrainSpec, ProbeSpec, TrainStageSpec
 from tad.weights.published import located
 from tad.workflow.missing import missing_of_run
 from tad.workflow.rules import share_of_cores
@@ -186,6 +187,7 @@ class Plan:
             total = sum(self.videos.seconds.values())
             seconds = min(max(SHARE * total, LEAST_SECONDS), MOST_SECONDS, 0.8 * total)  # two parts of few videos, too
             spec = self.config.spec("probe", dataset=self.dataset)
+            assert isinstance(spec, ProbeSpec)
             paths = {video_id: self.videos.paths[video_id] for video_id in drawn}
             self.sample = trial.Sample(self.folder, paths, seconds=seconds, spec=spec)
         return self.sample
@@ -203,6 +205,7 @@ class Plan:
     def _extract(self, row: Row) -> None:
         sample, features = self._sampled(), row.names["features"]
         spec = self.config.spec("extract", dataset=row.names["dataset"], features=features)
+        assert isinstance(spec, ExtractSpec)
         weights: Path | None = None
         if (given := self.config.feature_set(features).weights) != "pretrain":
             weights = self.config.root / located(given, self.config.backbone(features, self.dataset))
@@ -218,7 +221,8 @@ class Plan:
 
     def _pretrain(self, row: Row) -> None:
         sample = self._sampled()
-        spec: Any = self.config.spec("pretrain", **row.names)
+        spec = self.config.spec("pretrain", **row.names)
+        assert isinstance(spec, PretrainSpec)
         from tad.provenance.stamps import read_stamp
 
         made = read_stamp(self.annotations)
@@ -233,7 +237,8 @@ class Plan:
         row.disk = tried.size
 
     def _train(self, row: Row) -> None:
-        spec: Any = self.config.spec("train", run=row.jobs[0].wildcards["run"])
+        spec = self.config.spec("train", run=row.jobs[0].wildcards["run"])
+        assert isinstance(spec, TrainStageSpec)
         features = path_of("features", root=self.config.root, dataset=self.dataset, features=spec.features)
         known = list(self.videos.seconds)
         if spec.frames:

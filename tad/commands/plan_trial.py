@@ -25,6 +25,7 @@ from tad.core.errors import TadError
 from tad.core.files import read_json
 from tad.core.grid import Grid
 from tad.provenance.stamps import read_stamp, stamp
+from tad.settings.stages import ExtractSpec, PretrainSpec, ProbeSpec, TrainStageSpec
 from tad.video.base import av
 
 MOST_PIECE = 20.0  # seconds of one video, so that a sample has several
@@ -149,7 +150,7 @@ class Sample:
         spec: settings of probe.
     """
 
-    def __init__(self, folder: Path, videos: dict[str, Path], *, seconds: float, spec: Any) -> None:
+    def __init__(self, folder: Path, videos: dict[str, Path], *, seconds: float, spec: ProbeSpec) -> None:
         self.folder, self.parts = folder, (folder / "few", folder / "many")
         self.pieces: list[dict[str, float]] = [{}, {}]
         wanted = (seconds / 4, seconds)
@@ -179,7 +180,7 @@ class Sample:
         self.probe = line_through(efforts[1], self.seconds[0], efforts[2], self.seconds[1])
 
     def extract(
-        self, spec: Any, weights: Path | None, device: str, *, cores: int, decoder: Effort
+        self, spec: ExtractSpec, weights: Path | None, device: str, *, cores: int, decoder: Effort
     ) -> tuple[Line, int, Grid]:
         """Extract both parts; return the line per second of video, the width C of the rows, and one video's grid.
 
@@ -210,7 +211,7 @@ class Sample:
         return Line(line.job, line.unit, outs[2].stat().st_size / self.seconds[1]), dim, longest
 
 
-def synthetic_features(out: Path, spec: Any, durations: dict[str, float], *, dim: int, like: Grid) -> Path:
+def synthetic_features(out: Path, spec: TrainStageSpec, durations: dict[str, float], *, dim: int, like: Grid) -> Path:
     """Write random features with the time grid `like` for videos that have not been extracted yet."""
     from tad.features.store import ShardWriter
 
@@ -224,15 +225,15 @@ def synthetic_features(out: Path, spec: Any, durations: dict[str, float], *, dim
     return out
 
 
-def chosen_for_training(table: Table, spec: Any, known: Sequence[str]) -> tuple[list[str], list[str]]:
+def chosen_for_training(table: Table, spec: TrainStageSpec, known: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return train videos for a few batches, drawn with a seed, and a test video."""
     drawn = np.random.default_rng(0).permutation(sorted(set(known) & set(table.videos))).tolist()
     train = [v for v in drawn if table.videos[v].split == "train" and table.videos[v].instances]
     return train[: BATCHES * spec.train.batch_size], [v for v in drawn if table.videos[v].split == "test"][:1]
 
 
-def try_train(folder: Path, features: Path, annotations: Path, table: Table, spec: Any, *, device: str,
-          known: Sequence[str]) -> tuple[Line, float]:  # fmt: skip
+def try_train(folder: Path, features: Path, annotations: Path, table: Table, spec: TrainStageSpec, *,
+          device: str, known: Sequence[str]) -> tuple[Line, float]:  # fmt: skip
     """Train a few steps; return the line per step, with the bytes of the model, and the steps per video and epoch.
 
     Teachers and unlabelled videos are left out.
@@ -264,7 +265,7 @@ def clipped(video: Video, seconds: float) -> Video:
     return replace(video, duration=seconds, instances=inside, ambiguous=())
 
 
-def segments(table: Table, spec: Any, rate: float) -> int:
+def segments(table: Table, spec: PretrainSpec, rate: float) -> int:
     """Return how many segments `pretrain` draws clips from in the train split of a table."""
     from tad.training.tsp.clips import segment_table
 
@@ -300,7 +301,7 @@ class Pretraining(NamedTuple):
         return self.start.plus(self.epoch.of(units), epochs).plus(self.decoding, seconds)
 
 
-def try_pretrain(sample: Sample, table: Table, spec: Any, *, device: str, made: dict[str, Any]) -> Pretraining:
+def try_pretrain(sample: Sample, table: Table, spec: PretrainSpec, *, device: str, made: dict[str, Any]) -> Pretraining:
     """Train the encoder on both parts of the sample, for few and for more epochs.
 
     An epoch has work of its own (it saves the weights and the state), and so has a training (it builds the network).
@@ -310,12 +311,12 @@ def try_pretrain(sample: Sample, table: Table, spec: Any, *, device: str, made: 
     rate = float(np.mean([entry["rate"] for entry in entries.values() if entry["usable"]]))
     tables = [_part_of(table, sample, k) for k in (0, 1)]
     few, many = (segments(part, spec, rate) for part in tables)
-    made_for = {"spec": spec, "device": device, "made": made}
-    line, size = _epochs(sample, tables[1], 1, first=EPOCHS[0], **made_for)  # the first call is not counted
+    tried = partial(_epochs, sample, spec=spec, device=device, made=made)
+    line, size = tried(tables[1], 1, first=EPOCHS[0])  # the first call is not counted
     epoch = Line(Effort(0, 0), line.unit.per(many))
     if 0 < few < many:
         with suppress(TadError):  # too short for a clip
-            epoch = line_through(_epochs(sample, tables[0], 0, **made_for)[0].unit, few, line.unit, many)
+            epoch = line_through(tried(tables[0], 0)[0].unit, few, line.unit, many)
     decoding = _decoding(sample, spec, entries)
     rest = line.job.plus(decoding, -1)
     start = Effort(max(rest.wall, 0.0), max(rest.cpu, 0.0))
@@ -331,7 +332,7 @@ def _part_of(table: Table, sample: Sample, part: int) -> Table:
 
 
 def _epochs(
-    sample: Sample, table: Table, part: int, *, spec: Any, device: str, made: dict[str, Any], first: int = 0
+    sample: Sample, table: Table, part: int, *, spec: PretrainSpec, device: str, made: dict[str, Any], first: int = 0
 ) -> tuple[Line, int]:
     """Train the encoder on a part of the sample; return the line per epoch, and the bytes of the weights.
 
@@ -350,7 +351,7 @@ def _epochs(
     return line_through(efforts[-2], EPOCHS[0], efforts[-1], EPOCHS[1]), out.stat().st_size
 
 
-def _decoding(sample: Sample, spec: Any, entries: dict[str, Any]) -> Effort:
+def _decoding(sample: Sample, spec: PretrainSpec, entries: dict[str, Any]) -> Effort:
     """Return the effort of decoding the large part of a sample as `pretrain` does."""
     from tad.settings import plugins
     from tad.training.tsp.frames import frames_of

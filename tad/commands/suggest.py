@@ -208,7 +208,7 @@ def _merged(config: Config, run: str, advice: Sequence[Advice]) -> dict[str, Any
     return row
 
 
-def _flow(value: Any) -> str:
+def _flow(value: object) -> str:
     text: str = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)
     return text.removesuffix("\n").removesuffix("\n...")
 

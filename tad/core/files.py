@@ -118,17 +118,17 @@ def discard(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def canonical(value: Any) -> str:
+def canonical(value: object) -> str:
     """Return canonical JSON: sorted keys, no spaces; equal values give equal strings. NaN and infinity are errors."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def digest(value: Any, length: int = 12) -> str:
+def digest(value: object, length: int = 12) -> str:
     """Return the first `length` hex digits of the sha256 of `canonical(value)`."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:length]
 
 
-def write_json(path: Path, value: Any, *, seal: bool = True) -> Path:
+def write_json(path: Path, value: object, *, seal: bool = True) -> Path:
     """Write `value` to `path` atomically (see `publish`), one line per entry; equal values give equal bytes.
 
     Args:
@@ -136,9 +136,9 @@ def write_json(path: Path, value: Any, *, seal: bool = True) -> Path:
         value: the JSON value.
         seal: add a checksum to an object. Not for files that users edit.
     """
-    sealed = seal and isinstance(value, dict)
-    if sealed:
-        value = {checksums.KEY: checksums.UNSEALED, **value}
+    sealed = False
+    if seal and isinstance(value, dict):
+        sealed, value = True, {checksums.KEY: checksums.UNSEALED, **value}
     text = (indented(value) + "\n").encode()
     with publish(path, size=len(text)) as partial:
         with open(partial, "wb") as file:

@@ -204,7 +204,7 @@ def _refusal(layout: Format, path: Path, number: int | str) -> FormatError:
     return FormatError(f"{problem}, but this version reads {known}; update tad, or {layout.remedy}")
 
 
-def check_document(document: Any, path: Path, *, sealed: bool = True) -> None:
+def check_document(document: object, path: Path, *, sealed: bool = True) -> None:
     """`check` for a JSON value: of its stamp and of itself, where they carry a number or a stage that is known.
 
     Raises:

@@ -5,8 +5,6 @@ depth, lengths of numbers and fields) is compared with these limits before memor
 limits are far above genuine files and keep the memory for any file below 10 MB under 1 GiB.
 """
 
-from typing import Any
-
 MESSAGE = 500  # characters of an error message
 DEPTH = 100  # nested lists and objects in JSON and YAML; our own files have at most 12
 INTEGER = 1 << 64  # magnitude from which integers are refused; sizes, dates and ids of files fit
@@ -41,7 +39,7 @@ def refuse_bomb(declared: int, stored: int, what: str) -> None:
         raise LimitError(f"{what} declares {declared} bytes, but the file holds {stored} bytes for it")
 
 
-def refuse_integer(value: int, text: Any) -> int:
+def refuse_integer(value: int, text: object) -> int:
     """Return an integer that fits 64 bits.
 
     Args:

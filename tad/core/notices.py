@@ -25,7 +25,7 @@ MARK = formats.mark("warnings")
 
 
 class _Collector(logging.Handler):
-    def __init__(self, journal: Path | None, key: Any) -> None:
+    def __init__(self, journal: Path | None, key: object) -> None:
         super().__init__(logging.WARNING)
         self.journal, self.key = journal, key
         self.others = [one for one in _attempts(journal) if one["key"] != key] if journal else []
@@ -64,7 +64,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def collecting(journal: Path | None = None, *, key: Any = None) -> Iterator[list[str]]:
+def collecting(journal: Path | None = None, *, key: object = None) -> Iterator[list[str]]:
     """Collect the warnings logged by `tad` in the block, each once, in their order.
 
     Args:
@@ -81,7 +81,7 @@ def collecting(journal: Path | None = None, *, key: Any = None) -> Iterator[list
         logger.removeHandler(collector)
 
 
-def repeat(journal: Path, key: Any) -> None:
+def repeat(journal: Path, key: object) -> None:
     """Log the warnings again that `collecting` has kept in a file for a key.
 
     For parts of a cache that are reused while the rest of the work differs: nothing else logs what concerns them.

@@ -17,7 +17,7 @@ DIGITS = bytes.maketrans(b"123456789", b"000000000")
 LONGEST = 400  # digits that Python converts quickly; longer integers are refused unread
 
 
-def type_name(value: Any) -> str:
+def type_name(value: object) -> str:
     """Name the JSON type of a value, with its article, for messages."""
     if value is None:
         return "null"
@@ -83,7 +83,7 @@ def refuse_deep(text: str) -> None:
         raise LimitError(f"values are nested more than {DEPTH} times")
 
 
-def refuse_surrogates(text: str, value: Any) -> None:
+def refuse_surrogates(text: str, value: object) -> None:
     """Check that no string of a value is half of a surrogate pair, which no file or terminal can hold.
 
     Args:

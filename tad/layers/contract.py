@@ -23,6 +23,8 @@ class DetectorBase(PerVideo, ABC):
     The constructor is `Detector(settings, *, feature_dim, num_classes, max_length)`: an instance of `Settings` in
     `<name>_settings`, the feature width C, the number of classes K, and the length of a training window in snippets. It
     creates all parameters, with torch's default generator. Their names are the keys of model files.
+    It is a base class and not a `typing.Protocol`: only a base class gives its plain default answers to a detector, and
+    refuses one that lacks a method when it is built, not hours later when the method is first called.
 
     A detector must define
         `padded`: the length to which a video is padded, or a `TadError` if it is too long;

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -261,7 +261,7 @@ class _Remembered:
             return
         self.changed = False
 
-    def of(self, path: Path, stat: os.stat_result, read: Any) -> Any:
+    def of(self, path: Path, stat: os.stat_result, read: Callable[[Path], Any]) -> Any:
         """Return `read(path)`, from the cache if the file has not changed."""
         facts = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
         entry = self.entries.get(str(path))

@@ -21,7 +21,7 @@ def _version(package: str) -> str:
         return "absent"
 
 
-def stamp(stage: str, spec: dict[str, Any], inputs: dict[str, str], **facts: Any) -> dict[str, Any]:
+def stamp(stage: str, spec: dict[str, Any], inputs: dict[str, str], **facts: object) -> dict[str, Any]:
     """Return the stamp of an artefact: the stage, settings, code and inputs that made it.
 
     Args:
@@ -74,7 +74,7 @@ def safetensors_metadata(path: Path) -> dict[str, str]:
     return metadata
 
 
-def _parsed(text: Any) -> Any:
+def _parsed(text: object) -> Any:
     """Return the decoded JSON of a stamp; None if it is not valid."""
     try:
         return parse_json(text) if isinstance(text, str) else None
@@ -114,7 +114,7 @@ def identity_of(path: Path) -> str:
     return str(read_stamp(path)["identity"])
 
 
-def expect(path: Path, *, stage: str | tuple[str, ...], **spec: Any) -> dict[str, Any]:
+def expect(path: Path, *, stage: str | tuple[str, ...], **spec: object) -> dict[str, Any]:
     """Read the stamp of `path`, and check that it was made by `stage` (or one of several) with these settings.
 
     Raises:
@@ -123,7 +123,7 @@ def expect(path: Path, *, stage: str | tuple[str, ...], **spec: Any) -> dict[str
     return check(read_stamp(path), path, stage=stage, **spec)
 
 
-def check(stamped: dict[str, Any], path: Path, *, stage: str | tuple[str, ...], **spec: Any) -> dict[str, Any]:
+def check(stamped: dict[str, Any], path: Path, *, stage: str | tuple[str, ...], **spec: object) -> dict[str, Any]:
     """Check a stamp that has already been read; see `expect`.
 
     Raises:
@@ -148,7 +148,7 @@ def check(stamped: dict[str, Any], path: Path, *, stage: str | tuple[str, ...], 
     return stamped
 
 
-def first_difference(name: str, have: Any, wanted: Any) -> tuple[str, Any, Any]:
+def first_difference(name: str, have: object, wanted: object) -> tuple[str, Any, Any]:
     """Return the dotted name and the two values of the innermost setting in which two values differ."""
     while isinstance(have, dict) and isinstance(wanted, dict):
         key = next(k for k in (*wanted, *have) if (k in have, have.get(k)) != (k in wanted, wanted.get(k)))

@@ -12,7 +12,6 @@ from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from tad.core.errors import TadError
@@ -22,6 +21,7 @@ from tad.provenance.stamps import first_difference, read_stamp
 from tad.settings.paths import RESULTS
 from tad.settings.stage_table import STAGES, Stage
 from tad.workflow.rules import Workflow
+from tad.workflow.runs import Wildcards
 
 log = logging.getLogger(__name__)
 FOLDER = Path(".snakemake")
@@ -82,7 +82,7 @@ def write_benchmark(path: Path, *, wall: float, cpu: float) -> None:
         partial.write_text("\t".join(BENCHMARK) + "\n" + "\t".join(row) + "\n", encoding="utf-8")
 
 
-def _artefacts(stage: Stage, flow: Workflow) -> Iterator[tuple[Path, SimpleNamespace]]:
+def _artefacts(stage: Stage, flow: Workflow) -> Iterator[tuple[Path, Wildcards]]:
     """Yield the existing outputs of a stage for all names in config.yaml, with their wildcards."""
     file = flow.config.file
     runs = [name for run in file.runs for name in dict.fromkeys((run, *flow.config.trainings(run)))]
@@ -95,14 +95,14 @@ def _artefacts(stage: Stage, flow: Workflow) -> Iterator[tuple[Path, SimpleNames
         if "shard" not in stage.wildcards:
             path = Path(RESULTS, stage.output.format(**row))
             if path.exists():
-                yield path, SimpleNamespace(**row)
+                yield path, Wildcards(**row)
             continue
         pattern = Path(RESULTS, stage.output.format(**row, shard="*"))
         for path in sorted(pattern.parent.glob(pattern.name)):
-            yield path, SimpleNamespace(**row, shard=path.name.removesuffix(pattern.suffix))
+            yield path, Wildcards(**row, shard=path.name.removesuffix(pattern.suffix))
 
 
-def _difference(path: Path, stage: str, wildcards: Any, flow: Workflow) -> str:
+def _difference(path: Path, stage: str, wildcards: Wildcards, flow: Workflow) -> str:
     """Return how the stamp of an artefact differs from what the workflow wants; empty if it does not."""
     stamped, wanted = read_stamp(path), json.loads(flow.spec(stage, wildcards))
     if stamped.get("stage") != stage:

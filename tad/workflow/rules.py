@@ -145,65 +145,65 @@ class Workflow(PageInputs, RunInputs):
 
     # ── settings and code ──
 
-    def _names(self, wildcards: Any) -> tuple[str, str, str]:
+    def _names(self, wildcards: Wildcards) -> tuple[str, str, str]:
         return tuple(str(getattr(wildcards, name, "")) for name in ("run", "dataset", "features"))  # type: ignore[return-value]
 
     def _spec_uncached(self, stage: str, run: str, dataset: str, features: str) -> Any:
         return self.config.spec(stage, run=run, dataset=dataset, features=features)
 
-    def spec(self, stage: str, wildcards: Any) -> str:
+    def spec(self, stage: str, wildcards: Wildcards) -> str:
         """Return all settings of the stage as canonical JSON, which Snakemake compares and the command receives."""
         return str(self._spec(stage, *self._names(wildcards)).json_text())
 
     def _code_uncached(self, stage: str, run: str, dataset: str, features: str) -> str:
         return self.package.of_stage(stage, self._spec(stage, run, dataset, features).model_dump(mode="json"))
 
-    def threads(self, stage: str, wildcards: Any) -> int:
+    def threads(self, stage: str, wildcards: Wildcards) -> int:
         """Return the CPU threads of train, detect, classify or pretrain, which are a setting and not the machine's."""
         settings = self._spec(stage, *self._names(wildcards))
         return int(getattr(settings, stage, settings).threads)
 
-    def share_of_cores(self, wildcards: Any, cores: int) -> int:
+    def share_of_cores(self, wildcards: Wildcards, cores: int) -> int:
         """Return the cores of each shard's extraction: their share if they are fewer than the cores, at most `MOST`.
 
         The features do not depend on it.
         """
         return share_of_cores(cores, len(self.videos.shards(wildcards.dataset)))
 
-    def code(self, stage: str, wildcards: Any) -> str:
+    def code(self, stage: str, wildcards: Wildcards) -> str:
         """Return the fingerprint of all code that the stage uses."""
         return str(self._code(stage, *self._names(wildcards)))
 
     def _script_code(self, name: str) -> str:
         return f"{name}@{self.package.file_fingerprint(self.basedir / SCRIPTS[name])}"
 
-    def render_code(self, _wildcards: Any) -> str:
+    def render_code(self, _wildcards: Wildcards) -> str:
         """Return the fingerprint of the script that renders the demo."""
         return self._script_code("render")
 
-    def table_code(self, _wildcards: Any) -> str:
+    def table_code(self, _wildcards: Wildcards) -> str:
         """Return the fingerprint of the script that renders the table of results."""
         return self._script_code("table")
 
     # ── annotations and videos ──
 
-    def render_settings(self, wildcards: Any) -> str:
+    def render_settings(self, wildcards: Wildcards) -> str:
         """Return the command-line arguments of the renderer."""
         settings = self.videos.render_settings(wildcards.dataset)
         return " ".join(f"--{key} {value}" for key, value in sorted(settings.items()))
 
-    def rendered(self, wildcards: Any) -> list[str]:
+    def rendered(self, wildcards: Wildcards) -> list[str]:
         """Return the renderer's receipt for a generated dataset; empty for others."""
         return [str(path_of("rendered", dataset=wildcards.dataset))] if self.videos.generated(wildcards.dataset) else []
 
-    def annotation_source(self, wildcards: Any) -> str:
+    def annotation_source(self, wildcards: Wildcards) -> str:
         """Return the annotation file or folder of a dataset."""
         if self.videos.generated(wildcards.dataset):
             return str(path_of("rendered_annotations", dataset=wildcards.dataset))
         require_files(self.config, wildcards.dataset, "annotations")
         return self.config.dataset(wildcards.dataset).annotations
 
-    def annotation_content(self, wildcards: Any) -> str:
+    def annotation_content(self, wildcards: Wildcards) -> str:
         """Return a content key of the annotation files, including those named in `…_file` settings.
 
         Unlike a comparison of dates, it also detects a file that was replaced by an older one.
@@ -218,22 +218,22 @@ class Workflow(PageInputs, RunInputs):
         keys = {"annotations": self.content(source, LABEL_EXTENSIONS)}
         return digest(keys | {key: self.content(path) for key, path in named.items()})
 
-    def video_folder(self, wildcards: Any) -> str:
+    def video_folder(self, wildcards: Wildcards) -> str:
         """Return the folder of a dataset's videos."""
         return self.videos.folder(wildcards.dataset)
 
-    def video_content(self, wildcards: Any) -> str:
+    def video_content(self, wildcards: Wildcards) -> str:
         """Return a content key of the videos of one shard, independent of file dates."""
         return self.videos.content(wildcards.dataset, str(wildcards.shard))
 
-    def manifests(self, wildcards: Any) -> list[str]:
+    def manifests(self, wildcards: Wildcards) -> list[str]:
         """Return all manifest shards of a dataset."""
         dataset = wildcards.dataset
         return [str(path_of("probe", dataset=dataset, shard=shard)) for shard in self.videos.shards(dataset)]
 
     # ── features ──
 
-    def weights(self, wildcards: Any) -> str:
+    def weights(self, wildcards: Wildcards) -> str:
         """Return the weights of a feature set's backbone: the output of pretrain, or files supplied by the user."""
         row = self.config.file.features[wildcards.features]
         if row.weights == "pretrain":
@@ -241,7 +241,7 @@ class Workflow(PageInputs, RunInputs):
         require(self.config, wildcards.dataset, wildcards.features)
         return str(located(row.weights, self.config.backbone(wildcards.features, wildcards.dataset)))
 
-    def weights_content(self, wildcards: Any) -> str:
+    def weights_content(self, wildcards: Wildcards) -> str:
         """Return a content key of user-supplied weights; other files in their folder are ignored."""
         row = self.config.file.features[wildcards.features]
         if row.weights == "pretrain":
@@ -249,40 +249,41 @@ class Workflow(PageInputs, RunInputs):
         backbone = self.config.backbone(wildcards.features, wildcards.dataset)
         return digest({p.name: self.hashes.key(p) for p in weight_files(located(row.weights, backbone), backbone)})
 
-    def feature_source(self, wildcards: Any) -> str:
+    def feature_source(self, wildcards: Wildcards) -> str:
         """Return the folder or file of published features."""
         require(self.config, wildcards.dataset, wildcards.features)
         return self.config.file.features[wildcards.features].source
 
-    def feature_content(self, wildcards: Any) -> str:
+    def feature_content(self, wildcards: Wildcards) -> str:
         """Return a content key of published features."""
         return self.content(Path(self.config.file.features[wildcards.features].source))
 
-    def shards(self, wildcards: Any) -> list[str]:
+    def shards(self, wildcards: Wildcards) -> list[str]:
         """Return all feature shards of a feature set."""
-        names = {"dataset": wildcards.dataset, "features": wildcards.features}
-        return [str(path_of("extract", **names, shard=shard)) for shard in self.videos.shards(wildcards.dataset)]
+        dataset, features = wildcards.dataset, wildcards.features
+        shards = self.videos.shards(dataset)
+        return [str(path_of("extract", dataset=dataset, features=features, shard=shard)) for shard in shards]
 
-    def encoding_run(self, wildcards: Any) -> Wildcards:
+    def encoding_run(self, wildcards: Wildcards) -> Wildcards:
         """Return the training whose encoder computes a feature set, as wildcards."""
         spec = self._spec("encode", "", wildcards.dataset, wildcards.features)
         return Wildcards(dataset=wildcards.dataset, features=spec.frame_set, run=spec.run)
 
-    def encoding_model(self, wildcards: Any) -> str:
+    def encoding_model(self, wildcards: Wildcards) -> str:
         """Return the model whose encoder computes a feature set."""
         return str(path_of("train", run=self.encoding_run(wildcards).run))
 
-    def encoding_frames(self, wildcards: Any) -> str:
+    def encoding_frames(self, wildcards: Wildcards) -> str:
         """Return the frame index of the videos that the encoder of a run sees."""
         names = self.encoding_run(wildcards)
         require(self.config, names.dataset, names.features)
         return str(path_of("features", dataset=names.dataset, features=names.features))
 
-    def encoding_weights(self, wildcards: Any) -> list[str]:
+    def encoding_weights(self, wildcards: Wildcards) -> list[str]:
         """Return the frozen weights of that encoder."""
         return self.encoder_weights(self.encoding_run(wildcards))
 
-    def joined_parts(self, wildcards: Any) -> list[str]:
+    def joined_parts(self, wildcards: Wildcards) -> list[str]:
         """Return the feature indices that a joined feature set consists of, in the order of its channels."""
         require(self.config, wildcards.dataset, wildcards.features)
         parts = self.config.parts(wildcards.features)

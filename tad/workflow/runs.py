@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tad.core.errors import MissingError, TadError
 from tad.provenance import stamps
@@ -19,11 +18,15 @@ IMPORTED = "published checkpoint"
 
 
 class Wildcards:
-    """Wildcards with these values, to call a method for another job."""
+    """The wildcards of a job, as Snakemake passes them to input functions; or with these values, for another job.
+
+    A rule has only some of them.
+    """
 
     dataset: str
     features: str
     run: str
+    shard: str
 
     def __init__(self, **values: str) -> None:
         self.__dict__.update(values)
@@ -34,10 +37,10 @@ class RunInputs:
 
     config: Config
     content: Callable[..., str]
-    weights: Callable[[Any], str]
-    weights_content: Callable[[Any], str]
+    weights: Callable[[Wildcards], str]
+    weights_content: Callable[[Wildcards], str]
 
-    def start_weights(self, wildcards: Any) -> list[str]:
+    def start_weights(self, wildcards: Wildcards) -> list[str]:
         """Return the user-supplied weights that initialise a run on frames, or embed its texts; empty without them."""
         row = self.config.run(wildcards.run)
         entry = self.config.file.features[row.features]
@@ -45,7 +48,7 @@ class RunInputs:
             return [str(located(entry.weights, self.config.backbone(row.features, row.dataset)))]
         return [entry.weights] if entry.made_by == "index" and entry.weights != "pretrain" else []
 
-    def start_content(self, wildcards: Any) -> str:
+    def start_content(self, wildcards: Wildcards) -> str:
         """Return a content key of the weights of `start_weights`; empty without any."""
         row, weights = self.config.run(wildcards.run), self.start_weights(wildcards)
         if not weights:
@@ -56,37 +59,37 @@ class RunInputs:
             content += self.content(tokenizer_beside(Path(weights[0]), backbone)[1])
         return content
 
-    def encoder_weights(self, wildcards: Any) -> list[str]:
+    def encoder_weights(self, wildcards: Wildcards) -> list[str]:
         """Return the weights of the encoder of a run's adapters; empty without adapters."""
         row = self.config.run(wildcards.run)
         if row.adapters is None:
             return []
         return [self.weights(Wildcards(dataset=row.dataset, features=row.adapters.encoder))]
 
-    def encoder_content(self, wildcards: Any) -> str:
+    def encoder_content(self, wildcards: Wildcards) -> str:
         """Return a content key of the weights of `encoder_weights`; empty without any."""
         row = self.config.run(wildcards.run)
         if row.adapters is None:
             return ""
         return self.weights_content(Wildcards(dataset=row.dataset, features=row.adapters.encoder))
 
-    def features_of(self, wildcards: Any) -> str:
+    def features_of(self, wildcards: Wildcards) -> str:
         """Return the feature index that a run reads."""
         row = self.config.run(wildcards.run)
         require(self.config, row.dataset, row.features)
         return str(path_of("features", dataset=row.dataset, features=row.features))
 
-    def fused_models(self, wildcards: Any) -> list[str]:
+    def fused_models(self, wildcards: Wildcards) -> list[str]:
         """Return the model of the run whose raw outputs are averaged with this run's; empty without fusion."""
         other = fused_with(self.config, wildcards.run)
         return [str(path_of("train", run=other))] if other else []
 
-    def fused_features(self, wildcards: Any) -> list[str]:
+    def fused_features(self, wildcards: Wildcards) -> list[str]:
         """Return the feature index that the fused run reads; empty without fusion."""
         other = fused_with(self.config, wildcards.run)
         return [self.features_of(Wildcards(run=other))] if other else []
 
-    def final(self, wildcards: Any) -> bool:
+    def final(self, wildcards: Wildcards) -> bool:
         """Return whether the run's model is final, i.e. stays up to date even if its inputs are newer.
 
         Final models are published checkpoints, and students whose teachers' inputs are missing.
@@ -117,15 +120,15 @@ class RunInputs:
                 raise MissingError(f"run {base} is distilled from run {teacher}: {'; '.join(needs)}")
         return teachers
 
-    def teachers(self, wildcards: Any) -> list[str]:
+    def teachers(self, wildcards: Wildcards) -> list[str]:
         """Return the models of a run's teachers, which are trained first."""
         return [str(path_of("train", run=teacher)) for teacher in self._teachers(wildcards.run)]
 
-    def teacher_features(self, wildcards: Any) -> list[str]:
+    def teacher_features(self, wildcards: Wildcards) -> list[str]:
         """Return the feature index of each teacher of a run."""
         return [self.features_of(Wildcards(run=teacher)) for teacher in self._teachers(wildcards.run)]
 
-    def video_scores(self, wildcards: Any) -> list[str]:
+    def video_scores(self, wildcards: Wildcards) -> list[str]:
         """Return the video-level class scores to combine with a run's detections: none, the run's own, or a file."""
         require_scores(self.config, wildcards.run)
         source = self.config.external_scores(wildcards.run)
@@ -133,12 +136,12 @@ class RunInputs:
             return [str(path_of("classify", run=wildcards.run))]
         return [source] if source else []
 
-    def video_scores_content(self, wildcards: Any) -> str:
+    def video_scores_content(self, wildcards: Wildcards) -> str:
         """Return a content key of a file of class scores; empty without one or for scores made by the workflow."""
         source = self.config.external_scores(wildcards.run)
         return "" if source in ("", "own") else self.content(self.config.root / source)
 
-    def labels_content(self, wildcards: Any) -> str:
+    def labels_content(self, wildcards: Wildcards) -> str:
         """Return a content key of the file that lists a run's labelled train videos; empty without one."""
         labels = self.config.run(wildcards.run).labels
         if needs := missing_split(self.config.root, wildcards.run, labels):
@@ -146,15 +149,15 @@ class RunInputs:
         file = split_file(labels)
         return self.content(self.config.root / file) if file else ""
 
-    def seed_scores(self, wildcards: Any) -> list[str]:
+    def seed_scores(self, wildcards: Wildcards) -> list[str]:
         """Return the score files of a run, one per seed."""
         return [str(path_of("evaluate", run=name)) for name in self.config.trainings(wildcards.run)]
 
-    def seed_detections(self, wildcards: Any) -> list[str]:
+    def seed_detections(self, wildcards: Wildcards) -> list[str]:
         """Return the detection files of a run, one per seed."""
         return [str(path_of("suppress", run=name)) for name in self.config.trainings(wildcards.run)]
 
-    def annotations_of(self, wildcards: Any) -> str:
+    def annotations_of(self, wildcards: Wildcards) -> str:
         """Return the annotation table that a run reads."""
         row = self.config.run(wildcards.run)
         require(self.config, row.dataset, row.features)

@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from logging import WARNING, LogRecord
 from pathlib import Path
@@ -68,7 +69,7 @@ def last_message(log: Path | None) -> str:
     return "".join(character for character in message if character.isprintable())
 
 
-def title_of(rule: str, wildcards: Any) -> str:
+def title_of(rule: str, wildcards: Mapping[str, object] | None) -> str:
     """Return the name of a job: the stage, and what it is for (`extract kitchen/clips 00-of-02`)."""
     names = dict(wildcards or {})
     where = "/".join(str(names[key]) for key in ("run", "seed", "dataset", "features") if key in names)

@@ -7,9 +7,10 @@ from typing import Any
 from tad.provenance.stamps import identity_of
 from tad.provenance.wanted import FILE, Record, write_wanted
 from tad.workflow.records import record_of, record_text
+from tad.workflow.runs import Wildcards
 
 
-def list_wanted(jobs: Iterable[Any], final: Callable[[Any], bool], touched: bool) -> Path:
+def list_wanted(jobs: Iterable[Any], final: Callable[[Wildcards], bool], touched: bool) -> Path:
     """Write the list for all jobs of a plan, including those that are up to date.
 
     Args:
