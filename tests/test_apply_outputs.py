@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import video_tools as vt
 from browser_tools import Browser, needs_chromium
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from table_tools import read_as
 
 from tad.annotations.table import Instance, Table, Video
@@ -96,6 +98,31 @@ def test_boris_gets_what_it_can_hold(applied: Applied, tmp_path: Path) -> None:
     lines = written(applied, "boris", tmp_path / "project.boris")
     assert "boris: 1 detections that overlap a better one were left out, as the format cannot hold them" in lines
     assert segments(formats.read(tmp_path / "project.boris"), "one") == ABOVE[:2]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(1, 40), st.sampled_from("ab"), st.integers(1, 9)), max_size=8)
+)
+def test_what_is_apart_can_be_held(
+    tmp_path_factory: pytest.TempPathFactory, case: list[tuple[int, int, str, int]]
+) -> None:
+    """Both formats store milliseconds, and what overlaps in these is left out; times are quarters of a millisecond."""
+    instances = [Instance(a / 4000, (a + n) / 4000, label, score=p / 10) for a, n, label, p in case]
+    path = tmp_path_factory.mktemp("out")
+    held = apply_outputs._apart(instances, "boris")
+    table = Table("toy", ("a", "b"), {"one": Video("train", 3.0, held)})
+    formats.write(table, path / "one.boris", tool="boris")
+    read_back = [i for video in formats.read(path / "one.boris", tool="boris").videos.values() for i in video.instances]
+    assert len(read_back) == len(held)
+    chapters = apply_outputs._apart(instances, "chapters")
+    apply_outputs._write_chapters(Video("train", 3.0, chapters), path / "chapters.txt")
+    lines = (path / "chapters.txt").read_text().splitlines()
+    times = [int(line.partition("=")[2]) for line in lines if line.startswith(("START", "END"))]
+    assert times == sorted(times)
+    assert all(start < end for start, end in zip(times[::2], times[1::2], strict=True))
+    best = max(instances, key=lambda i: i.score or 0.0, default=None)
+    assert best is None or (best in held and best in chapters)
 
 
 def test_chapters_are_read_by_ffmpeg(applied: Applied, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tad.annotations.table import Instance, Table, Video, write_table
 from tad.commands import next_labels as module
@@ -43,6 +45,33 @@ def test_detections_of_one_action_are_one_hypothesis() -> None:
         ("b", 0.0, 0.2),
     ]
     assert found[2].value == 2 * (found[2].doubt + found[2].disagreement)
+
+
+def test_moments_of_one_event_are_one_hypothesis() -> None:
+    """Points in time do not overlap; those at most `reach` seconds apart are the same."""
+    first, second = [row("a", 0.9, 5.0, 5.0), row("a", 0.8, 9.0, 9.0)], [row("a", 0.7, 5.3, 5.3)]
+    found = hypotheses([first, second], {}, reach=0.5)
+    assert [(one.start, round(one.score, 3)) for one in found] == [(5.0, 0.8), (9.0, 0.4)]
+    alone = hypotheses([first, second], {})
+    assert [(one.start, round(one.score, 3)) for one in alone] == [(5.0, 0.45), (9.0, 0.4), (5.3, 0.35)]
+    assert hypotheses([[row("a", 0.9, 5.0, 5.0)]] * 3, {})[0].score == pytest.approx(0.9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 3), st.integers(2, 10)), max_size=5),
+             min_size=1, max_size=3),
+    st.sampled_from([0.0, 1.0, 2.5]),
+)  # fmt: skip
+def test_every_strong_detection_is_in_one_hypothesis(case: list[list[tuple[int, int, int]]], reach: float) -> None:
+    """No hypothesis scores less than its own best detection says, whatever the lengths."""
+    trainings = [[row("a", p / 10, a / 2, (a + n) / 2) for a, n, p in rows] for rows in case]
+    found = hypotheses(trainings, {}, reach=reach)
+    best = max((one["score"] for rows in trainings for one in rows), default=0.0)
+    assert bool(found) == (best >= 0.2)
+    if found:
+        assert found[0].score >= best / len(trainings) - 1e-12
+    assert all(0.2 / len(trainings) - 1e-12 <= one.score <= 1 for one in found)
 
 
 def test_rare_classes_count_more() -> None:

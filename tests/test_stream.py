@@ -7,9 +7,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
+import numbered
 import numpy as np
 import pytest
 import torch
@@ -23,6 +25,7 @@ from tad.commands.cli import main
 from tad.commands.stream_emission import of_candidates
 from tad.core.errors import TadError
 from tad.core.files import write_json
+from tad.core.grid import Grid
 from tad.detectors._points.online import OnlineDetector
 from tad.extraction.live import LiveFeatures
 from tad.features.store import FeatureReader
@@ -36,7 +39,7 @@ from tad.stages.probe import probe
 from tad.stages.train import train
 from tad.video.live import BrokenError, Source, open_source, source_of
 from tad.video.pyav_reader import PyavReader
-from tad.video.sampling import sampled
+from tad.video.sampling import offset, sampled
 
 SMALL = {"embed_dim": 16, "head_dim": 16, "mlp_dim": 16, "regression_ranges": [[0, 4], [4, 8], [8, 10000]]}
 CAUSAL = {"name": "actionformer", **SMALL, "windows": [5, 5, 5], "causal": True, "class_prior": 0.5}
@@ -161,6 +164,36 @@ def test_rows_of_a_stream_are_those_of_extract(toy: Path) -> None:
         grid = stored.grid("v0")
     live = features.grid(15.0, 0.0)
     assert (live.start, live.step) == (grid.start, grid.step)
+
+
+@pytest.mark.parametrize("policy", ["native", "resample", "ffmpeg_cfr"])
+def test_a_late_picture_is_sampled_as_by_extract(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    """The picture begins two seconds after the sound: the frames and their times are those of extracted features."""
+    path = numbered.encode(tmp_path / "late.mp4", range(50, 90), sound=1.0)
+    images: list[np.ndarray] = []
+    origins: list[float] = []
+
+    def grid(rate: float, begin: float) -> Grid:
+        origins.append(begin)
+        return Grid.of_clips(clip_length=8, stride=2, rate=rate, length=0, duration=0.0, offset=begin)
+
+    recorder = SimpleNamespace(grid=grid, push=lambda image: images.append(image) or [], finish=list)
+    monkeypatch.setattr("tad.extraction.live.LiveFeatures", lambda *_: recorder)
+    config = Config.read(toy / "config.yaml")
+    session = command.Session(config, trained_run("causal", config, "cpu"), torch.device("cpu"))
+    clip = session.spec.clip.model_copy(update={"policy": policy})
+    session.spec = session.spec.model_copy(update={"clip": clip})
+    assert list(session.emitted(source_of(str(path)), "late", command.Rules(0.5, 0.3))) == []
+    with PyavReader(path) as reader:
+        frames = list(reader)
+        start = frames[0].start
+        wanted = list(sampled(frames, policy=policy, rate=15.0, native_rate=reader.header.rate, start=start))
+    assert start > 1.9
+    assert len(images) == len(wanted)
+    assert all(np.array_equal(one, other) for one, other in zip(images, wanted, strict=True))
+    assert origins == [offset(policy=policy, start=start)]
 
 
 def test_what_was_printed_does_not_depend_on_what_follows(

@@ -38,34 +38,27 @@ class Run:
         Features are cached beside the run, so a second call with the same video only computes the detector.
 
         Raises:
-            TadError: the run is not trained, or no video can be read.
+            TadError: the run is not trained, no video can be read, or two videos have the same name.
         """
         from tad.commands.apply import apply, work_of
 
         given = [videos] if isinstance(videos, (str, Path)) else list(videos)
         if not given:
             raise TadError("detect: no video is given; give a path, a folder, or a list of them")
-        rows: list[Detection] = []
-        lengths: dict[str, float] = {}
-        excluded: dict[str, str] = {}
         settings = Config.read(self.config)
         work = work_of(settings, settings.trainings(self.name)[0], released=bool(self.released))
         with tempfile.TemporaryDirectory() as folder:
-            for one in given:
-                out = Path(folder) / "detections.json"
-                list(apply(self.released or self.name, Path(one), out, config=self.config, device=self.device))
-                document = read_json(out)
-                entries = read_json(work / "00-of-01.json")["videos"]
-                lengths |= {
-                    video: float(entries.get(video, {}).get("duration") or 0.0) for video in document["results"]
-                }
-                excluded |= document["excluded"]
-                rows += [
-                    Detection(video, entry["segment"][0], entry["segment"][1], entry["label"], entry["score"])
-                    for video, own in sorted(document["results"].items())
-                    for entry in own
-                ]
-        return Detections(tuple(rows), lengths, excluded)
+            out, paths = Path(folder) / "detections.json", [Path(one) for one in given]
+            list(apply(self.released or self.name, paths, out, config=self.config, device=self.device))
+            document = read_json(out)
+        entries = read_json(work / "00-of-01.json")["videos"]
+        lengths = {video: float(entries.get(video, {}).get("duration") or 0.0) for video in document["results"]}
+        rows = tuple(
+            Detection(video, entry["segment"][0], entry["segment"][1], entry["label"], entry["score"])
+            for video, own in sorted(document["results"].items())
+            for entry in own
+        )
+        return Detections(rows, lengths, document["excluded"])
 
     def stream(
         self, source: str | Path, *, score: float | None = None, tiou: float = 0.3, name: str = "", retries: int = 5

@@ -282,13 +282,16 @@ def _labels(kind: str, table: Table, path: Path, files: Mapping[str, Path]) -> I
 
 
 def _apart(instances: Sequence[Instance], kind: str) -> tuple[Instance, ...]:
-    """Return the instances, best first, that overlap no better one (of their class, for BORIS)."""
-    separated: list[Instance] = []
+    """Return the instances, best first, that overlap no better one (of their class, for BORIS), in milliseconds."""
+    from tad.datasets._formats._collect import milliseconds
+
+    separated: list[tuple[Instance, int, int]] = []
     for one in sorted(instances, key=lambda i: -(i.score or 0.0)):
-        rivals = [other for other in separated if kind == "chapters" or other.label == one.label]
-        if all(one.end <= other.start + 1e-3 or one.start >= other.end - 1e-3 for other in rivals):
-            separated.append(one)
-    return tuple(sorted(separated, key=lambda i: i.start))
+        first, last = milliseconds(one)
+        rivals = [spans for other, *spans in separated if kind == "chapters" or other.label == one.label]
+        if all(last <= start or first >= end for start, end in rivals):
+            separated.append((one, first, last))
+    return tuple(one for one, _, _ in sorted(separated, key=lambda row: row[1:]))
 
 
 def _per_video(kind: str, video_ids: Sequence[str], path: Path) -> Iterator[tuple[str, Path]]:
@@ -305,12 +308,14 @@ def _per_video(kind: str, video_ids: Sequence[str], path: Path) -> Iterator[tupl
 def _write_chapters(video: Video, path: Path) -> None:
     """Write FFmpeg's metadata file: `ffmpeg -i video.mp4 -i chapters.txt -map_metadata 1 -codec copy out.mp4`."""
 
+    from tad.datasets._formats._collect import milliseconds
+
     def escaped(text: str) -> str:
         return "".join(f"\\{c}" if c in "=;#\\\n" else c for c in text)
 
     lines = [";FFMETADATA1"]
     for one in video.instances:
-        start, end = round(1000 * one.start), round(1000 * one.end)
+        start, end = milliseconds(one)
         lines += ["[CHAPTER]", "TIMEBASE=1/1000", f"START={start}", f"END={end}", f"title={escaped(one.label)}"]
     with publish(path) as partial:
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -56,6 +56,7 @@ OPTIONS = {
     "stated unit": "leave out --unit {value}",
     "where": "",
     "points": "give --points 2",
+    "rate": "give the frame rate, such as --rate 25",
     "tool": "give --tool {value}, or leave it out",
     "videos": "give the folder with the video files (--videos)",
 }

@@ -205,11 +205,14 @@ def set_times(
     if any(video.in_frames and video.instances for video in videos.values()):
         shown = ", ".join(sorted({f"{value:.4g}" for v, value in rates.items() if videos[v].instances})[:SHOWN])
         findings.notes.append(f"labels: times are frames, at {shown} per second")
+    framed = [v for v, x in videos.items() if x.in_frames and any(i.start == i.end for i in x.instances)]
     videos = {v: video.in_seconds(rates[v] or None) for v, video in videos.items()}
     if points:
         if findings.format != "annotation_tool":
             _as_tool(findings, source, "--points makes segments of points in time")
         findings.settings["points"] = points
+        if not rate:
+            _state_rate(findings, framed, clocks, source)
     lengths = [i.end - i.start for video in videos.values() for i in video.instances]
     findings.moments = bool(lengths) and not points and not any(lengths)
     note = "all entries are points in time, so the data set has moments; --points 2 makes segments of 2 s of them"
@@ -218,6 +221,23 @@ def set_times(
     findings.notes += [f"labels: {note}"] if note else []
     durations = {v: video.duration or clocks[v].duration or None for v, video in videos.items()}
     findings.table = replace(findings.table, videos={v: replace(x, duration=durations[v]) for v, x in videos.items()})
+
+
+def _state_rate(findings: Findings, framed: Sequence[str], clocks: Mapping[str, Clock], source: Path) -> None:
+    """State the frame rate of the videos `framed`, whose points are frames: the settings have it before probe does.
+
+    Raises:
+        TadError: they have several rates.
+    """
+    rates = sorted({round(clocks[v].rate, 6) for v in framed if not findings.table.videos[v].rate})
+    if len(rates) > 1:
+        shown = ", ".join(f"{value:g}" for value in rates[:SHOWN])
+        raise TadError(
+            f"{source}: the points in time are frames, and the videos have several frame rates ({shown} per second), so"
+            " --points has no one length in frames; write the times in seconds, or give --rate"
+        )
+    if rates and rates[0]:
+        findings.settings["rate"] = rates[0]
 
 
 def _classes(videos: Mapping[str, Video], split: str) -> set[str]:

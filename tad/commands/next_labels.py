@@ -8,7 +8,7 @@ import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tad.annotations.table import Table, read_table
 from tad.commands.apply import trained_runs
@@ -17,6 +17,7 @@ from tad.core.errors import TadError
 from tad.core.files import publish, read_json, write_json
 from tad.metrics.acquisition import Hypothesis, Part, hypotheses, rank_spans, rank_videos, rarities
 from tad.settings.config import Config
+from tad.settings.stages import SuppressStageSpec
 from tad.video.listing import list_videos
 
 COLUMNS = ("rank", "video", "start", "end", "value", "doubt", "disagreement", "detections", "rarest_class")
@@ -63,7 +64,8 @@ def next_labels(
     document = read_json(applied.detections)
     durations = {video: float(applied.durations.get(video) or 0.0) for video in found[0]}
     factors = rarities(applied.labels, _counts(table))
-    guessed = {video: hypotheses([rows[video] for rows in found], factors) for video in found[0]}
+    reach = _reach(settings, run, applied.work)
+    guessed = {video: hypotheses([rows[video] for rows in found], factors, reach=reach) for video in found[0]}
     ranked, spans = rank_videos(guessed, durations), rank_spans(guessed, durations)
     Path(out).mkdir(parents=True, exist_ok=True)
     for name, parts in (("videos.csv", ranked), ("minutes.csv", spans)):
@@ -75,6 +77,19 @@ def next_labels(
     list(write_all(replace(applied, detections=path, known=table), request, cut))
     yield from _lines(ranked, spans, guessed, top, len(trainings), document["excluded"])
     yield f"next: open {Path(out) / 'page' / 'index.html'}, correct the drafts, and save the labels: the file holds all"
+
+
+def _reach(settings: Config, run: str, work: Path) -> float:
+    """Return the seconds up to which moments of two trainings are the same: those up to which one suppresses others.
+
+    It is 0 for a run that detects segments.
+    """
+    from tad.stages.suppress import read_candidates
+
+    if settings.dataset(settings.run(run).dataset).kind != "moments":
+        return 0.0
+    spec = cast(SuppressStageSpec, settings.spec("suppress", run=settings.trainings(run)[0]))
+    return spec.nms.window * max(grid.step for grid in read_candidates(work / "candidates.h5").grids)
 
 
 def _unlabelled(settings: Config, dataset: str, table: Table) -> list[Path]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -86,7 +87,9 @@ class Session:
                     arrived, start = frame.start + frame.time, frame.start
                     yield frame
 
-            images = sampled(watched(), policy=clip.policy, rate=rate, native_rate=native)
+            frames = watched()
+            head = list(islice(frames, 1))  # tells when the picture begins
+            images = sampled(chain(head, frames), policy=clip.policy, rate=rate, native_rate=native, start=start)
             for image in images:
                 if emitter is None:
                     grid = features.grid(rate, after + offset(policy=clip.policy, start=start))

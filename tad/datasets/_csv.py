@@ -22,7 +22,7 @@ from tad.datasets._csv_text import (
     without_marks,
 )
 from tad.datasets._spreadsheet import SPREADSHEETS, spreadsheet_rows
-from tad.datasets._text import read_text, tidy
+from tad.datasets._text import lines_of, read_text, tidy
 from tad.settings.plugins import nearest
 
 Row = tuple[int, dict[str, str]]
@@ -90,11 +90,11 @@ def read_sheet(path: Path) -> Sheet:
         sheet = _sheet(path, found, "", Counter())
         return replace(sheet, notes=(*notes, *sheet.notes))
     text, marks = without_marks(read_text(path))
-    first = next(line for line in text.splitlines() if line.strip())
+    first = next(line for line in lines_of(text) if line.strip())
     stated = first[4] if first[:4].casefold() == "sep=" and len(first.rstrip()) == 5 else ""  # by Excel
     text, seen = without_comments(text.replace(first, "", 1) if stated else text, str(path))
     seen["byte order marks within the file"] += marks
-    number, header = next(((k, line) for k, line in enumerate(text.splitlines(), 1) if line.strip()), (1, ""))
+    number, header = next(((k, line) for k, line in enumerate(lines_of(text), 1) if line.strip()), (1, ""))
     refuse_other_kinds(header, path)
     if not stated:
         refuse_other_separator(header, f"{path}: line {number}")

@@ -28,7 +28,7 @@ class Actions:
 
 
 def _number(text: str, where: str) -> int:
-    if not text.isdigit():
+    if not text.isdecimal():
         raise TadError(f"{where}: class '{text}' is not a class id; use the official file")
     return int(text)
 

@@ -13,7 +13,7 @@ from tad.datasets._names import VideoNames
 from tad.datasets._official import official_table
 from tad.datasets._parse import beside, load_json, our_split, seconds
 from tad.datasets._settings import IndexSettings
-from tad.datasets._text import read_text, tidy
+from tad.datasets._text import lines_of, read_text, tidy
 
 
 def read_classes(path: Path, count: int, *, first: int) -> tuple[str, ...]:
@@ -23,10 +23,10 @@ def read_classes(path: Path, count: int, *, first: int) -> tuple[str, ...]:
         TadError: wrong number of lines, a number that does not match its line, or a duplicate name.
     """
     names: list[str] = []
-    for line in filter(None, (tidy(line) for line in read_text(path).splitlines())):
+    for line in filter(None, (tidy(line) for line in lines_of(read_text(path)))):
         number, _, rest = line.partition(" ")
         digits = number.removeprefix("c")
-        if digits.isdigit() and rest:
+        if digits.isdecimal() and rest:
             if int(digits) != first + len(names):
                 raise TadError(f"{path}: class {number}, expected {first + len(names)}; use the official file")
             line = rest.strip()

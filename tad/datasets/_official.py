@@ -8,6 +8,7 @@ from tad.core.errors import TadError
 from tad.datasets._names import VideoNames
 from tad.datasets._parse import beside, database, expect_classes, labels_of, read_database, read_labels, youtube_id
 from tad.datasets._settings import NumberedSettings, OfficialSettings
+from tad.datasets._text import tidy
 
 
 def ordered_labels(source: Path, videos: Mapping[str, Video]) -> tuple[str, ...]:
@@ -20,7 +21,7 @@ def ordered_labels(source: Path, videos: Mapping[str, Video]) -> tuple[str, ...]
     labels = labels_of(videos)
     for video_id, entry in database(source).items():
         for k, item in enumerate(entry.get("annotations") or []):
-            label, number = item["label"].strip(), item.get("label_id")
+            label, number = tidy(item["label"]), item.get("label_id")
             if label not in labels:
                 continue
             if not isinstance(number, int) or isinstance(number, bool):

@@ -14,7 +14,7 @@ from tad.core.limits import LimitError
 from tad.core.strict_json import parse_json, type_name
 from tad.datasets._csv import read_sheet, rows
 from tad.datasets._names import VideoNames
-from tad.datasets._text import compose, read_text, tidy
+from tad.datasets._text import compose, lines_of, read_text, tidy
 from tad.datasets._times import Times, has_decimal_commas, rate_of
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -93,7 +93,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
     Raises:
         TadError: the file is unreadable, its numbers are not in order, or it has a comment or a duplicate label.
     """
-    lines = [(number, tidy(line)) for number, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
+    lines = [(number, tidy(line)) for number, line in enumerate(lines_of(read_text(path)), 1) if line.strip()]
     parts = [line.split(None, 1) for _, line in lines]
     numbers = [int(part[0]) for part in parts if len(part) > 1 and part[0].isdecimal()]
     names = [part[-1] for part in parts]

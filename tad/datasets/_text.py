@@ -2,6 +2,7 @@
 
 import codecs
 import logging
+import re
 import unicodedata
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from tad.core.errors import TadError
 from tad.core.file_kinds import other_kind
 
 log = logging.getLogger(__name__)
+LINE_END = re.compile(r"\r\n|\n|\r")
 
 # Longest first, because the byte order mark of UTF-32 starts with that of UTF-16.
 MARKS = (
@@ -31,6 +33,15 @@ def tidy(text: str) -> str:
     A word typed on two operating systems is then the same label, id and file name.
     """
     return compose(text).strip()
+
+
+def lines_of(text: str) -> list[str]:
+    """Split a text into its lines, as editors number them.
+
+    `str.splitlines` also splits at separators that stand within labels (U+2028, U+0085, form feeds).
+    """
+    lines = LINE_END.split(text)
+    return lines if lines[-1] else lines[:-1]
 
 
 def read_text(path: Path) -> str:

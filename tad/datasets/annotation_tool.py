@@ -60,7 +60,7 @@ def as_segments(videos: Mapping[str, Video], *, points: float, source: Path) -> 
     """Return the videos with a segment of `points` seconds around each point in time, and a sentence about them.
 
     Raises:
-        TadError: there are points in time, and `points` is 0.
+        TadError: there are points in time, and `points` is 0, or they are in frames of an unknown rate.
     """
     found = [(video_id, i) for video_id, video in videos.items() for i in video.instances if i.start == i.end]
     if not found:
@@ -75,6 +75,13 @@ def as_segments(videos: Mapping[str, Video], *, points: float, source: Path) -> 
                 "points", "set `kind: moments` in the data set's row to spot points, or `points: 2` in its settings"
             ),
             " for a segment of 2 s around each",
+        )
+    framed = next((v for v, i in found if videos[v].in_frames), "")
+    if framed:
+        raise TadError(
+            f"{source}: the points in time of video '{framed}' are frames, and `points` are seconds; ",
+            Remedy("rate", "give the frame rate in the settings, such as `rate: 25`"),
+            ", or write the times in seconds",
         )
 
     def widened(video: Video, instance: Instance) -> Instance:

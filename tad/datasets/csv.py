@@ -70,12 +70,15 @@ class _Reader:
             )
         video = self.names.read(row["video"], where)
         split = self._split_of(row, video, where)
+        above = None if video in self.left_out else self.videos[video].split if video in self.videos else split
+        if split != above:
+            names = {None: "excluded", "": "in no split"}
+            one, other = (names.get(name) or f"in {name}" for name in (above, split))
+            raise TadError(f"{where}: video '{video}' is {one} above and {other} here; keep one split")
         if split is None:
             self.left_out.add(video)
             return
         known = self.videos.setdefault(video, _Video(split))
-        if known.split != split or video in self.left_out:
-            raise TadError(f"{where}: video '{video}' is in {known.split} above and in {split} here; keep one split")
         if row.get("duration"):
             length = self.numbers.read(row["duration"], where)
             if not 0 < length < math.inf:

@@ -11,6 +11,7 @@ from tad.annotations.table import Instance, Table, Video
 from tad.core.errors import TadError
 from tad.datasets._csv import rows
 from tad.datasets._parse import beside, database, our_split, read_database, seconds
+from tad.datasets._text import tidy
 from tad.datasets.epic_settings import Settings
 
 CLASSES: Mapping[str, int] = MappingProxyType({"verb": 97, "noun": 300})
@@ -35,7 +36,7 @@ def clock(text: str, where: str) -> float:
 def _id(value: Any, where: str) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
-    if isinstance(value, str) and value.isdigit():
+    if isinstance(value, str) and value.isdecimal():
         return int(value)
     raise TadError(f"{where}: class {value!r:.40} is not a class id; give its number")
 
@@ -97,7 +98,7 @@ def _ids(source: Path, splits: Mapping[str, str]) -> dict[str, int]:
         if not our_split(entry.get("subset"), splits, f"{source}: video '{video_id}'"):
             continue
         for k, item in enumerate(entry.get("annotations") or []):
-            where, label = f"{source}: video '{video_id}', annotations[{k}]", item["label"].strip()
+            where, label = f"{source}: video '{video_id}', annotations[{k}]", tidy(item["label"])
             match = NUMBERED.fullmatch(label)
             if "label_id" not in item and not match:
                 raise TadError(f"{where}: label '{label}' has no label_id; give its class id")

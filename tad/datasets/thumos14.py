@@ -9,7 +9,7 @@ from types import MappingProxyType
 from tad.annotations.table import Instance, Table, Video, among, exclude
 from tad.core.errors import TadError
 from tad.datasets._parse import beside, labels_of, read_database, read_durations, seconds
-from tad.datasets._text import read_text
+from tad.datasets._text import lines_of, read_text
 from tad.datasets.thumos14_settings import Known, Settings
 
 LABELS = (
@@ -89,7 +89,7 @@ def _text_files(folder: Path, *, partly: bool = False) -> dict[str, dict[str, Pa
 def _lines(path: Path, part: str) -> Iterator[tuple[str, Instance]]:
     """Yield video id and segment of each line `video start end`; the label is in the file name."""
     label = path.name.partition("_")[0]
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(lines_of(read_text(path)), 1):
         where, words = f"{path}: line {number}", line.split()
         if not words:
             continue

@@ -1,8 +1,8 @@
 """Acquisition values of active learning: what labels of a video, or of a minute of it, would teach a detector.
 
 The detections of several trainings (seeds) in an unlabelled video are grouped into hypotheses: detections of a class
-that overlap. A hypothesis has a score from each training, 0 where a training detects nothing there. Its value is the
-sum of two entropies in bits, times the rarity of its class:
+that overlap, or moments of a class that are near one another. A hypothesis has a score from each training, 0 where a
+training detects nothing there. Its value is the sum of two entropies in bits, times the rarity of its class:
 
 - doubt: the entropy of the mean score, highest at 0.5;
 - disagreement: the mutual information of the hypothesis and the training (BALD; Houlsby, Huszár, Ghahramani, Lengyel:
@@ -100,13 +100,22 @@ def _overlaps(row: NDArray[np.float64], segments_N2: NDArray[np.float64]) -> NDA
     return np.asarray(shared / np.maximum(union, 1e-9), np.float64)
 
 
-def hypotheses(trainings: Sequence[Rows], rarity: Mapping[str, float]) -> list[Hypothesis]:
+def _same(row: NDArray[np.float64], segments_N2: NDArray[np.float64], reach: float) -> NDArray[np.bool_]:
+    """Return which segments are of the same action as `row`: those that overlap it, or moments within `reach` of it."""
+    long_N = segments_N2[:, 1] > segments_N2[:, 0]
+    if row[1] > row[0]:
+        return np.asarray(long_N & (_overlaps(row, segments_N2) >= OVERLAP))
+    return np.asarray(~long_N & (np.abs(segments_N2[:, 0] - row[0]) <= reach))
+
+
+def hypotheses(trainings: Sequence[Rows], rarity: Mapping[str, float], *, reach: float = 0.0) -> list[Hypothesis]:
     """Group the detections of several trainings in a video.
 
     Args:
         trainings: of each training, rows with label, score and segment (start, end), as in results files. Scores
             outside [0, 1] are clipped.
         rarity: factor of each class; 1 for others.
+        reach: seconds up to which moments of two trainings are the same.
     """
     found: list[Hypothesis] = []
     for label in sorted({row["label"] for rows in trainings for row in rows}):
@@ -120,14 +129,14 @@ def hypotheses(trainings: Sequence[Rows], rarity: Mapping[str, float]) -> list[H
                 break
             if not free_N[n]:
                 continue
-            near_N = (_overlaps(segment_N2[n], segment_N2) >= OVERLAP) & free_N
+            near_N = _same(segment_N2[n], segment_N2, reach) & free_N
+            near_N[n] = True
             score_S = np.zeros(len(trainings))
             for s in range(len(trainings)):
                 here = near_N & (training_N == s)
                 if here.any():
                     score_S[s] = score_N[here].max()
             free_N &= ~near_N
-            free_N[n] = False
             mean = np.array([score_S.mean()])
             doubt = float(entropy(mean)[0])
             told = max(doubt - float(entropy(score_S).mean()), 0.0)

@@ -5,7 +5,7 @@ from pathlib import Path
 from tad.annotations.table import Table
 from tad.core.errors import TadError
 from tad.datasets._formats._collect import Collector
-from tad.datasets._text import read_text, tidy
+from tad.datasets._text import lines_of, read_text, tidy
 from tad.datasets._times import COMMA, NUMBER
 
 
@@ -23,7 +23,7 @@ def read(path: Path) -> Table:
     found = Collector("audacity", path)
     found.times.decimal_commas = True
     found.video("")
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(lines_of(read_text(path)), 1):
         if not line.strip() or line.startswith("\\"):
             continue
         cells = [tidy(cell) for cell in line.split("\t")]

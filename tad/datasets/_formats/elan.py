@@ -13,9 +13,10 @@ from tad.core.errors import TadError
 from tad.core.files import publish
 from tad.datasets._csv import Sheet
 from tad.datasets._formats._collect import Collector, is_video, media_name, milliseconds, read_xml
-from tad.datasets._text import read_text, tidy
+from tad.datasets._text import lines_of, read_text, tidy
 
 TIER = "action"
+MILLISECONDS = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")  # scripts write decimals; ELAN does not
 SCHEMA_NAMESPACE = "http://www.w3.org/2001/XMLSchema-instance"
 SCHEMA = "http://www.mpi.nl/tools/elan/EAFv3.0.xsd"
 
@@ -23,10 +24,29 @@ SCHEMA = "http://www.mpi.nl/tools/elan/EAFv3.0.xsd"
 # -- .eaf --------------------------------------------------------------------------------------------------------------
 
 
-def _slots(root: ET.Element) -> dict[str, float]:
-    """Return time slot → milliseconds. ELAN spreads slots without a time evenly between their neighbours."""
+def _milliseconds(text: str, where: str) -> float:
+    """Convert a time of ELAN.
+
+    Raises:
+        TadError: it is not a number of milliseconds.
+    """
+    if not MILLISECONDS.fullmatch(text.strip()):
+        raise TadError(f"{where} is '{text:.40}', not milliseconds; save the file in ELAN again")
+    return float(text)
+
+
+def _slots(root: ET.Element, path: Path) -> dict[str, float]:
+    """Return time slot → milliseconds. ELAN spreads slots without a time evenly between their neighbours.
+
+    Raises:
+        TadError: a time is not a number.
+    """
     slots = [(slot.get("TIME_SLOT_ID", ""), slot.get("TIME_VALUE")) for slot in root.iter("TIME_SLOT")]
-    known = [(k, float(value)) for k, (_, value) in enumerate(slots) if value is not None and value.isdigit()]
+    known = [
+        (k, _milliseconds(value, f"{path}: TIME_VALUE of time slot '{name}'"))
+        for k, (name, value) in enumerate(slots)
+        if value is not None
+    ]
     found = {slots[k][0]: value for k, value in known}
     for (before, low), (after, high) in pairwise(known):
         for k in range(before + 1, after):
@@ -34,8 +54,12 @@ def _slots(root: ET.Element) -> dict[str, float]:
     return found
 
 
-def _media(root: ET.Element) -> tuple[str, float]:
-    """Return the name of the first video and its offset in milliseconds; empty and 0 if no media file is linked."""
+def _media(root: ET.Element, path: Path) -> tuple[str, float]:
+    """Return the name of the first video and its offset in milliseconds; empty and 0 if no media file is linked.
+
+    Raises:
+        TadError: the offset is not a number.
+    """
     descriptors = list(root.iter("MEDIA_DESCRIPTOR"))
     names = [(d.get("RELATIVE_MEDIA_URL") or d.get("MEDIA_URL") or "", d.get("TIME_ORIGIN", "0")) for d in descriptors]
     videos = [(url, origin) for url, origin in names if is_video(url)] or names
@@ -43,7 +67,7 @@ def _media(root: ET.Element) -> tuple[str, float]:
         return "", 0.0
     url, origin = videos[0]
     name = re.split(r"[/\\]", unquote(url))[-1]
-    return name, float(origin) if re.fullmatch(r"-?\d+", origin) else 0.0
+    return name, _milliseconds(origin or "0", f"{path}: TIME_ORIGIN of '{name}'")
 
 
 def read_eaf(path: Path) -> Table:
@@ -56,8 +80,8 @@ def read_eaf(path: Path) -> Table:
         TadError: the file is no ELAN file, or an annotation has no time.
     """
     root = read_xml(path, "ANNOTATION_DOCUMENT", "ELAN")
-    found, slots = Collector("elan", path), _slots(root)
-    name, origin = _media(root)
+    found, slots = Collector("elan", path), _slots(root, path)
+    name, origin = _media(root, path)
     found.video(name)
     for tier in root.iter("TIER"):
         tier_id = tier.get("TIER_ID", "")
@@ -184,7 +208,7 @@ def read_tab(path: Path) -> Table:
     Raises:
         TadError: the columns of times or of the text are missing, or a row has no label.
     """
-    lines = [(k, line) for k, line in enumerate(read_text(path).splitlines(), 1)]
+    lines = [(k, line) for k, line in enumerate(lines_of(read_text(path)), 1)]
     comments = [line for _, line in lines if line.lstrip('"').startswith("#")]
     rows = list(_rows(lines))
     if not rows or not is_tab_export(rows[0][1]):

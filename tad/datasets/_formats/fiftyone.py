@@ -47,8 +47,8 @@ def read(path: Path) -> Table:
             if not isinstance(span, list) or len(span) != 2:
                 raise TadError(f"{found.where(entry)}: neither timestamps nor support with two values; export it again")
             start, end = span
-            if kinds == {"support"} and isinstance(start, int):
-                start -= 1
+            if kinds == {"support"}:
+                start = found.times.read(start, found.where(entry)) - 1
             label = _name(item.get("label"), classes, found.where(entry))
             found.add(video, start, end, label, entry, score=item.get("confidence"))
     return found.table()

@@ -11,7 +11,7 @@ from tad.annotations.table import Table, Video
 from tad.core.errors import TadError
 from tad.core.files import publish
 from tad.datasets._formats._collect import Collector, milliseconds
-from tad.datasets._text import read_text
+from tad.datasets._text import lines_of, read_text
 
 TIME = r"(?:\d+:)?\d{1,2}:\d{2}(?:[.,]\d{1,9})?"
 TIMING = re.compile(rf"\s*({TIME})\s*-->\s*({TIME})(?:[ \t].*)?")
@@ -40,7 +40,7 @@ def _cues(path: Path, seen: Counter[str]) -> Iterator[tuple[int, str, str, str]]
 
     A timing line within a text begins the next cue, whose number is not a part of the text.
     """
-    lines = read_text(path).splitlines()
+    lines = lines_of(read_text(path))
     timed = [k for k, line in enumerate(lines) if _is_timing(line, f"{path}: line {k + 1}")]
     for first, following in pairwise([*timed, len(lines)]):
         match = TIMING.fullmatch(lines[first])

@@ -35,7 +35,7 @@ from tad.datasets._formats import (
 )
 from tad.datasets._parse import labels_of, load_json
 from tad.datasets._spreadsheet import SPREADSHEETS
-from tad.datasets._text import read_text, tidy
+from tad.datasets._text import lines_of, read_text, tidy
 from tad.settings.plugins import nearest
 
 log = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ def _of_text(path: Path) -> str:
     text = read_text(path)
     if via.is_csv(text):
         return "via_csv"
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in lines_of(text) if line.strip()]
     rows = [line for line in lines if not line.lstrip('"').startswith(("#", "\\"))] or lines
     cells = [tidy(cell) for cell in rows[0].split("\t")]
     if elan.is_tab_export(cells):
@@ -287,16 +287,29 @@ def _read_file(form: Format, path: Path, unit: str) -> Table:
 
 
 def _merged(one: Video, other: Video, path: Path, video_id: str) -> Video:
-    """Return a video with the instances of both files."""
+    """Return a video with the instances of both files.
+
+    Raises:
+        TadError: the files contradict each other: in the split, or one is in seconds and the other in frames of an
+            unknown rate.
+    """
     if one.split and other.split and one.split != other.split:
         raise TadError(
             f"{path}: video '{video_id}' is in {other.split} here and in {one.split} in another file; keep one split"
+        )
+    rate = one.rate or other.rate
+    one, other = one.in_seconds(rate), other.in_seconds(rate)
+    if one.in_frames != other.in_frames and one.instances and other.instances:
+        raise TadError(
+            f"{path}: the times of video '{video_id}' are {'frames' if other.in_frames else 'seconds'} here and"
+            f" {'frames' if one.in_frames else 'seconds'} in another file, and no file states its frame rate; export"
+            " both in one unit"
         )
     return replace(
         one,
         split=one.split or other.split,
         duration=one.duration if other.duration is None else other.duration,
-        rate=one.rate or other.rate,
+        rate=rate,
         instances=(*one.instances, *other.instances),
         in_frames=one.in_frames or other.in_frames,
     )

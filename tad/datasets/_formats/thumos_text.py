@@ -8,7 +8,7 @@ from tad.annotations.table import SPLITS, Table
 from tad.core.errors import TadError
 from tad.datasets._formats._collect import Collector
 from tad.datasets._parse import SPLIT_NAMES
-from tad.datasets._text import read_text, tidy
+from tad.datasets._text import lines_of, read_text, tidy
 
 FILE = re.compile(r"(?P<label>.+)_(?P<part>train|training|val|validation|test)\.txt", re.IGNORECASE)
 
@@ -34,7 +34,7 @@ def read(path: Path) -> Table:
     if match is None:
         raise TadError(f"{path}: is not called <Label>_<{'|'.join(SPLITS)}>.txt, as THUMOS'14 calls its files")
     found = Collector("thumos_text", path)
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(lines_of(read_text(path)), 1):
         if not line.strip():
             continue
         cells = [tidy(cell) for cell in line.split()]

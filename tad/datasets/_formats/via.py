@@ -11,7 +11,7 @@ from tad.core.errors import TadError, cause_of
 from tad.core.strict_json import parse_json
 from tad.datasets._formats._collect import Collector, expect
 from tad.datasets._parse import load_json
-from tad.datasets._text import read_text
+from tad.datasets._text import lines_of, read_text
 
 TOOL = "VIA 3"
 POINTS, SHAPES = "points in time", "shapes in single frames are ignored"
@@ -86,7 +86,7 @@ def read_csv(path: Path) -> Table:
     Raises:
         TadError: the header comment is missing, or a row has no times or no label.
     """
-    lines = read_text(path).splitlines()
+    lines = lines_of(read_text(path))
     head = next((line for line in lines if line.startswith("#") and "CSV_HEADER" in line), "")
     columns = [column.strip() for column in head.partition("=")[2].split(",")]
     if "metadata" not in columns or "file_list" not in columns:
