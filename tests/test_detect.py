@@ -287,7 +287,7 @@ def test_new_videos_may_be_longer_than_the_published_code_accepts(
     with pytest.raises(TadError, match=r"120 snippets: .* at most 96"):
         detect(*given, folder / "short.h5", spec=plan, threads=1)
     detect(*given, folder / "long.h5", spec=plan, threads=1, any_length=True)
-    said = "1 videos are longer than the 96 snippets that the published code accepts"
+    said = "1 video is longer than the 96 snippets that the published code accepts"
     assert sum(said in record.getMessage() for record in caplog.records if record.levelname == "WARNING") == 1
     monkeypatch.setattr(PointDetector, "limit", property(lambda self: 0, lambda self, value: None), raising=False)
     detect(*given, folder / "unlimited.h5", spec=plan, threads=1)

@@ -89,7 +89,7 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "a comma in single quotes": (
         with_labels("'").replace("run", "run, fast"), "line 3: 6 values for 5 columns; quote a value that holds the"),
     "an open quote": (TEXT.replace("run", '"run'), "a value spans several lines; close its double quotes"),
-    "a title": (f"Our labels\n{TEXT}", "line 2: 5 values for 1 columns; if the first line is a title"),
+    "a title": (f"Our labels\n{TEXT}", "line 2: 5 values for 1 column; if the first line is a title"),
     "separated by spaces": (TEXT.replace(",", " "), "line 1: the columns are separated by spaces; separate them by"),
     "separated by colons": (TEXT.replace(",", ":"), "line 1: the columns are separated by colons; separate them by"),
     "per cent": (TEXT.replace("4.25", "4.25%"), "line 2: time '4.25%' is in per cent; convert it to seconds"),
@@ -312,7 +312,7 @@ def test_other_labels_are_other_classes(tmp_path: Path, one: str, other: str) ->
     [
         ([("a", "highjump"), ("b", "high jump")], "labels 'high jump' and 'highjump' differ only in blanks or hyphens"),
         ([("a", "Run"), ("b", "R\u0443n")], "has a word of Latin and Cyrillic letters, some of which look alike"),
-        ([("clip1", "run"), ("clip１", "run")], "1 videos have names that differ only in case, in kinds of letters"),
+        ([("clip1", "run"), ("clip１", "run")], "2 videos have names that differ only in case, in kinds of letters"),
         ([("my clip", "run"), ("my_clip", "run")], "('my clip' and 'my_clip'); they count as different videos"),
         ([("a_12", "run"), ("a_1 2", "jump rope"), ("b", "бег Run")], ""),
     ],
@@ -342,7 +342,7 @@ def test_videos_of_the_split_file_without_a_row_are_said(tmp_path: Path) -> None
     write(tmp_path, "video,split\na,train\nb,train\nc,test\nd,test\n", "splits.csv")
     table = read_as("csv", write(tmp_path, table_of([row[:4] for row in ROWS], header="video,start,end,label")),
                     split_file="splits.csv")  # fmt: skip
-    assert "1 videos of splits.csv have no row here and are left out (first: 'd'" in "; ".join(table.notes)
+    assert "1 video of splits.csv has no row here and is left out (first: 'd'" in "; ".join(table.notes)
 
 
 # -- spreadsheets ------------------------------------------------------------------------------------------------------
@@ -358,7 +358,7 @@ SHEETS: dict[str, tuple[list[list[object]], dict[str, object], list[tuple[object
     "an empty sheet first": ([], {"others": {"now": SHEET}}, BOTH, "sheet 'now' is read, and not 'a'"),
     "a sheet of notes": (SHEET, {"others": {"notes": [["by hand"]]}}, BOTH, "sheet 'a' is read, and not 'notes'"),
     "one name for several rows": ([NAMES, ["a", 1, 2, "run"], ["<c/>", 3, 4, "jump"]], {"merged": "A2:A3"},
-                                  [BOTH[0], ("a", 3.0, 4.0, "jump")], "1 cells merged with the one above them"),
+                                  [BOTH[0], ("a", 3.0, 4.0, "jump")], "1 cell merged with the one above it"),
     "clock times over a day": ([NAMES, ["a", (1.25, "time"), (1.5, "duration"), "run"]], {},
                                [("a", 108_000.0, 129_600.0, "run")], "2 clock times (h:mm:ss or mm:ss)"),
     "a formula with its value": ([NAMES, ["a", 1, "<c><f>B2+1</f><v>2</v></c>", "run"], *SHEET[2:]], {}, BOTH, ""),

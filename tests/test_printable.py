@@ -22,6 +22,7 @@ from tad.core.printable import (
     figure_text,
     markdown_cell,
     one_line,
+    plural,
     printable,
 )
 from tad.core.progress import setup_logging
@@ -122,3 +123,20 @@ def test_formulas_in_figures_are_text() -> None:
     with pytest.raises(ValueError, match="Parse"):  # an error of matplotlib's formulas
         draw(r"$\frac{$ $x_{$")
     assert draw(figure_text(r"$\frac{$ $x_{$")) != draw("")
+
+
+@pytest.mark.parametrize(
+    ("count", "words", "said"),
+    [
+        (1, ("video",), "1 video"),
+        (0, ("video",), "0 videos"),
+        (2, ("class",), "2 classes"),
+        (3, ("query",), "3 queries"),
+        (2, ("day",), "2 days"),
+        (2, ("box",), "2 boxes"),
+        (1, ("video is", "videos are"), "1 video is"),
+        (2, ("video is", "videos are"), "2 videos are"),
+    ],
+)
+def test_a_number_has_its_words(count: int, words: tuple[str, ...], said: str) -> None:
+    assert plural(count, *words) == said

@@ -136,8 +136,8 @@ def _of_ids(table: Table) -> Iterator[str]:
     if several:
         shown = ", ".join(" and ".join(f"'{v}'" for v in ids) for ids in several[:SHOWN])
         yield (
-            f"{len(several)} videos have names that differ only in case, in kinds of letters, hyphens or blanks, or in"
-            f" '.0' ({shown}); they count as different videos; if they are the same, write them alike"
+            f"{sum(map(len, several))} videos have names that differ only in case, in kinds of letters, hyphens or"
+            f" blanks, or in '.0' ({shown}); they count as different videos; if they are the same, write them alike"
         )
     for video_id in table.videos:
         if repaired := _repaired(video_id):

@@ -22,7 +22,6 @@ from tad.commands.new_labels import (
     clock_of,
     match_videos,
     parse_columns,
-    plural,
     read_labels,
     set_split,
     set_times,
@@ -32,6 +31,7 @@ from tad.commands.suggest import COMMON_RATE, Advice, advise, measure
 from tad.core.errors import TadError
 from tad.core.files import publish, read_json
 from tad.core.ids import unsafe
+from tad.core.printable import plural
 from tad.datasets._times import MOST_RATE
 from tad.settings.config import Config
 from tad.settings.layers import wrong_name
@@ -94,7 +94,7 @@ def _write(name: str, out: Path, text: str) -> str:
     Raises:
         TadError: the file was written with other options or labels, or edited since.
     """
-    lines = f"{len(text.splitlines())} lines"
+    lines = plural(len(text.splitlines()), "line")
     if out.exists():
         if out.read_text(encoding="utf-8") != text:
             raise TadError(
@@ -158,7 +158,8 @@ def _advice(name: str, values: dict[str, Any], table: Table, rates: Sequence[flo
     batches = math.ceil(len(table.split("train")) / int(resolved.sections["train"]["batch_size"]))
     epochs = min(max(TRAIN["epochs"], math.ceil(STEPS / batches)), MOST_EPOCHS)
     if epochs > TRAIN["epochs"]:
-        why = f"{plural(batches, 'step')} per epoch; {epochs} epochs make {epochs * batches} steps"
+        total = f"{plural(epochs, 'epoch makes', 'epochs make')} {plural(epochs * batches, 'step')}"
+        why = f"{plural(batches, 'step')} per epoch; {total}"
         advice.append(Advice("train", "epochs", epochs, why))
     return advice
 

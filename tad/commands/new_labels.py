@@ -10,6 +10,7 @@ from typing import Any
 from tad.annotations.table import Table, Video
 from tad.annotations.units import likely_unit, span_of
 from tad.core.errors import TadError
+from tad.core.printable import plural
 from tad.datasets import csv as own_csv
 from tad.datasets._formats import table as formats
 from tad.datasets._formats.plain import EPIC_COLUMNS
@@ -55,11 +56,6 @@ class Findings:
     exclude: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     moments: bool = False
-
-
-def plural(count: int, word: str) -> str:
-    """Return a number with its word: 1 video, 2 videos, 3 classes."""
-    return f"{count} {word}" if count == 1 else f"{count} {word}{'es' if word.endswith('s') else 's'}"
 
 
 def clock_of(path: Path) -> Clock:

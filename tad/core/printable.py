@@ -43,6 +43,22 @@ def one_line(text: str, most: int = MESSAGE) -> str:
     return line[: most - TAIL - len(GAP)] + GAP + line[-TAIL:]
 
 
+def plural(count: int, one: str, many: str = "") -> str:
+    """Return a number with its words: `1 video`, `2 videos`, `3 classes`, `0 queries`.
+
+    Args:
+        one: the words for one, whose last is made plural: a noun in English that is regular.
+        many: the words for other numbers, where they differ in more: `plural(n, "video is", "videos are")`.
+    """
+    if count == 1:
+        return f"1 {one}"
+    if many:
+        return f"{count} {many}"
+    if one.endswith(("s", "x", "ch", "sh")):
+        return f"{count} {one}es"
+    return f"{count} {one[:-1]}ies" if re.search("[^aeiou]y$", one) else f"{count} {one}s"
+
+
 def markdown_cell(text: str) -> str:
     """Return text as the content of a cell of a Markdown table: shown as it is, no HTML, links or further cells."""
     line = " ".join(printable(text).split())

@@ -10,7 +10,7 @@ from pathlib import Path
 from tad.core.csv_rows import csv_rows
 from tad.core.errors import TadError
 from tad.core.limits import LimitError
-from tad.core.printable import csv_text
+from tad.core.printable import csv_text, plural
 from tad.datasets._csv_text import (
     COMMENTS,
     delimiter_of,
@@ -133,7 +133,7 @@ def _fitted(cells: list[str], header: list[str], where: str) -> list[str]:
         hint = "a value spans several lines; close its double quotes"
     elif width == 1:
         hint = "if the first line is a title or a comment, remove it"
-    raise TadError(f"{where}: {len(cells)} values for {width} columns; {hint}")
+    raise TadError(f"{where}: {plural(len(cells), 'value')} for {plural(width, 'column')}; {hint}")
 
 
 def _sheet(

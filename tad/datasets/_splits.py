@@ -6,17 +6,17 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from tad.annotations.notes import Choice
 from tad.annotations.table import Video
 from tad.core.errors import TadError
+from tad.core.printable import plural
 from tad.datasets._parse import SPLIT_NAMES, beside, labels_of, read_labels, read_split_file
 from tad.datasets._settings import DrawnSplit, StatedSplits
-
-DRAWN = "(test_share, split_seed)"  # the settings of a drawn split, at the end of the note about it
 
 
 def draw_test(
     videos: Mapping[str, Video], *, share: float, seed: int, unassigned: Collection[str]
-) -> tuple[dict[str, Video], str]:
+) -> tuple[dict[str, Video], Choice]:
     """Split a pool of videos at random into train and test; return all videos and a sentence about the split.
 
     The pool consists of the videos without a split; if the others leave train or test empty, also of all videos of
@@ -34,7 +34,7 @@ def draw_test(
     if not {"train", "test"} <= present:
         pool |= {video_id for video_id, video in videos.items() if video.split != "val"}
     if not share or not pool:
-        return dict(videos), ""
+        return dict(videos), Choice()
     if len(pool) < 2:
         raise TadError(f"setting test_share: {share}: one video cannot be in train and in test; add videos")
     labels = {video_id: {i.label for i in videos[video_id].instances} for video_id in pool}
@@ -55,7 +55,8 @@ def draw_test(
         video_id: replace(video, split="test" if video_id in test else "train") if video_id in pool else video
         for video_id, video in videos.items()
     }
-    return drawn, f"{len(test)} of {len(pool)} videos drawn into test, the others into train {DRAWN}"
+    drawn_so = f"{len(test)} of {plural(len(pool), 'video')} drawn into test, the others into train"
+    return drawn, Choice(f"{drawn_so} (test_share, split_seed)")
 
 
 def split_and_label(
@@ -93,7 +94,9 @@ def without_rows(by_video: Mapping[str, str], videos: Collection[str], settings:
     absent = [video_id for video_id, split in by_video.items() if split and video_id not in videos]
     if not absent:
         return ()
+    file = settings.split_file
+    one, many = f"video of {file} has no row here and is", f"videos of {file} have no row here and are"
     return (
-        f"{len(absent)} videos of {settings.split_file} have no row here and are left out (first: '{absent[0]}'; a row"
-        " with nothing but the name is a video without instances)",
+        f"{plural(len(absent), one, many)} left out (first: '{absent[0]}'; a row with nothing but the name is a video"
+        " without instances)",
     )

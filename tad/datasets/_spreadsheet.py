@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 
 from tad.core.bundle import python_module
 from tad.core.errors import TadError
+from tad.core.printable import plural
 
 SPREADSHEETS = frozenset({".xlsx", ".xlsm", ".xlsb", ".xls", ".ods"})
 MEMORY = 900 << 20  # bytes for the parser; a spreadsheet is a ZIP archive, and a small one may unpack to any size
@@ -151,7 +152,7 @@ def _rows(path: Path) -> Iterator[Row | list[str]]:
                 rows[row][column] = rows[first][column]
                 copied += 1
     if copied:
-        notes.append(f"{copied} cells merged with the one above them")
+        notes.append(plural(copied, "cell merged with the one above it", "cells merged with the one above them"))
     yield notes
     for number, cells in enumerate(rows):
         yield number + 1, [missing.get((number, k)) or _cell(value) for k, value in enumerate(cells[:width])]

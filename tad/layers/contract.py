@@ -33,7 +33,8 @@ class DetectorBase(PerVideo, ABC):
             suppression.
     Videos of a batch do not influence each other, so the batch size does not change results.
 
-    It may count `positives` and `normalise` by them, have a `training_state`, choose `parameter_groups`, and declare
+    It may have a `limit`, which `lift_limit` removes, count `positives` and `normalise` by them,
+    have a `training_state`, choose `parameter_groups`, and declare
         `phases`: several passes per epoch; `enter` selects one;
         `counts_ahead`: the loss of a micro-batch needs a count over the batch (`refined_positives`,
             `normalise_by_refined`);
@@ -82,6 +83,14 @@ class DetectorBase(PerVideo, ABC):
     def _undefined(self, method: str, which: str) -> NotImplementedError:
         """Return the error for a method that the class of a detector must define and does not."""
         return NotImplementedError(f"{type(self).__module__}: {which} must define {method}")
+
+    def lift_limit(self) -> int:
+        """Accept sequences of every length; return the former limit in snippets, 0 if there was none.
+
+        The limit is the size of a buffer in the published code. No weight depends on it, and points keep their places.
+        """
+        before, self.limit = self.limit, 0
+        return before
 
     # -- what a detector must do ---------------------------------------------------------------------------------------
 

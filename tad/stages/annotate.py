@@ -13,14 +13,15 @@ from pathlib import Path
 from tad.annotations.checks import check, missing_splits
 from tad.annotations.doubts import doubts
 from tad.annotations.moments import as_moments
+from tad.annotations.notes import Choice
 from tad.annotations.table import Table, exclude, write_table
 from tad.core.errors import TadError
 from tad.core.files import digest, sha256
 from tad.core.garbage import collection_paused
 from tad.core.ids import LABEL_EXTENSIONS
+from tad.core.printable import plural
 from tad.core.storage import forecast
 from tad.datasets._parse import beside
-from tad.datasets._splits import DRAWN
 from tad.provenance.stamps import stamp
 from tad.settings import plugins
 from tad.settings.stages import AnnotateSpec
@@ -55,37 +56,35 @@ def _inputs(source: Path, spec: AnnotateSpec) -> dict[str, str]:
 
 
 def _report(table: Table) -> None:
-    asked = [note for note in table.notes if note.endswith(DRAWN)]  # by a setting, so it needs no attention
-    for note in asked:
-        log.info("%s: %s", table.dataset, note)
-    if others := [note for note in table.notes if note not in asked]:
+    for note in table.notes:
+        if isinstance(note, Choice):
+            log.info("%s: %s", table.dataset, note)
+    if others := [note for note in table.notes if not isinstance(note, Choice)]:
         log.warning("%s: %s is read with these conversions: %s", table.dataset, table.source, "; ".join(others))
     for sentence in (*doubts(table), *missing_splits(table)):
         log.warning("%s: %s", table.dataset, sentence)
     counts = table.counts()
-    what = "moments" if table.kind == "moments" else "instances"
+    what = "moment" if table.kind == "moments" else "instance"
     for split, counter in counts.items():
         videos = table.split(split)
         bare = sum(not video.instances for video in videos.values())
         log.info(
-            "%s: %s: %d videos (%d without instances), %d %s of %d classes, %d ambiguous segments",
+            "%s: %s: %s (%d without instances), %s of %s, %s",
             table.dataset,
             split,
-            len(videos),
+            plural(len(videos), "video"),
             bare,
-            counter.total(),
-            what,
-            len(counter),
-            sum(len(video.ambiguous) for video in videos.values()),
+            plural(counter.total(), what),
+            plural(len(counter), "class"),
+            plural(sum(len(video.ambiguous) for video in videos.values()), "ambiguous segment"),
         )
     _report_labels(table, counts)
     unknown = sum(video.duration is None for video in table.videos.values())
     if unknown:
         log.info(
-            "%s: %d videos without a stated duration: their instance ends are checked after probe has decoded the"
-            " videos",
+            "%s: %s without a stated duration: instance ends are checked after probe has decoded the videos",
             table.dataset,
-            unknown,
+            plural(unknown, "video"),
         )
     for video_id, reason in table.excluded.items():
         log.info("%s: excluded: %s: %s", table.dataset, video_id, reason)
@@ -96,13 +95,14 @@ def _report_labels(table: Table, counts: dict[str, Counter[str]]) -> None:
     for label in table.labels[:LABELS_LISTED]:
         log.info("%s: %s: %s", table.dataset, label, ", ".join(f"{split} {c[label]}" for split, c in counts.items()))
     if len(table.labels) > LABELS_LISTED:
-        log.info("%s: and %d further labels; the table has all", table.dataset, len(table.labels) - LABELS_LISTED)
+        further = plural(len(table.labels) - LABELS_LISTED, "further label")
+        log.info("%s: and %s; the table has all", table.dataset, further)
     lost = [label for label in table.labels if not counts["train"][label]] if "train" in counts else []
     for label in lost[:WARNINGS_LISTED]:
         log.warning("%s: '%s' has no train instance, so it cannot be learnt", table.dataset, label)
     if len(lost) > WARNINGS_LISTED:
-        further = len(lost) - WARNINGS_LISTED
-        log.warning("%s: %d further labels have no train instance, so they cannot be learnt", table.dataset, further)
+        further = plural(len(lost) - WARNINGS_LISTED, "further label has", "further labels have")
+        log.warning("%s: %s no train instance, so they cannot be learnt", table.dataset, further)
 
 
 def annotate(source: Path, out: Path, *, spec: AnnotateSpec) -> Path:

@@ -24,6 +24,7 @@ from tad.core.device import leased, name_of, reproducible
 from tad.core.errors import TadError
 from tad.core.grid import Grid
 from tad.core.h5 import H5Writer
+from tad.core.printable import plural
 from tad.core.progress import track
 from tad.core.storage import forecast
 from tad.features.store import FeatureReader
@@ -147,21 +148,17 @@ def _of_windows(
 
 
 def _lift_limits(streams: list[Stream], lengths: dict[str, int]) -> None:
-    """Let the detectors accept every length, and say which videos are longer than the published code accepts.
-
-    The limit is the size of a buffer in the published code. No weight depends on it, and points have the same places.
-    """
-    limits = [stream.model.detector.limit for stream in streams if stream.model.detector.limit]
+    """Let the detectors accept every length, and say which videos are longer than the published code accepts."""
+    limits = [limit for stream in streams if (limit := stream.model.detector.lift_limit())]
     beyond = [video_id for video_id, length in lengths.items() if limits and length > min(limits)]
     if beyond:
         longest = max(beyond, key=lengths.__getitem__)
         log.warning(
-            "%d videos are longer than the %d snippets that the published code accepts (settings.buffer_factor); they"
-            " are detected all the same (longest: '%s', %d snippets; training windows have %d)",
-            len(beyond), min(limits), longest, lengths[longest], streams[0].model.max_length,
+            "%s longer than the %d snippets that the published code accepts (settings.buffer_factor); all are detected"
+            " nevertheless (longest: '%s', %d snippets; training windows have %d)",
+            plural(len(beyond), "video is", "videos are"), min(limits), longest, lengths[longest],
+            streams[0].model.max_length,
         )  # fmt: skip
-    for stream in streams:
-        stream.model.detector.limit = 0
 
 
 def _all_candidates(
@@ -342,5 +339,6 @@ def detect(
     with H5Writer(Path(out), stamped) as writer:
         _write(writer, candidates, grids, own.model.labels, excluded)
     count = sum(len(c.scores_N) for c in candidates.values())
-    log.info("%s: %d candidates in %d videos, %d excluded", out, count, len(candidates), len(excluded))
+    found = f"{plural(count, 'candidate')} in {plural(len(candidates), 'video')}"
+    log.info("%s: %s, %d excluded", out, found, len(excluded))
     return Path(out)
