@@ -126,9 +126,10 @@ def test_every_published_data_set_has_a_run(config: Path) -> None:
     assert set(plugins.names("datasets")) - own <= used
 
 
-def test_no_ready_run_lets_segments_vote_within_a_class(config: Path) -> None:
+def test_no_run_of_a_published_detector_lets_segments_vote_within_a_class(config: Path) -> None:
     """Published code votes only if it suppresses all classes together, even where its settings name a threshold."""
     settings = Config.read(config)
-    rules = [settings.spec("suppress", run=name).nms for name in settings.file.runs]
+    published = [name for name in settings.file.runs if settings.detector_name(name) != "tad"]
+    rules = [settings.spec("suppress", run=name).nms for name in published]
     assert sum(rule.voting > 0 for rule in rules) > 3
     assert not [rule for rule in rules if rule.voting > 0 and rule.per_class]

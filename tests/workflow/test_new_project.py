@@ -67,7 +67,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
         encode(folder / f"clips/clip{k}.mp4", seed=k, frames=75)
     rows = [f"clip{k},0.5,2.5,{('jump', 'run')[k % 2]}" for k in range(CLIPS)]
     (folder / "labels.csv").write_text("\n".join(["video,start,end,label", *rows]) + "\n")
-    assert "check: 8 videos decoded (0.4 minutes), and all times lie within them" in start(folder)
+    assert "check: decoded 8 videos, 0.4 minutes long; all times lie within them" in start(folder)
     return folder
 
 
@@ -110,7 +110,7 @@ def test_outputs_of_an_earlier_configuration_are_judged_by_the_workflow(project:
     before, since = tables(project), time.time()
     relabel(project)
     (project / "config.yaml").unlink()
-    assert "check: 8 videos decoded" in start(project)
+    assert "check: decoded 8 videos" in start(project)
     assert measured(project, since) == ["annotate", "check"]
     assert tables(project)["kitchen.json"] != before["kitchen.json"]
     assert not {"annotate", "check"} & set(planned(project))
@@ -138,7 +138,7 @@ def test_the_same_command_again_goes_on(project: Path) -> None:
     assert "config.yaml is there already" in said
     assert measured(project, since) == ["check", "probe"]
     assert tables(project) == before
-    assert "check: 8 videos decoded" in start(project)
+    assert "check: decoded 8 videos" in start(project)
     assert (project / "config.yaml").read_bytes() == config
 
 
@@ -161,7 +161,7 @@ def test_a_killed_start_is_finished_by_the_same_command(
         time.sleep(0.01)
     process.send_signal(number)
     assert process.wait(PATIENCE) == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number]
-    assert "check: 8 videos decoded" in start(folder)
+    assert "check: decoded 8 videos" in start(folder)
     assert tables(folder) == tables(started)
     assert (folder / "config.yaml").read_bytes() == (started / "config.yaml").read_bytes()
     assert not list(folder.rglob("*.partial-*"))
