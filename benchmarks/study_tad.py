@@ -136,7 +136,7 @@ def suppressions(given: argparse.Namespace) -> Iterator[str]:
 
 
 def trainings(given: argparse.Namespace) -> Iterator[str]:
-    """Train what has no record yet; yield a line for each training, and the table."""
+    """Run the trainings without a record; yield a line for each of them, then the table of all."""
     for seed in given.seeds:
         for name in given.variants:
             for fold in given.folds:

@@ -1,7 +1,7 @@
-"""Kinds of notes about how annotations were read: a note is its sentence, and a plain text one about a conversion."""
+"""Kinds of notes about how annotations were read. A note is a string; a plain string is about a conversion."""
 
 
 class Choice(str):
-    """A note about what a setting asked for. It needs no attention, unlike other notes, which may tell of a mistake."""
+    """A note that a setting was applied. Other notes may point to a mistake in the labels; this one does not."""
 
     __slots__ = ()

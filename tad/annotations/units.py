@@ -200,7 +200,7 @@ def likely_unit(spans: Sequence[Span], *, share: float = SHARE) -> Unit | None:
 
 
 def frames_alone(spans: Sequence[Span]) -> str:
-    """Return a sentence about videos whose times are certainly in frames, in a table in seconds; empty without any.
+    """Return a warning about videos whose times are certainly frames although the table is in seconds; empty if none.
 
     Their times end far beyond the video and are whole numbers; at the known frame rate, they fit and reach far into it.
     """

@@ -89,7 +89,7 @@ def _head(name: str) -> str:
 
 
 def _write(name: str, out: Path, text: str) -> str:
-    """Write the file, unless it exists with the same text; return a line that says which of both.
+    """Write the file unless it exists with the same text; return a line that says which was the case.
 
     Raises:
         TadError: the file was written with other options or labels, or edited since.

@@ -220,7 +220,7 @@ def set_times(
 
 
 def _state_rate(findings: Findings, framed: Sequence[str], clocks: Mapping[str, Clock], source: Path) -> None:
-    """State the frame rate of the videos `framed`, whose points are frames: the settings have it before probe does.
+    """Write the frame rate of the videos `framed` into the settings, because their times are frame numbers.
 
     Raises:
         TadError: they have several rates.

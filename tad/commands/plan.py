@@ -193,7 +193,7 @@ class Plan:
         return self.sample
 
     def _start(self, module: str) -> Effort:
-        """Return the effort of a new process that imports a module: what a job begins with."""
+        """Return the effort of starting a process and importing a module, which every job begins with."""
         if module not in self._started:
             self._started[module] = trial.start_of(module)
         return self._started[module]

@@ -352,7 +352,7 @@ def _epochs(
 
 
 def _decoding(sample: Sample, spec: PretrainSpec, entries: dict[str, Any]) -> Effort:
-    """Return the effort of decoding the large part of a sample as `pretrain` does."""
+    """Return the effort of decoding the larger part of a sample in the way that `pretrain` decodes."""
     from tad.settings import plugins
     from tad.training.tsp.frames import frames_of
 

@@ -99,7 +99,7 @@ def unreadable(path: Path) -> Path | None:
 
 
 def expect_readable(path: Path) -> None:
-    """Refuse a file or folder that exists and may not be read, which a search of a folder would leave out silently.
+    """Refuse a file or folder that exists but cannot be read; a search through a folder would silently skip it.
 
     Raises:
         StorageError: this process has no permission.

@@ -165,7 +165,7 @@ def _times(header: Sequence[str], where: str) -> tuple[str, str] | None:
 
 
 def _expect_seconds(duration: str, where: str) -> None:
-    """Refuse a column of durations whose name states another unit than seconds.
+    """Refuse a duration column whose name states a unit other than seconds.
 
     Args:
         duration: name of the column; empty: the table has none.

@@ -65,7 +65,7 @@ class RowCache:
 
     @property
     def warnings(self) -> Path:
-        """File of the warnings about what all rows share, such as the settings of the backbone."""
+        """Return the file of warnings that concern all rows, such as those about the backbone's settings."""
         return self.folder / "warnings.json"
 
     def part(self, video_id: str) -> Path:

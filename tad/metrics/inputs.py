@@ -117,7 +117,7 @@ def detection_rows(columns: Columns, ids: Sequence[str], names: Sequence[str], *
 
 
 def in_videos(detections: Detections | Columns, ids: Sequence[str]) -> tuple[Columns, set[str]]:
-    """Return the detections as columns, and the videos that have an entry, in the form of annotated ids.
+    """Return the detections as columns, and the ids of the videos that have an entry, written as in annotations.
 
     Raises:
         TadError: an invalid entry of one of the videos `ids`.

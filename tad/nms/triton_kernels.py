@@ -170,6 +170,16 @@ def decay_groups(
 
 
 @triton.jit
+def _kept_rows(start_ptr, end_ptr, label_ptr, place_ptr, inside):
+    """Load the candidates that `place_ptr` names: their rows, starts, ends and labels."""
+    at = tl.load(place_ptr, mask=inside, other=0)
+    start = tl.load(start_ptr + at, mask=inside, other=0.0)
+    end = tl.load(end_ptr + at, mask=inside, other=0.0)
+    label = tl.load(label_ptr + at, mask=inside, other=-1)
+    return at, start, end, label
+
+
+@triton.jit
 def vote_videos(
     start_ptr, end_ptr, score_ptr, label_ptr, offset_ptr, index_ptr, kept_ptr,
     out_ptr, voting, TIMES_TIOU: tl.constexpr, BLOCK: tl.constexpr,
@@ -185,10 +195,7 @@ def vote_videos(
     for block in range(part * BLOCK, count, parts * BLOCK):
         row = block + tl.arange(0, BLOCK)
         inside = row < count
-        at = tl.load(index_ptr + first_kept + row, mask=inside, other=0)
-        start = tl.load(start_ptr + at, mask=inside, other=0.0)
-        end = tl.load(end_ptr + at, mask=inside, other=0.0)
-        label = tl.load(label_ptr + at, mask=inside, other=-1)
+        _, start, end, label = _kept_rows(start_ptr, end_ptr, label_ptr, index_ptr + first_kept + row, inside)
         weights = tl.zeros([BLOCK], tl.float64)
         starts = tl.zeros([BLOCK], tl.float64)
         ends = tl.zeros([BLOCK], tl.float64)
@@ -224,10 +231,7 @@ def agree_videos(
     for block in range(part * BLOCK, count, parts * BLOCK):
         row = block + tl.arange(0, BLOCK)
         inside = row < count
-        at = tl.load(index_ptr + first_kept + row, mask=inside, other=0)
-        start = tl.load(start_ptr + at, mask=inside, other=0.0)
-        end = tl.load(end_ptr + at, mask=inside, other=0.0)
-        label = tl.load(label_ptr + at, mask=inside, other=-1)
+        at, start, end, label = _kept_rows(start_ptr, end_ptr, label_ptr, index_ptr + first_kept + row, inside)
         total = tl.zeros([BLOCK], tl.float64)
         met = tl.zeros([BLOCK], tl.float64)
         for other in range(tl.load(offset_ptr + video), tl.load(offset_ptr + video + 1)):
